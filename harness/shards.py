@@ -1,0 +1,134 @@
+"""The .bin shard, read and written in one place: 256 little-endian int32 (magic, version, token count), then uint16 tokens.
+
+The format of the public FineWeb shards (https://github.com/KellerJordan/modded-nanogpt). Needs numpy, not torch.
+"""
+import hashlib
+import json
+import os
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+MAGIC, VERSION, HEADER_BYTES = 20240520, 1, 1024
+SCAN_BYTES = 1 << 24
+CACHE_NAME = ".scan_cache.json"
+
+
+class ShardError(ValueError):
+    """A shard is missing, damaged, or not what the track expects."""
+
+
+class Scan(NamedTuple):
+    """What one pass over a shard found."""
+
+    tokens: int
+    sha256: str
+    max_token: int
+
+
+def check_shard(path: str | Path) -> int:
+    """Return the number of tokens of a shard after checking magic, version and size. Reads the header only."""
+    path = Path(path)
+    try:
+        with open(path, "rb") as f:
+            header = np.frombuffer(f.read(HEADER_BYTES), dtype="<i4")
+            size = os.fstat(f.fileno()).st_size
+    except (FileNotFoundError, NotADirectoryError):
+        raise ShardError(f"{path}: no such shard; fetch or build the data set first") from None
+    except (OSError, ValueError) as error:
+        raise ShardError(f"{path}: cannot be read as a shard ({error})") from None
+    if len(header) < 3 or size < HEADER_BYTES:
+        raise ShardError(f"{path}: {size} bytes, expected a header of {HEADER_BYTES}; fetch or build the file again")
+    magic, version, tokens = (int(v) for v in header[:3])
+    if magic != MAGIC:
+        raise ShardError(f"{path}: magic {magic}, expected {MAGIC}; not a token shard: rebuild it with data/fineweb.py")
+    if version != VERSION:
+        raise ShardError(f"{path}: version {version}, expected {VERSION}; rebuild it with data/fineweb.py")
+    if size != HEADER_BYTES + 2 * tokens:
+        raise ShardError(f"{path}: {size} bytes, but its header counts {tokens} tokens, which take "
+                         f"{HEADER_BYTES + 2 * tokens}; fetch or build the file again")
+    return tokens
+
+
+def read_shard(path: str | Path) -> np.ndarray:
+    """Return the tokens of a shard as a read-only memory map, uint16, shape (tokens,)."""
+    tokens = check_shard(path)
+    if tokens == 0:
+        return np.empty(0, dtype="<u2")
+    return np.memmap(path, dtype="<u2", mode="r", offset=HEADER_BYTES, shape=(tokens,))
+
+
+def write_shard(path: str | Path, tokens: np.ndarray) -> str:
+    """Write tokens (any integer dtype, values below 2^16) as a shard, atomically, and return its sha256."""
+    path = Path(path)
+    tokens = np.asarray(tokens)
+    if tokens.ndim != 1 or len(tokens) >= 2**31:
+        raise ShardError(f"{path}: tokens of shape {tokens.shape}; a shard holds one row of fewer than 2^31")
+    if len(tokens) and not (0 <= int(tokens.min()) and int(tokens.max()) < 2**16):
+        raise ShardError(f"{path}: token ids {tokens.min()} to {tokens.max()} do not fit into uint16")
+    header = np.zeros(HEADER_BYTES // 4, dtype="<i4")
+    header[:3] = MAGIC, VERSION, len(tokens)
+    body = tokens.astype("<u2")
+    write_atomically(path, header.tobytes(), memoryview(body).cast("B"))
+    digest = hashlib.sha256(header.tobytes())
+    digest.update(body)
+    return digest.hexdigest()
+
+
+def write_atomically(path: str | Path, *parts: bytes | memoryview) -> None:
+    """Write the parts to a temporary file beside path, fsync, rename. Readers see the old file or the new one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as f:
+            for part in parts:
+                f.write(part)
+            f.flush()
+            os.fsync(f.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def scan_shard(path: str | Path) -> Scan:
+    """Read a whole shard once: token count, sha256 of the file, largest token id (-1 where it is empty)."""
+    tokens = check_shard(path)
+    max_token, digest = -1, hashlib.sha256()
+    with open(path, "rb") as f:
+        digest.update(f.read(HEADER_BYTES))
+        while chunk := f.read(SCAN_BYTES):
+            digest.update(chunk)
+            max_token = max(max_token, int(np.frombuffer(chunk, dtype="<u2").max()))
+    return Scan(tokens, digest.hexdigest(), max_token)
+
+
+def scan_shards(paths: list[Path]) -> dict[Path, Scan]:
+    """Scan several shards in threads, each at most once: results are cached beside them by size and mtime_ns."""
+    def key(path: Path) -> list[int]:
+        stat = path.stat()
+        return [stat.st_size, stat.st_mtime_ns]
+
+    caches: dict[Path, dict] = {}
+    for folder in {path.parent for path in paths}:
+        try:
+            caches[folder] = json.loads((folder / CACHE_NAME).read_text())
+        except (OSError, ValueError):
+            caches[folder] = {}
+    for path in paths:
+        check_shard(path)
+    stale = [path for path in paths if caches[path.parent].get(path.name, [None])[0] != key(path)]
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        for path, scan in zip(stale, pool.map(scan_shard, stale)):
+            caches[path.parent][path.name] = [key(path), list(scan)]
+    for folder in {path.parent for path in stale}:
+        try:
+            write_atomically(folder / CACHE_NAME, json.dumps(caches[folder]).encode())
+        except OSError:
+            pass  # a read-only data folder is scanned anew each time
+    return {path: Scan(*caches[path.parent][path.name][1]) for path in paths}
