@@ -1,0 +1,250 @@
+"""Tokenise text with GPT-2's BPE into shards: FineWeb from the hub, or parquet, jsonl and plain text files.
+
+    files -> documents -> batches -> processes -> token 50256 before each document -> shards -> manifest.json
+
+Shard 0 is the validation set, the others train; documents run on across shards. The shards are a function of
+the documents and `--shard_tokens` alone, whatever the number of processes.
+"""
+import argparse
+import functools
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+if __name__ == "__main__":  # run as a file, python puts data/ on the path, not the repository
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from data import hub
+from data.documents import SUFFIXES, DataError, documents, local_files, open_parquet
+from harness.shards import CACHE_NAME, HEADER_BYTES, write_atomically, write_shard
+
+VOCAB = Path(__file__).resolve().parent / "gpt2" / "vocab.bpe"
+BATCH_CHARS, BATCH_DOCUMENTS = 1 << 20, 1000
+SHARD_NAME = re.compile(r".+_(val|train)_\d{6}\.bin")
+
+
+class Corpus(NamedTuple):
+    """Files in the order in which they are read, and where they come from."""
+
+    files: list[Path]
+    source: str
+    revision: str | None
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Return the exit code: 0 shards written; 2 an error, 130 Ctrl-C: nothing written."""
+    args = parse(argv)
+    try:
+        forbid_overwriting(args.output, args.overwrite)
+        eot_token = load_encoding().eot_token
+        corpus = hub_corpus(args) if args.hub else Corpus(local_files(args.inputs), "local files", None)
+        for path in corpus.files:
+            if path.suffix == ".parquet":  # a wrong column shows before hours of work
+                open_parquet(path, args.column).close()
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(prefix=f".{args.output.name}.", suffix=".part", dir=args.output.parent))
+        try:
+            files = build(corpus, args, stage, eot_token)
+            publish(stage, args.output)
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+    except KeyboardInterrupt:
+        print("fineweb: stopped, nothing written", file=sys.stderr)
+        return 130
+    except (DataError, hub.HubError, OSError) as error:
+        print(f"fineweb: {hub.first_line(error)}", file=sys.stderr)
+        return 2
+    tokens = sum(file["tokens"] for file in files.values())
+    print(f"{args.output}: 1 validation and {len(files) - 1} train shards, {tokens} tokens")
+    return 0
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Return the arguments, checked."""
+    parser = argparse.ArgumentParser(
+        description="Tokenise text files, or a data set of the hub, with GPT-2's BPE into token shards.",
+        epilog="example: python data/fineweb.py --hub HuggingFaceFW/fineweb --name sample-10BT "
+               "--output data/fineweb10B", formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("inputs", nargs="*", type=Path,
+        help=f"files ({', '.join(SUFFIXES)}; a .txt is one document) or folders of them")
+    add("--hub", metavar="REPO", help="read a data set of the hub instead, such as HuggingFaceFW/fineweb-edu")
+    add("--name", default="default", help="its configuration, such as sample-10BT (default: default)")
+    add("--output", type=Path, required=True, help="folder for the shards; downloads go to source/ in it")
+    add("--prefix", default="fineweb", help="of the names: PREFIX_val_000000.bin, PREFIX_train_000001.bin")
+    add("--column", default="text", help="the column or key that holds the text (default: text)")
+    add("--shard_tokens", type=int, default=100_000_000, help="tokens a shard (default: 100_000_000)")
+    add("--processes", type=int, default=os.cpu_count() or 1, help="that tokenise (default: one a core)")
+    add("--overwrite", action="store_true", help="replace the shards that the output folder holds")
+    args = parser.parse_args(argv)
+    if bool(args.inputs) == bool(args.hub):
+        parser.error("give files or folders to read, or --hub REPO; one of the two")
+    if not 1 <= args.shard_tokens < 2**31:
+        parser.error(f"shard_tokens={args.shard_tokens}, expected 1 to {2**31 - 1}")
+    if args.processes < 1:
+        parser.error(f"processes={args.processes}, expected at least 1")
+    if not re.fullmatch(r"[\w-]+", args.prefix):
+        parser.error(f"prefix={args.prefix!r}, expected letters, digits, '_' and '-'")
+    return args
+
+
+def forbid_overwriting(folder: Path, overwrite: bool) -> None:
+    """Raise DataError where folder already holds shards, unless they may be replaced."""
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder}: a file, expected a folder for the shards; choose another --output")
+    if not overwrite and (held := old_shards(folder)):
+        raise DataError(f"{folder}: already holds {held[0].name}; choose another --output, or pass "
+                        "--overwrite to replace what is there")
+
+
+def old_shards(folder: Path) -> list[Path]:
+    """Return the shards, manifest and scan cache in a folder."""
+    names = ("manifest.json", CACHE_NAME)
+    return sorted(path for path in folder.glob("*") if path.name in names or SHARD_NAME.fullmatch(path.name))
+
+
+def publish(stage: Path, folder: Path) -> None:
+    """Move finished shards into folder in place of those there, the manifest last."""
+    folder.mkdir(exist_ok=True)
+    for path in old_shards(folder):
+        path.unlink()
+    for path in sorted(stage.glob("*.bin")) + [stage / "manifest.json"]:
+        os.replace(path, folder / path.name)
+
+
+def hub_corpus(args: argparse.Namespace) -> Corpus:
+    """Download the parquet files of a data set's configuration into output/source, those not there yet."""
+    revision, configs = hub.revision_and_configs(args.hub)
+    if args.name not in configs:
+        raise DataError(f"{args.hub}: no configuration {args.name!r}; pass --name NAME, one of: "
+                        f"{', '.join(sorted(configs))}")
+    remote: dict[str, hub.RemoteFile] = {}
+    for pattern in configs[args.name]:
+        folder = "/".join(part for part in re.split(r"[*?\[]", pattern)[0].split("/")[:-1])
+        listed = hub.list_files(args.hub, revision, folder or None)
+        remote |= {path: file for path, file in listed.items()
+                   if fnmatchcase(path, pattern) and path.endswith(".parquet")}
+    if not remote:
+        raise DataError(f"{args.hub}: {args.name} has no parquet files at {', '.join(configs[args.name])}")
+    folder = args.output / "source"
+    files = [remote[path] for path in sorted(remote)]
+    for file in hub.fetch(args.hub, revision, hub.lacking(files, folder), folder, threads=4):
+        print(f"{file.path}: downloaded", file=sys.stderr)
+    return Corpus([folder / file.path for file in files], f"{args.hub} {args.name}", revision)
+
+
+def build(corpus: Corpus, args: argparse.Namespace, stage: Path, eot_token: int) -> dict[str, dict]:
+    """Write shards and manifest into stage. Return the manifest's entry of each shard."""
+    from tqdm import tqdm
+    texts = (text for path in corpus.files for text in documents(path, args.column))
+    with tqdm(unit=" tokens", unit_scale=True, file=sys.stderr,
+              mininterval=0.5 if sys.stderr.isatty() else 10) as progress:
+        pieces = encoded(texts, args.processes)
+        try:
+            files, n_documents = write_shards(pieces, stage / args.prefix, args.shard_tokens, eot_token,
+                                              progress.update)
+        finally:
+            pieces.close()
+    total = sum(file["tokens"] for file in files.values())
+    if len(files) < 2:
+        raise DataError(f"{total} tokens in {n_documents} documents, expected more than shard_tokens="
+                        f"{args.shard_tokens}, or none is left to train on; pass a smaller --shard_tokens")
+    manifest = {"source": corpus.source, "revision": corpus.revision, "files": files, "tokenizer": "gpt2",
+                "documents": n_documents, "inputs": [path.name for path in corpus.files]}
+    write_atomically(stage / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
+    return files
+
+
+def encoded(texts: Iterable[str], processes: int) -> Iterator[np.ndarray]:
+    """Yield the tokens of batches of documents, in order, uint16. Holds a few batches a process at a time."""
+    # spawn: pyarrow's threads do not survive a fork. Ctrl-C is the parent's to handle.
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), signal.signal,
+                               (signal.SIGINT, signal.SIG_IGN))
+    window: deque = deque()
+    try:
+        for batch in batches(texts):
+            window.append(pool.submit(encode, batch))
+            if len(window) > 4 * processes:
+                yield window.popleft().result()
+        while window:
+            yield window.popleft().result()
+    except BrokenProcessPool:
+        raise DataError("a tokenising process died, perhaps out of memory; pass fewer --processes") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Group documents into lists of about BATCH_CHARS characters."""
+    batch, chars = [], 0
+    for text in texts:
+        batch.append(text)
+        chars += len(text)
+        if chars >= BATCH_CHARS or len(batch) >= BATCH_DOCUMENTS:
+            yield batch
+            batch, chars = [], 0
+    if batch:
+        yield batch
+
+
+def encode(texts: list[str]) -> np.ndarray:
+    """Return the tokens of documents, each behind the end-of-text token, whose name in a text is plain."""
+    encoding, tokens = load_encoding(), []
+    for text in texts:
+        tokens.append(encoding.eot_token)
+        tokens += encoding.encode_ordinary(text)
+    return np.array(tokens, dtype=np.uint16)
+
+
+def write_shards(pieces: Iterable[np.ndarray], prefix: Path, shard_tokens: int, eot_token: int,
+                 advance: Callable[[int], object]) -> tuple[dict[str, dict], int]:
+    """Cut a stream of tokens into shards. Return manifest entries by file name, and how many documents."""
+    files: dict[str, dict] = {}
+    buffer, filled, n_documents = np.empty(shard_tokens, dtype=np.uint16), 0, 0
+
+    def save() -> None:
+        path = prefix.with_name(f"{prefix.name}_{'train' if files else 'val'}_{len(files):06d}.bin")
+        sha256 = write_shard(path, buffer[:filled])
+        files[path.name] = {"bytes": HEADER_BYTES + 2 * filled, "tokens": filled, "sha256": sha256}
+
+    for piece in pieces:
+        n_documents += int((piece == eot_token).sum())
+        advance(len(piece))
+        while len(piece):
+            n = min(shard_tokens - filled, len(piece))
+            buffer[filled:filled + n] = piece[:n]
+            piece, filled = piece[n:], filled + n
+            if filled == shard_tokens:
+                save()
+                filled = 0
+    if filled:
+        save()
+    return files, n_documents
+
+
+@functools.cache
+def load_encoding() -> Any:
+    """Return GPT-2's encoding, from the vocabulary in the repository. Loaded once a process."""
+    try:
+        import pyarrow  # noqa: F401
+        from data.bpe import encoding
+    except ImportError as error:
+        raise DataError(f"{error.name} is not installed; `pip install -r data/requirements.txt`") from None
+    return encoding(VOCAB)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

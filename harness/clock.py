@@ -1,0 +1,80 @@
+"""Training time: monotonic nanoseconds between validations, the maximum over ranks, and where the rest of the time went."""
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+
+# bound at import: replacing time.monotonic_ns or dist.barrier later does not change the clock
+_now_ns, _barrier, _all_reduce, _max = time.monotonic_ns, dist.barrier, dist.all_reduce, dist.ReduceOp.MAX
+_synchronize = torch.cuda.synchronize
+
+
+class Clock:
+    """Charges the timed segments. Ranks meet at the borders only: everything between two of them is charged."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.opened_ns = _now_ns()
+        self.charged_ns = 0  # closed segments; after a resume also those of the run before
+        self.spent_ns = {"setup": 0, "warmup": 0, "validation": 0, "checkpoint": 0}
+        self._segment_ns: int | None = None
+        self._timed_ns = 0
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all work that was issued to it."""
+        if self.device.type == "cuda":
+            _synchronize(self.device)
+
+    def start(self) -> None:
+        """Open a timed segment on all ranks together (collective)."""
+        assert self._segment_ns is None, "a timed segment is open already"
+        self.synchronize()
+        _barrier()
+        self._segment_ns = _now_ns()
+
+    def stop(self) -> None:
+        """Close the segment and charge its length on the slowest rank (collective)."""
+        assert self._segment_ns is not None, "no timed segment is open"
+        self.synchronize()
+        length = torch.tensor(_now_ns() - self._segment_ns, dtype=torch.int64, device=self.device)
+        _all_reduce(length, op=_max)
+        self._segment_ns = None
+        self.charged_ns += int(length)
+        self._timed_ns += int(length)
+
+    @property
+    def running(self) -> bool:
+        """Whether a timed segment is open."""
+        return self._segment_ns is not None
+
+    @property
+    def train_time_ns(self) -> int:
+        """Charged time so far; inside a segment as this rank sees it, without waiting for the device."""
+        return self.charged_ns + (0 if self._segment_ns is None else _now_ns() - self._segment_ns)
+
+    @contextmanager
+    def spending(self, what: str) -> Iterator[None]:
+        """Account the time inside as setup, warmup, validation or checkpoint. Segments must be closed."""
+        assert self._segment_ns is None, "untimed work inside a timed segment"
+        begin = _now_ns()
+        try:
+            yield
+        finally:
+            self.synchronize()
+            self.spent_ns[what] += _now_ns() - begin
+
+    def account(self) -> dict[str, int]:
+        """Return wall time since the run was opened and its parts, in ns; their sum is the wall time, exactly."""
+        wall = _now_ns() - self.opened_ns
+        parts = {f"{what}_ns": spent for what, spent in self.spent_ns.items()}
+        return {"wall_ns": wall, "timed_ns": self._timed_ns, **parts,
+                "unexplained_ns": wall - self._timed_ns - sum(parts.values())}
+
+
+def host_clocks() -> dict[str, int | None]:
+    """Return realtime, monotonic and (where there is one) boot time in ns: a verifier sees clock steps and suspends."""
+    boottime = getattr(time, "CLOCK_BOOTTIME", None)
+    return {"realtime_ns": time.time_ns(), "monotonic_ns": _now_ns(),
+            "boottime_ns": None if boottime is None else time.clock_gettime_ns(boottime)}

@@ -1,0 +1,269 @@
+"""How a run ends: once, soon, with the right status, whatever happens to whichever rank."""
+import functools
+import itertools
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from datetime import timedelta
+
+import torch.distributed as dist
+
+from harness.runlog import is_disk_full
+
+POLL_S = 0.25      # how often a rank looks for trouble elsewhere (two small requests to the store, in a thread)
+ANSWER_S = 3.0     # how long rank 0 waits for the accounts of ranks that are alive
+LEAVE_S = 8.0      # how long another rank waits for rank 0's end line; the agent kills 30 s after its first signal
+EXIT_CODES = {"ok": 0, "stopped": 0, "failed": 1, "refused": 2, "nonfinite": 3, "rank_lost": 4, "disk_full": 5}
+_runs = itertools.count()
+
+
+class NonFinite(Exception):
+    """A loss is not a number any more: a result, not a crash."""
+
+    status = "nonfinite"
+
+
+class BadInput(ValueError):
+    """Something that only shows once the model is built, and that the user can mend."""
+
+    status = "refused"
+
+
+def exit_code(end):
+    """Return the process's exit code for an end line: 128 + signal number when interrupted, as a shell counts."""
+    return 128 + end["signal"] if end["status"] == "interrupted" else EXIT_CODES[end["status"]]
+
+
+def is_collective_error(exc):
+    """True for an exception that only says a peer or the network is in trouble."""
+    while exc is not None:
+        if isinstance(exc, dist.DistError) or "/gloo/" in str(exc):
+            return True
+        exc = exc.__cause__ or exc.__context__
+    return False
+
+
+@functools.cache
+def _let_forked_children_be():
+    """A forked child (data loader worker) shares the wakeup socket: its SIGTERM would look like ours."""
+    def forget():
+        if signal.getsignal(signal.SIGTERM) is _noop:
+            signal.set_wakeup_fd(-1)
+            for number in Endings.SIGNALS:
+                signal.signal(number, signal.SIG_DFL)
+    os.register_at_fork(after_in_child=forget)
+
+
+def _noop(number, frame):
+    """Stand in as the Python handler: the C handler has written to the wakeup socket, a thread does the rest."""
+
+
+class Endings:
+    """Context manager around a run, on every rank: whatever happens to whichever rank, the run ends once, soon,
+    with the right status, and every rank leaves with the same exit code.
+
+    A thread on each rank waits for signals, and between them looks at the store, at the launcher and at the peers
+    of its own host: Python handlers run only when a collective returns, and NCCL need not notice a dead peer.
+    In trouble a rank files its account (error, signal, collective) in the store; every other one files its own
+    on seeing that; rank 0 gathers them, decides, writes the end line through end(**fields), tells the others.
+    Then all leave by os._exit, for a group with a rank missing cannot be shut down; in a group of one an
+    exception goes on to the caller instead. The main thread must enter and leave it."""
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+    def __init__(self):
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        self.end = lambda **end: end  # rank 0 puts the log's here as soon as there is a log
+        self.agent = os.environ.get("TORCHELASTIC_RUN_ID") and os.getppid()
+        # A client of its own: a blocking call of the process group holds the lock of the group's client.
+        store = dist.HashStore() if self.world_size == 1 else dist.TCPStore(
+            os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, wait_for_workers=False,
+            timeout=timedelta(seconds=60))
+        self.store = dist.PrefixStore(f"endings/{next(_runs)}", store)  # ranks count the same runs
+        host = os.environ.get("GROUP_RANK", "0")  # ranks of one agent see each other's pids
+        self.store.set(f"who/{self.rank}", json.dumps([host, os.getpid()]))
+        who = [json.loads(self.store.get(f"who/{r}")) for r in range(self.world_size)]
+        self.pids = [pid for _, pid in who]
+        self.neighbours = [r for r, (h, _) in enumerate(who) if h == host and r != self.rank]
+        store.set_timeout(timedelta(seconds=ANSWER_S))
+        self.inbox, self.finished, self.code = [], threading.Event(), None
+
+    def __enter__(self):
+        _let_forked_children_be()
+        self.ear, self.mouth = socket.socketpair()
+        self.ear.settimeout(POLL_S)
+        self.mouth.setblocking(False)
+        # Alone, an ignored signal (nohup, a job in the background) stays ignored; under an agent only it signals us.
+        taken = [s for s in self.SIGNALS if self.agent or signal.getsignal(s) is not signal.SIG_IGN]
+        self.handlers = {s: signal.signal(s, _noop) for s in taken}  # read by the thread, hence before it
+        self.wakeup_fd = signal.set_wakeup_fd(self.mouth.fileno(), warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, name="endings", daemon=True).start()
+        return self
+
+    def __exit__(self, exc_type, exc, tb):
+        if exc is None:
+            account = {"kind": "done"}
+        else:
+            text = "".join(traceback.format_exception(exc))
+            account = {"kind": "collective" if is_collective_error(exc) else "error", "message": str(exc)[:1000],
+                       "status": status_of(exc), "type": exc_type.__name__, "traceback": text[-4000:]}
+        self.inbox.append(account)
+        self.mouth.send(b"\0")
+        self.finished.wait()  # another status, or another rank, may come first: the thread leaves then
+        signal.set_wakeup_fd(self.wakeup_fd)
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+        self.ear.close(), self.mouth.close()
+        return False
+
+    def _watch(self):
+        try:
+            account = self._wait()
+            if account["kind"] != "done":
+                self._settle(account)
+            elif self.rank == 0:
+                self._tell(self.end(status="ok"))
+        except BaseException:  # a fault of our own must not leave a run that hangs
+            os.write(2, traceback.format_exc().encode())
+            os._exit(70)
+        self.finished.set()
+
+    def _wait(self):
+        """Return this rank's account: of the end of its run, or of trouble here or elsewhere."""
+        while True:
+            try:
+                heard = [n for n in self.ear.recv(64) if n in self.handlers]  # others' signals come here too
+            except TimeoutError:
+                heard = []
+            if heard:
+                return {"kind": "signal", "signal": heard[0]}
+            done = self.inbox and self.inbox[0]["kind"] == "done"
+            if self.inbox and (not done or self.rank == 0):
+                return self.inbox[0]
+            if self._orphaned():
+                return {"kind": "signal", "signal": signal.SIGKILL, "message": "the launcher is gone"}
+            try:
+                if done and self.store.check(["ended"]) and int(self.store.get("ended")) == 0:
+                    return self.inbox[0]
+                if self.store.check(["trouble"]) or any(self._gone(r) for r in self.neighbours):
+                    return {"kind": "well"}
+            except dist.DistError as error:
+                return {"kind": "collective", "status": "failed", "type": type(error).__name__,
+                        "message": f"the store does not answer: {error}"[:1000], "traceback": ""}
+
+    def _orphaned(self):
+        return bool(self.agent) and os.getppid() != self.agent
+
+    def _gone(self, rank):
+        """True when a rank of this host has no process, or a dead one that its parent has not asked for yet."""
+        try:
+            os.kill(self.pids[rank], 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass
+        try:
+            with open(f"/proc/{self.pids[rank]}/stat") as stat:
+                return stat.read().rpartition(")")[2].split()[0] == "Z"
+        except OSError:
+            return False
+
+    def _settle(self, account):
+        """Agree with the other ranks on the end of a run in trouble; leave, unless alone with an exception."""
+        account = {"rank": self.rank, "order": 0, **account}
+        if account.get("status") == "failed" and account["kind"] == "error":
+            say(f"rank {self.rank}: {account['traceback']}")
+        try:
+            account["order"] = self.store.add("order", 1)
+            self.store.set(f"account/{self.rank}", json.dumps(account))
+            self.store.set("trouble", "1")
+        except dist.DistError:
+            pass  # the launcher, which kept the store, is gone: decide with what is known here
+        if self.rank == 0:
+            end = self.end(**self._verdict(*self._gather(account)))
+            self.code = self._tell(end)
+            say(f"run ended: {end['status']}: {end.get('type', '')} {end.get('message', '')}\n")
+        else:
+            self.code = self._hear()
+        if self.world_size > 1 or account["kind"] not in ("error", "collective"):
+            os._exit(self.code)
+
+    def _gather(self, own):
+        """Return rank 0's view: accounts by rank, ranks whose process is gone, ranks that live but do not answer."""
+        accounts, deadline = {0: own}, time.monotonic() + ANSWER_S
+        while True:
+            gone = {r for r in self.neighbours if self._gone(r)}  # first: a rank files its account, then leaves
+            try:
+                for rank in set(range(self.world_size)) - accounts.keys():
+                    if self.store.check([f"account/{rank}"]):
+                        accounts[rank] = json.loads(self.store.get(f"account/{rank}"))
+            except dist.DistError:
+                deadline = 0.0
+            missing = set(range(self.world_size)) - accounts.keys()
+            if missing <= gone or time.monotonic() > deadline:
+                return accounts, missing & gone, missing - gone
+            time.sleep(0.02)
+
+    def _verdict(self, accounts, gone, silent):
+        """Return the fields of the end line. A missing rank counts before a signal, for an agent that has lost one
+        signals all the others; an exception does too if it came first, for its rank stays until the end line."""
+        accounts = sorted(accounts.values(), key=lambda a: a["order"])
+        own = next((a for a in accounts if a["kind"] in ("error", "signal")), None)
+        lost = sorted(gone | (silent - set(self.neighbours)) or (silent if own is None else ()))
+        if self._orphaned() and not (own and own["kind"] == "error"):
+            own, lost = {"kind": "signal", "rank": 0, "signal": signal.SIGKILL, "message": "the launcher is gone"}, []
+        if lost and not (own and own["kind"] == "error"):
+            names = ", ".join(f"rank {r} (pid {self.pids[r]})" for r in lost)
+            return {"status": "rank_lost", "ranks": lost, "message": f"no word from {names}: killed? out of memory?"}
+        if own and own["kind"] == "signal":
+            message = own.get("message", f"{signal.Signals(own['signal']).name} at rank {own['rank']}")
+            return {"status": "interrupted", "rank": own["rank"], "signal": int(own["signal"]), "message": message}
+        reason = own or next(a for a in accounts if a["kind"] == "collective")
+        return {key: reason[key] for key in ("status", "rank", "type", "message", "traceback")}
+
+    def _tell(self, end):
+        """Tell the other ranks that the end line stands; return the exit code."""
+        try:
+            self.store.set("ended", str(exit_code(end)))
+        except dist.DistError:
+            pass
+        return exit_code(end)
+
+    def _hear(self):
+        """Wait for rank 0's end line; return the exit code it gives, or that of a lost rank."""
+        deadline = time.monotonic() + LEAVE_S
+        while time.monotonic() < deadline:
+            alone = 0 in self.neighbours and self._gone(0)
+            try:
+                if self.store.check(["ended"]):
+                    return int(self.store.get("ended"))
+            except dist.DistError:
+                alone = True
+            if alone:
+                break
+            time.sleep(0.02)
+        return EXIT_CODES["rank_lost"]
+
+
+def say(text):
+    """Print on stderr and flush stdout, giving up after a second.
+    A full pipe, or the main thread's hold on stdout, could block for ever; a closed terminal raises."""
+    def speak():
+        try:
+            os.write(2, text.encode())
+            sys.stdout.flush()
+        except OSError:
+            pass
+    speaker = threading.Thread(target=speak, daemon=True)
+    speaker.start()
+    speaker.join(1.0)
+
+
+def status_of(exc):
+    """Return the status a run has that this exception ended."""
+    return "disk_full" if is_disk_full(exc) else getattr(exc, "status", "failed")

@@ -1,0 +1,136 @@
+"""The facts of place that a log records: versions, hardware, git, settings, and a calibration that makes hosts comparable."""
+import dataclasses
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import torch
+
+from harness.plan import Plan
+from harness.runlog import ROOT, read_source, sha256
+
+UNKNOWN = "unavailable"
+
+
+def command(*words: str) -> str:
+    """Return what a command prints, or 'unavailable' where it is missing, fails or takes over 5 seconds."""
+    if not shutil.which(words[0]):
+        return UNKNOWN
+    try:
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return UNKNOWN
+    return done.stdout.rstrip("\n") if done.returncode == 0 else UNKNOWN
+
+
+def code_facts(script: bytes, files: dict[str, bytes]) -> dict:
+    """Return the digests of a run's code: the script, the harness (all of harness/*.py), the other files, all of it."""
+    harness = {path.name: sha256(read_source(path)) for path in sorted(Path(__file__).parent.glob("*.py"))}
+    others = {path: sha256(source) for path, source in files.items() if not path.startswith("harness/")}
+    parts = {"script": sha256(script), "harness": sha256(repr(sorted(harness.items())).encode()), "others": others}
+    return {**parts, "digest": sha256(repr([parts["script"], parts["harness"], sorted(others.items())]).encode())}
+
+
+def run_facts(plan: Plan, argv: list[str], world_size: int) -> dict:
+    """Return what was asked of a run: track, recipe, flags, seed, how the batch divides, which data."""
+    hp, scans = plan.hp, plan.data.scans
+    shards = [{"file": path.name, "tokens": scans[path].tokens, "sha256": scans[path].sha256}
+              for path in (*plan.data.train, plan.data.val)]
+    launch = {name: value for name, value in dataclasses.asdict(plan.options).items() if value is not None}
+    return {
+        "track": plan.track.name, "track_digest": plan.track.digest, "target": plan.track.target,
+        "max_active_parameters": plan.track.max_active_parameters, "seed": plan.options.seed,
+        "argv": argv, "launch": {k: hide_home(str(v)) if k in ("data", "resume") else v for k, v in launch.items()},
+        "overrides": plan.overrides, "hyperparameters": dataclasses.asdict(hp), "world_size": world_size,
+        "nodes": int(os.environ.get("GROUP_WORLD_SIZE", 1)), "reduction": plan.track.reduction,
+        "rows": plan.rows, "accumulation": hp.batch_tokens // (plan.rows * hp.seq_len * world_size),
+        "data": {"train": shards[:-1], "val": shards[-1], "tokens": plan.tokens, "epochs": hp.epochs},
+    }
+
+
+def hide_home(path: str) -> str:
+    """Return the last part of a path only: a log names no user's folders."""
+    return Path(path).name
+
+
+def git_facts() -> dict:
+    """Return commit and dirty flag of the checkout."""
+    status = command("git", "status", "--porcelain")
+    return {"commit": command("git", "rev-parse", "HEAD"), "dirty": status if status == UNKNOWN else bool(status)}
+
+
+def cpu_name() -> str:
+    """Return the processor's model name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return command("sysctl", "-n", "machdep.cpu.brand_string") if sys.platform == "darwin" else platform.processor()
+
+
+def changed_settings() -> list[str]:
+    """Return inductor and dynamo settings that differ from torch's defaults, as statements."""
+    configs = [sys.modules.get(name) for name in ("torch._inductor.config", "torch._dynamo.config")]
+    with warnings.catch_warnings(action="ignore"):  # deprecated settings warn when they are read
+        return [line for config in configs if config for line in config.codegen_config().splitlines()]
+
+
+def system_facts(device: torch.device) -> dict:
+    """Return versions, processor, GPUs, threads. No host name, no user name."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if device.type == "cuda" else []
+    return {
+        "python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda,
+        "platform": f"{platform.system()} {platform.machine()}", "cpu": cpu_name(), "cpus": os.cpu_count(),
+        "load": list(os.getloadavg()) if hasattr(os, "getloadavg") else UNKNOWN, "gpus": gpus,
+        "device": gpus[device.index or 0] if gpus else cpu_name(), "threads": torch.get_num_threads(),
+        "float32_matmul_precision": torch.get_float32_matmul_precision(), "settings": changed_settings(),
+    }
+
+
+def environment_lines(device: torch.device) -> list[str]:
+    """Return the lines that people's tools for the public logs look for."""
+    lines = [f"Running Python {platform.python_version()}",
+             f"Running PyTorch {torch.__version__} compiled for CUDA {torch.version.cuda}"]
+    if device.type == "cuda" and (table := command("nvidia-smi")) != UNKNOWN:
+        lines += [line.rstrip() or " " for line in table.splitlines()]
+    return lines
+
+
+def calibrate(device: torch.device, repeats: int = 5) -> dict[str, float]:
+    """Return what this rank's device does in under a second: float32 GEMM in GFLOP/s, copy in GB/s (read and written)."""
+    size = 4096 if device.type == "cuda" else 512
+    a, b = torch.ones(size, size, device=device), torch.ones(size, size, device=device)
+    source = torch.ones(size * size * 4, device=device)
+
+    def median_ns(work) -> float:
+        times = []
+        for _ in range(repeats + 1):
+            begin = time.monotonic_ns()
+            work()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            times.append(time.monotonic_ns() - begin)
+        return statistics.median(times[1:])
+
+    return {"gemm_gflops": 2 * size**3 / median_ns(lambda: a @ b),
+            "copy_gbs": 2 * source.numel() * 4 / median_ns(source.clone)}
+
+
+def keep_float32_fast() -> str:
+    """Take oneDNN's float32 matrix product on CPU where it keeps float32, and return the precision that was set.
+
+    torch calls that route 'medium'. It is over twice as fast as MKL on AMD processors, with float32's rounding; on
+    those with AMX it rounds inputs to bfloat16, and MKL is as fast as the hardware: there it stays 'highest'.
+    """
+    a, b = torch.rand(256, 256, generator=torch.Generator().manual_seed(0)).sub(0.5).split(128)
+    exact = a.double() @ b.double().mT
+    torch.set_float32_matmul_precision("medium")
+    if float(((a @ b.mT).double() - exact).abs().max()) > 1e-5:  # float32: 1e-6; bfloat16: 1e-2
+        torch.set_float32_matmul_precision("highest")
+    return torch.get_float32_matmul_precision()

@@ -1,0 +1,30 @@
+"""What the referee asks of a model's parameters: who trains them, how many are active, their digest."""
+import hashlib
+
+import torch
+from torch import nn
+
+
+def check_optimizers(model: nn.Module, optimizers: list) -> None:
+    """Raise ValueError unless every parameter that wants a gradient is in exactly one group of one optimizer."""
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    held = [id(p) for group in groups for p in group["params"]]
+    for name, p in model.named_parameters():
+        if p.requires_grad and held.count(id(p)) != 1:
+            raise ValueError(f"parameter {name} is in {held.count(id(p))} optimizer groups, expected exactly 1")
+
+
+def active_parameters(model: nn.Module) -> int:
+    """Return the number of parameters that take part in matrix products: all but tables that are only looked up."""
+    looked_up = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    looked_up -= {id(p) for m in model.modules() if not isinstance(m, nn.Embedding) for p in m.parameters(recurse=False)}
+    return sum(p.numel() for p in model.parameters() if id(p) not in looked_up)
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """Return the sha256 over all parameters, by name, as stored."""
+    digest = hashlib.sha256()
+    for name, p in sorted(model.named_parameters()):
+        digest.update(name.encode())
+        digest.update(p.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

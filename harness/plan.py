@@ -1,0 +1,155 @@
+"""What a run will do, settled before it starts: launch options, hyperparameters, track, data, how the batch divides."""
+import ast
+import dataclasses
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from harness.track import ROOT, Data, Track, find_data, load_tracks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Launch options: they change place and speed of a run, never its training."""
+
+    track: str | None = None  # default: fineweb on a GPU, sample without
+    device: str | None = None  # cpu or cuda
+    device_batch_size: int | None = None  # sequences a forward pass; `fast` reduction only
+    compile: bool | None = None  # default: on a GPU
+    data: str | None = None  # folder of the shards
+    resume: str | None = None  # folder of checkpoints
+    checkpoint_every: int | None = None  # steps; default: never
+    seed: int = 0
+    stop_at_step: int | None = None
+
+
+class Plan(NamedTuple):
+    """Everything about a run that is known before the model is built."""
+
+    options: Options
+    track: Track
+    hp: Any  # the submission's Hyperparameters
+    overrides: dict[str, Any]
+    data: Data
+    tokens: int  # that the run takes
+    rows: int  # sequences of one forward and backward pass
+    device: str
+
+
+def parse_flags(argv: list[str]) -> dict[str, str]:
+    """Return {"name": "value"} from --name value and --name=value. Raises ValueError for anything else."""
+    flags, words = {}, list(argv)
+    while words:
+        word = words.pop(0)
+        name, equals, value = word.partition("=")
+        if not name.startswith("--"):
+            raise ValueError(f"found {word!r} where a flag was expected; flags are --name value")
+        if not equals:
+            if not words or words[0].startswith("--"):
+                raise ValueError(f"{name} has no value; flags are --name value")
+            value = words.pop(0)
+        flags[name[2:]] = value
+    return flags
+
+
+def typed(name: str, text: str, like: Any, kind: str) -> Any:
+    """Return a flag's text as a value of the type named by kind ('int', 'bool | None', ...) or of an example."""
+    if "str" in kind:
+        return text
+    try:
+        value = {"true": True, "false": False, "none": None}.get(text.lower(), None)
+        value = ast.literal_eval(text) if value is None and text.lower() != "none" else value
+    except (ValueError, SyntaxError):
+        value = text
+    if "float" in kind and type(value) is int:
+        value = float(value)
+    if "int" in kind and type(value) is float and value.is_integer() and "float" not in kind:
+        value = int(value)  # 1e6
+    if isinstance(like, (tuple, list)):
+        fits = isinstance(value, (tuple, list)) and len(value) == len(like)
+    else:
+        fits = type(value).__name__ in kind.replace(" ", "").split("|") or (value is None and "None" in kind)
+    if not fits:
+        raise ValueError(f"--{name} {text}: expected {kind}")
+    return tuple(value) if isinstance(like, tuple) else value
+
+
+def sort_flags(flags: dict[str, str], hyperparameters: Any) -> tuple[Options, dict[str, Any]]:
+    """Return launch options and hyperparameter overrides. Raises ValueError naming the flag closest to an unknown."""
+    options = {f.name: f for f in dataclasses.fields(Options)}
+    fields = {f.name: f for f in dataclasses.fields(hyperparameters)}
+    chosen: dict[str, Any] = {}
+    overrides: dict[str, Any] = {}
+    for name, text in flags.items():
+        if name in options:
+            chosen[name] = typed(name, text, None, str(options[name].type).replace("<class '", "").rstrip("'>"))
+        elif name in fields:
+            like = getattr(hyperparameters, name)
+            overrides[name] = typed(name, text, like, type(like).__name__)
+        else:
+            close = difflib.get_close_matches(name, [*options, *fields], 1, 0)
+            raise ValueError(f"unknown flag --{name}; the closest is --{close[0]}")
+    return Options(**chosen), overrides
+
+
+def world_sizes(hp: Any, track: Track, rows: int, most: int = 64) -> list[int]:
+    """Return the world sizes that divide a step evenly: in `exact` reduction the powers of two up to its micro-batches."""
+    passes = hp.batch_tokens // (rows * hp.seq_len)
+    sizes = [n for n in range(1, most + 1) if passes % n == 0]
+    return [n for n in sizes if n & (n - 1) == 0] if track.reduction == "exact" else sizes
+
+
+def check_batch(hp: Any, track: Track, device_batch_size: int | None, world_size: int | None) -> int:
+    """Return the sequences of one forward pass after checking that the step, the ranks and the validation divide."""
+    for name in ("num_iterations", "batch_tokens", "micro_batch", "seq_len", "val_every", "epochs"):
+        if getattr(hp, name) < 1:
+            raise ValueError(f"{name}={getattr(hp, name)}, expected at least 1")
+    unit = hp.micro_batch * hp.seq_len
+    if hp.batch_tokens % unit:
+        raise ValueError(f"batch_tokens={hp.batch_tokens} is not a multiple of micro_batch*seq_len = {hp.micro_batch}*"
+                         f"{hp.seq_len} = {unit}; choose a micro_batch that divides {hp.batch_tokens / hp.seq_len:g}")
+    micro_batches = hp.batch_tokens // unit
+    if track.reduction == "exact":
+        if device_batch_size not in (None, hp.micro_batch):
+            raise ValueError(f"--device_batch_size {device_batch_size}: track {track.name} reduces exactly, in micro-"
+                             f"batches of {hp.micro_batch} sequences; leave the flag out")
+        if micro_batches & (micro_batches - 1):
+            raise ValueError(f"batch_tokens={hp.batch_tokens} makes {micro_batches} micro-batches of {unit} tokens; exact "
+                             f"reduction needs a power of two: choose another micro_batch")
+    rows = device_batch_size or hp.micro_batch
+    sequences = hp.batch_tokens // hp.seq_len
+    if sequences % rows:
+        raise ValueError(f"--device_batch_size {rows} does not divide the {sequences} sequences of a step; use "
+                         f"{[n for n in range(1, sequences + 1) if sequences % n == 0]}")
+    if world_size is not None and world_size not in (sizes := world_sizes(hp, track, rows, max(64, world_size))):
+        raise ValueError(f"batch_tokens={hp.batch_tokens} does not divide over world_size={world_size} ranks of {rows} "
+                         f"sequences of {hp.seq_len}; use {', '.join(map(str, sizes))} ranks")
+    if track.val_piece % hp.seq_len:
+        raise ValueError(f"seq_len={hp.seq_len} does not divide the track's validation piece of {track.val_piece} tokens; "
+                         f"use a power of two up to {track.val_piece}")
+    return rows
+
+
+def make_plan(recipes: dict[str, Any], argv: list[str], world_size: int | None, cuda: bool) -> Plan:
+    """Return the plan of a run, all that can be checked checked: flags, batch, shards. Raises ValueError, in one line.
+
+    world_size None: not settled yet. cuda: whether there is a GPU.
+    """
+    flags, tracks = parse_flags(argv), load_tracks()
+    device = flags.get("device", "cuda" if cuda else "cpu")
+    if device not in ("cpu", "cuda") or (device == "cuda" and not cuda):
+        raise ValueError(f"--device {device}: expected cpu{' or cuda' if cuda else '; torch finds no CUDA device here'}")
+    name = flags.get("track", "fineweb" if device == "cuda" else "sample")
+    if name not in tracks:
+        raise ValueError(f"--track {name}: no such track; there are {', '.join(tracks)}")
+    track = tracks[name]
+    if track.recipe not in recipes:
+        raise ValueError(f"track {name} trains recipe {track.recipe!r}; the submission has {', '.join(recipes)}")
+    options, overrides = sort_flags(flags, recipes[track.recipe])
+    hp = dataclasses.replace(recipes[track.recipe], **overrides)
+    rows = check_batch(hp, track, options.device_batch_size, world_size)
+    folder = Path(options.data).expanduser() if options.data else ROOT / track.data
+    tokens = getattr(hp, "train_tokens", hp.num_iterations * hp.batch_tokens)  # its own, where batches differ
+    data = find_data(track, folder, tokens, hp.epochs)
+    return Plan(options, track, hp, overrides, data, tokens, rows, device)

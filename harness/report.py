@@ -1,0 +1,73 @@
+"""What a run says: the public speedrun's step lines and the events into the log, a bar or plain lines on the terminal."""
+import math
+import sys
+
+import torch
+from tqdm import tqdm
+
+from harness.runlog import ROOT, RunLog
+from harness.track import Track
+from harness.validate import write_text
+from harness.vocabulary import decode, token_bytes
+
+
+class Report:
+    """Writes each line to the log and shows it; on ranks other than 0 the log writes nothing and nothing is shown."""
+
+    def __init__(self, track: Track, log: RunLog, steps: int, rank: int):
+        self.log, self.track, self.steps, self.rank = log, track, steps, rank
+        self._passed: set[str] = set()
+        self._bar = tqdm(total=steps, unit="step", dynamic_ncols=True, smoothing=0.05,
+                         disable=rank != 0 or not sys.stderr.isatty())
+
+    def line(self, text: str) -> None:
+        """Show a line above the bar."""
+        if self.rank == 0:
+            tqdm.write(text, file=sys.stdout) if not self._bar.disable else print(text, flush=True)
+
+    def trained(self, step: int, scalars: dict, train_time_ns: int) -> None:
+        """Log a step: its train_loss as in the public logs, other numbers as an event."""
+        values = {name: float(value) for name, value in scalars.items()}
+        loss = values.pop("train_loss", math.nan)
+        text = f"step:{step}/{self.steps} train_loss:{loss:.4f} {self._times(step, train_time_ns)}"
+        self.log.line(text)
+        if values:
+            self.log.event("scalar", step=step, **values)
+        if self._bar.disable:
+            self.line(text)
+        self._bar.update(step - self._bar.n)
+        self._bar.set_postfix_str(f"loss {loss:.4f}, {train_time_ns / 1e6 / step:.1f} ms/step", refresh=False)
+
+    def validated(self, facts: dict) -> None:
+        """Log a validation, and say which n-gram baselines the model has passed."""
+        times = self._times(facts["step"], facts["train_time_ns"])
+        text = f"step:{facts['step']}/{self.steps} val_loss:{facts['val_loss']:.4f} {times}"
+        self.log.line(text)
+        self.log.event("val", **facts)
+        self.line(text)
+        for name, loss in self.track.baselines.items():
+            if facts["val_loss"] < loss and name not in self._passed:
+                self._passed.add(name)
+                self.say(f"passed the {name} baseline ({loss:.4f} nats) after {facts['train_time_ns'] / 1e9:.1f} s")
+
+    def say(self, text: str) -> None:
+        """Log and show words that are no measurement."""
+        self.log.text(text)
+        self.line(text)
+
+    def sample(self, logits_of, seq_len: int, device: torch.device) -> None:
+        """Show what the model writes; rank 0 only, the others go on."""
+        if self.rank == 0:
+            table = token_bytes(ROOT / self.track.vocabulary)
+            ids = write_text(logits_of, self.track.vocab_size - 1, self.track.vocab_size, seq_len, device)
+            words = " ".join(decode(ids, table).split())
+            self.say(f"the model writes: {''.join(c if c.isprintable() else '?' for c in words)}")
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self._bar.close()
+
+    def _times(self, step: int, train_time_ns: int) -> str:
+        milliseconds = train_time_ns / 1e6
+        average = milliseconds / step if step else math.nan
+        return f"train_time:{milliseconds:.0f}ms step_avg:{average:.2f}ms"

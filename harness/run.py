@@ -1,0 +1,316 @@
+"""A run, from the referee's side: open it, take tokens from it, let it reduce gradients, let it yield the steps.
+
+    with open_run(__file__, RECIPES) as run:
+        for step in run.steps(model, optimizers):
+            tokens = run.take(hp.batch_tokens)
+            run.accumulate(loss_sum, tokens[:-1].view(-1, hp.seq_len), tokens[1:].view(-1, hp.seq_len))
+"""
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from harness import checkpoint, environment
+from harness.clock import Clock, host_clocks
+from harness.distributed import process_group
+from harness.endings import BadInput, Endings, NonFinite
+from harness.parameters import active_parameters, check_optimizers, weights_sha256
+from harness.plan import Plan, make_plan
+from harness.reduce import REDUCERS, LossSum
+from harness.report import Report
+from harness.runlog import ROOT, RunLog, loaded_files, new_run_id, read_source
+from harness.shards import read_shard
+from harness.tokens import TokenStream
+from harness.tripwires import (CAUSALITY_TOLERANCE, HarnessWatch, Tripwire, WatchedEnvironment, check_causality,
+                               combined, first_import, state_digest)
+from harness.validate import validate
+from harness.warmup import Snapshot
+
+WARMUP_STEPS = 2
+_WATCH = HarnessWatch([module for name, module in sys.modules.items()
+                       if name.startswith("harness.") and name != __name__])
+
+
+class Run:
+    """One training run. Its public attributes and methods are all that a submission needs of the harness."""
+
+    def __init__(self, plan: Plan, script: Path, argv: list[str]):
+        self.hp, self.track, self.seed = plan.hp, plan.track, plan.options.seed
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        local_rank = int(os.environ.get("LOCAL_RANK", 0))
+        self.device = torch.device("cuda", local_rank) if plan.device == "cuda" else torch.device("cpu")
+        self.status, self.log_path = "stopped", None
+        self._plan, self._script, self._argv = plan, script, argv
+        self._clock, self._log = Clock(self.device), None
+        self._result: dict[str, Any] = {}  # of the last validation, for the end line
+        self._first_step, self._taken, self._warming = 0, 0, False
+        self._scalars: dict[str, Any] = {}
+        self._pending: tuple[int, dict, int] | None = None  # a step whose numbers were not read yet
+        self._generator = torch.Generator().manual_seed(int.from_bytes(os.urandom(7), "little"))
+
+    # what a submission calls
+
+    def compile(self, function: Callable) -> Callable:
+        """Return torch.compile(function), or the function itself where the run does not compile."""
+        wanted = self._plan.options.compile
+        if wanted is None:
+            wanted = self.device.type == "cuda"
+        return torch.compile(function, dynamic=False) if wanted else function
+
+    def take(self, n: int) -> Tensor:
+        """Return this rank's contiguous share of the next n tokens of the stream, and the token that follows it.
+
+        int64 on the device, shape (n / world_size + 1,). Every rank must call it with the same n. In the warm-up the
+        tokens are random and nothing is taken.
+        """
+        if self._warming:
+            share = torch.randint(self.track.vocab_size, (n // self.world_size + 1,), generator=self._generator)
+        else:
+            share = self._stream.take_share(n, self.rank, self.world_size)
+            self._taken += n
+        return share.to(self.device, non_blocking=True)
+
+    def accumulate(self, loss_sum: LossSum, x: Tensor, y: Tensor) -> None:
+        """Set every parameter's .grad to the mean gradient over the tokens of all ranks (collective).
+
+        loss_sum(net, x, y) returns the loss summed over tokens; it is called on one micro-batch of rows after the
+        other. Their mean is logged as train_loss.
+        """
+        passes = list(zip(x.split(self._plan.rows), y.split(self._plan.rows)))
+        self.log(train_loss=self._reducer(loss_sum, passes, y.numel() * self.world_size))
+
+    def log(self, **scalars: float | Tensor) -> None:
+        """Log numbers of this step. Tensors are read one step later, so that nothing waits for the device."""
+        self._scalars |= scalars
+
+    def print(self, *words: object) -> None:
+        """Show words and log them, each line marked as the submission's own."""
+        self._report.say(" ".join(map(str, words)))
+
+    def steps(self, model: nn.Module, optimizers: list) -> Iterator[int]:
+        """Yield the number of each step to take; validate, time and log between them.
+
+        The first ones are the warm-up, on random tokens: all that they change in model, optimizers and random state
+        is put back before the clock starts.
+        """
+        self._prepare(model, optimizers)
+        with self._clock.spending("warmup"):
+            snapshot = Snapshot(model, optimizers)
+            self._warming = True
+            for _ in range(WARMUP_STEPS):
+                yield self._first_step
+            self._logits(self._val_inputs.clone().fill_(0))
+            self._warming, self._scalars = False, {}
+            snapshot.put_back()
+            del snapshot
+        yield from self._timed_steps()
+
+    # the loop
+
+    def _timed_steps(self) -> Iterator[int]:
+        every, last = self._plan.options.checkpoint_every, self.hp.num_iterations
+        stop = min(last, self._plan.options.stop_at_step or last)
+        for step in range(self._first_step, stop + 1):
+            validates = step % self.hp.val_every == 0 or step == stop
+            saves = every and step % every == 0 and step > self._first_step
+            if self._clock.running and (validates or saves):
+                self._clock.stop()
+                self._finish_step()
+            if validates:
+                self._validate(step)
+            if saves:
+                self._save(step)
+            if step == stop:
+                break
+            if not self._clock.running:
+                self._clock.start()
+            yield step
+            self._finish_step()
+            self._pending, self._scalars = (step + 1, self._scalars, self._clock.train_time_ns), {}
+        self._result["weights_sha256"] = weights_sha256(self._model)
+        self._check_tripwires(final=stop == last)
+        self.status = "ok" if stop == last else "stopped"
+
+    def _finish_step(self) -> None:
+        """Log the step before, whose numbers the device has by now."""
+        if self._pending:
+            self._report.trained(*self._pending)
+            self._pending = None
+
+    def _prepare(self, model: nn.Module, optimizers: list) -> None:
+        try:
+            check_optimizers(model, optimizers)
+        except ValueError as error:
+            raise BadInput(str(error)) from None
+        active = active_parameters(model)
+        if active > self.track.max_active_parameters:
+            raise BadInput(f"the model has {active} active parameters, track {self.track.name} allows "
+                           f"{self.track.max_active_parameters}")
+        self._model, self._optimizers = model, optimizers
+        resumed = self._resume()
+        self._stream = TokenStream(self._plan.data.train, self.hp.epochs, self._taken)
+        self._streams = TokenStream.opened
+        val = torch.from_numpy(read_shard(self._plan.data.val)[:self.track.val_tokens + 1].astype("int64"))
+        self._val_tokens = val.to(self.device)
+        self._val_inputs = self._val_tokens[:self.track.val_piece].view(-1, self.hp.seq_len)
+        self._net = self.compile(model)
+        self._reducer = REDUCERS[self.track.reduction](model, self._net)
+        self._open_log({"active": active, "total": sum(p.numel() for p in model.parameters())}, resumed)
+        self._report = Report(self.track, self._log, self.hp.num_iterations, self.rank)
+        self._clock.spent_ns["setup"] = self._clock.account()["wall_ns"]
+
+    def _open_log(self, parameters: dict[str, int], resumed: dict | None) -> None:
+        self._known = loaded_files()
+        try:
+            script = read_source(self._script, script=True)
+            files = {path: read_source(file) for path, file in self._known.items() if file != self._script}
+        except ValueError as error:
+            raise BadInput(str(error)) from None
+        files["harness/tracks.toml"] = read_source(ROOT / "harness" / "tracks.toml")
+        code = environment.code_facts(script, files)
+        manifest = {
+            **environment.run_facts(self._plan, self._argv, self.world_size), "code": code, "parameters": parameters,
+            "resumed_from": resumed, "sys": environment.system_facts(self.device), "git": environment.git_facts(),
+            "calibration": environment.calibrate(self.device), "clocks": host_clocks(), "format": 1}
+        log = RunLog(ROOT / "records" / "runs" if self.rank == 0 else None, new_run_id(code["digest"]))
+        log.sources(script, {**manifest, "run_id": log.run_id}, files, environment.environment_lines(self.device))
+        self._log, self.log_path = log, log.path
+
+    # between the timed segments
+
+    @torch.no_grad()
+    def _logits(self, inputs: Tensor) -> Tensor:
+        self._model.eval()
+        try:
+            return self._net(inputs)
+        finally:
+            self._model.train()
+
+    def _validate(self, step: int) -> None:
+        """Validate on the track's tokens, off the clock, and look at the tripwires."""
+        track, seq_len = self.track, self.hp.seq_len
+        with self._clock.spending("validation"):
+            before = state_digest(self._model, [])
+            loss = validate(self._logits, self._val_tokens, track.val_piece, seq_len)
+            tolerance = CAUSALITY_TOLERANCE[getattr(self.hp, "dtype", "float32")]
+            if math.isfinite(loss):
+                check_causality(self._logits, self._val_inputs, track.vocab_size - 1, tolerance, self._generator)
+            if state_digest(self._model, []) != before:
+                raise Tripwire("validation: the weights changed while the model was asked for logits")
+            self._check_tripwires()
+            facts = {"step": step, "val_loss": loss, "train_time_ns": self._clock.train_time_ns,
+                     "tokens": self._taken, "weights": combined(before)}
+            if track.val_bytes:
+                facts["bits_per_byte"] = loss * track.val_tokens / math.log(2) / track.val_bytes
+            if self.device.type == "cuda":
+                facts["peak_memory_mib"] = torch.cuda.max_memory_allocated(self.device) >> 20
+            self._result = facts
+            self._report.validated(facts)
+            tenth = -(-self.hp.num_iterations // 10)
+            if step in (0, self.hp.num_iterations) or 0 <= step - tenth < self.hp.val_every:
+                self._report.sample(self._model_logits, seq_len, self.device)
+        if not math.isfinite(loss):
+            raise NonFinite(f"val_loss is {loss} at step {step}")
+
+    @torch.no_grad()
+    def _model_logits(self, inputs: Tensor) -> Tensor:
+        """The model itself: another input shape would compile it anew."""
+        return self._model(inputs)
+
+    def _check_tripwires(self, final: bool = False) -> None:
+        _WATCH.check()
+        if TokenStream.opened != self._streams:
+            raise Tripwire("tokens: another stream was opened; a run reads its tokens once, through run.take")
+        if self._stream.position != self._taken:
+            raise Tripwire(f"tokens: the stream stands at {self._stream.position}, the run took {self._taken}")
+        needed = self._plan.tokens
+        if self._taken > needed or (final and self._taken != needed):
+            raise Tripwire(f"tokens: {self._taken} taken, the recipe says {needed}; give Hyperparameters a "
+                           f"train_tokens if a step does not take batch_tokens")
+        for path, file in loaded_files().items():
+            if path not in self._known:
+                self._known[path] = file
+                self._log.event("late", path=path)
+                self._log.file(path, read_source(file))
+
+    def _save(self, step: int) -> None:
+        with self._clock.spending("checkpoint"):
+            folder = (self.log_path or Path("unused")).with_suffix(".checkpoints")
+            checkpoint.save(folder, step, self._model, self._optimizers, {
+                "run_id": self._log.run_id, "track": self.track.name, "taken": self._taken,
+                "train_time_ns": self._clock.train_time_ns})
+
+    def _resume(self) -> dict | None:
+        if not (folder := self._plan.options.resume):
+            return None
+        try:
+            state, name, refused = checkpoint.load(Path(folder))
+            checkpoint.restore(state, self._model, self._optimizers)
+        except ValueError as error:
+            raise BadInput(f"--resume {folder}: {error}") from None
+        facts = state["facts"]
+        if facts["track"] != self.track.name:
+            raise BadInput(f"--resume {folder}: a run of track {facts['track']}, not {self.track.name}")
+        self._first_step, self._taken = state["step"], facts["taken"]
+        self._clock.charged_ns = facts["train_time_ns"]
+        return {"checkpoint": name, "refused": refused, "run_id": facts["run_id"], "step": state["step"]}
+
+    def close(self) -> None:
+        """End what runs beside the training."""
+        if self._log:
+            self._stream.close()
+            self._report.close()
+
+    def end(self, status: str, **fields: Any) -> dict[str, Any]:
+        """Write the end line, from whichever thread learns of the end; return its fields."""
+        status = self.status if status == "ok" else status
+        fields = {**self._result, "clocks": host_clocks(), **self._clock.account(), **fields}
+        return self._log.end(status, **fields) if self._log else {"status": status, **fields}
+
+
+@contextmanager
+def open_run(script: str, recipes: dict[str, Any], argv: list[str] | None = None) -> Iterator[Run]:
+    """Open a run of a script on the recipe that its track names, and end it whatever happens (collective).
+
+    argv: flags instead of the command line's. Leaves the process with exit code 2 on input that cannot be run; with
+    another code, the end line's, where a run of several ranks fails.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    flags = dict(zip(argv, argv[1:]))  # make_plan reads and checks them; the group comes before
+    with process_group(flags.get("--device", "cuda" if torch.cuda.is_available() else "cpu")):
+        try:
+            source = read_source(Path(script).resolve(), script=True)
+            if not (first_import(source) or "").startswith("harness"):
+                raise ValueError(f"{Path(script).name}: its first import must be the harness, which binds its clock and "
+                                 f"its loss then")
+            plan = make_plan(recipes, argv, dist.get_world_size(), torch.cuda.is_available())
+        except (ValueError, OSError) as error:
+            refuse(error)
+        run = Run(plan, Path(script).resolve(), argv)
+        endings, environ_class = Endings(), type(os.environ)
+        endings.end = run.end
+        try:
+            with endings:
+                os.environ.__class__ = WatchedEnvironment
+                yield run
+        except BaseException:
+            if endings.code is None:
+                raise
+            sys.exit(endings.code)
+        finally:
+            os.environ.__class__ = environ_class
+            run.close()
+
+
+def refuse(error: Exception) -> None:
+    """Leave with exit code 2; rank 0 says why, in one line."""
+    if dist.get_rank() == 0:
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr, flush=True)
+    sys.exit(2)

@@ -1,0 +1,192 @@
+"""The log of a run: every line of code that ran, the environment, the events, how it ended. Format: docs/log_format.md."""
+import errno
+import fcntl
+import hashlib
+import json
+import math
+import os
+import secrets
+import sys
+import threading
+import time
+from pathlib import Path
+
+RULE = "=" * 100
+SPARE_BYTES = 1 << 16
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def canonical(value: dict) -> str:
+    """Return one line of JSON: sorted keys, no spaces, ASCII, full precision, non-finite numbers as strings."""
+    def finite(v):
+        if isinstance(v, float) and not math.isfinite(v):
+            return str(v)
+        if isinstance(v, dict):
+            return {str(k): finite(w) for k, w in v.items()}
+        return [finite(w) for w in v] if isinstance(v, (list, tuple)) else v
+    return json.dumps(finite(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def read_source(path: Path, script: bool = False) -> bytes:
+    """Return the bytes of a source file that a log can carry and give back.
+
+    Raises ValueError for NUL, CR, what is not UTF-8 and, in the entry script, which is ripped with sed, a bare rule
+    line or a missing final newline.
+    """
+    source = path.read_bytes()
+    found = "a NUL byte" if b"\0" in source else "a carriage return" if b"\r" in source else None
+    try:
+        source.decode("utf-8")
+    except UnicodeDecodeError as error:
+        found = f"a byte that is not UTF-8 at offset {error.start}"
+    if script and not found:
+        lines = source.split(b"\n")
+        if RULE.encode() in lines:
+            found = f"a line of exactly 100 '=' (line {lines.index(RULE.encode()) + 1})"
+        elif lines[-1]:
+            found = "no newline at its end"
+    if found:
+        raise ValueError(f"{path.name} has {found}; a log could not give the file back, mend it first")
+    return source
+
+
+def loaded_files() -> dict[str, Path]:
+    """Return the project's files among the loaded modules: path relative to the repository root -> file."""
+    prefix, files = Path(sys.prefix).resolve(), {}
+    for module in list(sys.modules.values()):
+        if file := getattr(module, "__file__", None):
+            path = Path(file).resolve()
+            if path.is_relative_to(ROOT) and Path(file).is_absolute() and path.suffix == ".py":
+                if prefix == ROOT or not path.is_relative_to(prefix):
+                    files[path.relative_to(ROOT).as_posix()] = path
+    return dict(sorted(files.items()))
+
+
+def new_run_id(code_digest: str) -> str:
+    """Return <UTC time>_<code8>_<rand6>."""
+    return f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}_{code_digest[:8]}_{secrets.token_hex(3)}"
+
+
+class RunLog:
+    """One log file, created exclusively and written in whole lines, unbuffered; writes nothing where folder is None.
+
+    Safe to call from several threads. A line that cannot be written raises OSError; the file keeps whole lines only.
+    """
+
+    def __init__(self, folder: Path | None, run_id: str):
+        self.run_id = run_id
+        self.path = None if folder is None else folder / f"{run_id}.txt"
+        self._end: dict | None = None
+        self._ledger = None if folder is None else folder / "ledger.jsonl"
+        self._lock = threading.RLock()
+        self._digest, self._size, self._events = hashlib.sha256(), 0, 0
+        self._fd, self._spare = None, None
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._spare = folder / f".{run_id}.spare"  # given up on a full disk, so that the end line still fits
+            self._spare.write_bytes(bytes(SPARE_BYTES))
+            self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+
+    def write(self, data: bytes) -> None:
+        """Append whole lines; nothing once the end line stands."""
+        with self._lock:
+            if self._end is None:
+                self._write(data)
+
+    def _write(self, data: bytes) -> None:
+        if self._fd is None:
+            return
+        done = 0
+        try:
+            while done < len(data):
+                done += os.write(self._fd, data[done:])
+        except OSError:
+            os.ftruncate(self._fd, self._size)  # a reader finds whole lines
+            raise
+        self._size += len(data)
+        self._digest.update(data)
+
+    def line(self, text: str) -> None:
+        """Append one line as it stands; for the harness only."""
+        self.write(text.encode() + b"\n")
+
+    def event(self, kind: str, **fields) -> None:
+        """Append `#:kind {...}` with its number in the sequence of events."""
+        with self._lock:
+            self._events += 1
+            self.line(f"#:{kind} {canonical({'seq': self._events, **fields})}")
+
+    def text(self, text: str) -> None:
+        """Append what a submission says, each line behind '> ', so that it can look like nothing else."""
+        for line in text.encode("utf-8", "replace").decode().replace("\0", "\ufffd").split("\n"):
+            self.line("> " + line.rstrip("\r"))
+
+    def sources(self, script: bytes, manifest: dict, files: dict[str, bytes], environment: list[str]) -> None:
+        """Append everything above the second rule: the script, the manifest, the project's other files."""
+        self.write(script)
+        self.line(RULE)
+        self.event("manifest", **manifest)
+        for path, source in files.items():
+            self.file(path, source)
+        for line in environment:
+            self.line(line)
+        self.line(RULE)
+        self._record("start", track=manifest["track"], seed=manifest["seed"], code=manifest["code"]["digest"])
+
+    def file(self, path: str, source: bytes) -> None:
+        """Append one project file, every line behind a bar; `bytes` tells whether it ends in a newline."""
+        with self._lock:
+            self._events += 1
+            self.line("#:file " + canonical({"path": path, "bytes": len(source), "sha256": sha256(source)}))
+            self.write(b"".join(b"|" + line + b"\n" for line in source.removesuffix(b"\n").split(b"\n")))
+            self.line("#:endfile")
+
+    def end(self, status: str, **fields) -> dict:
+        """Append `#:end`, whose sha256 covers every byte above it, and the ledger's end line; return its fields.
+
+        Later calls change nothing. Where the disk is full the status says so if it was to be ok, and what cannot be
+        written at all is told in the field `unwritten`.
+        """
+        with self._lock:
+            if self._end is None:
+                self._end = {"status": status, **fields}
+                try:
+                    self._write_end()
+                except OSError as error:
+                    self._spare.unlink()
+                    self._end |= {"status": "disk_full"} if is_disk_full(error) and status in ("ok", "stopped") else {}
+                    try:
+                        self._write_end()
+                    except OSError as again:
+                        self._end["unwritten"] = str(again)
+                if self._spare:
+                    self._spare.unlink(missing_ok=True)
+                self._record("end", status=self._end["status"])
+            return self._end
+
+    def _write_end(self) -> None:
+        self._events += 1
+        line = canonical({"seq": self._events, "sha256": self._digest.hexdigest(), **self._end})
+        self._write(f"#:end {line}\n".encode())
+
+    def _record(self, what: str, **fields) -> None:
+        """Append a line to the ledger, which counts the attempts that nobody submitted."""
+        if self._ledger is None:
+            return
+        entry = canonical({"what": what, "run_id": self.run_id, "realtime_ns": time.time_ns(), **fields})
+        try:
+            with open(self._ledger, "ab", buffering=0) as f:
+                fcntl.flock(f, fcntl.LOCK_EX)
+                f.write(entry.encode() + b"\n")
+        except OSError as error:
+            print(f"{self._ledger.name}: {error}; this attempt's {what} is not counted", file=sys.stderr)
+
+
+def sha256(data: bytes) -> str:
+    """Return the hexadecimal sha256 of some bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Tell whether an error says that nothing more can be written: no space, quota, file size limit."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -1,0 +1,113 @@
+"""A track: one row of tracks.toml. Which data, how many validation tokens, which target; and whether the data is there."""
+import dataclasses
+import hashlib
+import json
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from harness.shards import Scan, ShardError, check_shard, scan_shards
+
+ROOT = Path(__file__).resolve().parent.parent
+TRACKS = Path(__file__).resolve().parent / "tracks.toml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Track:
+    """One row of tracks.toml; every field is a fact of the contest, none of the submission."""
+
+    name: str
+    recipe: str  # key of the submission's RECIPES
+    data: str  # folder, relative to the repository
+    train_files: str  # glob
+    val_files: str
+    vocabulary: str  # vocab.bpe
+    vocab_size: int  # ids are below it; the last is end of text
+    val_tokens: int  # the first of the validation shards
+    val_piece: int  # tokens of one validation batch
+    val_bytes: int | None = None  # bytes of text of the validation tokens, where known
+    target: float  # nats per token
+    max_active_parameters: int
+    reduction: str  # exact or fast
+    fetch: str  # the command that gets the data
+    baselines: dict[str, float] = field(default_factory=dict)  # n-gram losses on the validation tokens
+    significance: dict[str, float] = field(default_factory=dict)
+    limits: dict[str, float] = field(default_factory=dict)
+    harness: dict[str, str] = field(default_factory=dict)  # accepted harness digests: digest -> commit
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the row without the accepted harness digests."""
+        row = {k: v for k, v in dataclasses.asdict(self).items() if k != "harness"}
+        return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()
+
+
+class Data(NamedTuple):
+    """The shards a run will use, checked."""
+
+    train: list[Path]
+    val: Path
+    scans: dict[Path, Scan]
+
+
+def load_tracks(path: Path = TRACKS) -> dict[str, Track]:
+    """Return the tracks by name. Raises ValueError where a row lacks a field or has one too many."""
+    rows = tomllib.loads(path.read_text())
+    known = {f.name: f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+             for f in dataclasses.fields(Track)}
+    for name, row in rows.items():
+        missing = [k for k, required in known.items() if required and k not in row and k != "name"]
+        unknown = [k for k in row if k not in known]
+        if missing or unknown:
+            raise ValueError(f"{path.name}: track {name} lacks {missing or 'nothing'}, has unknown {unknown or 'nothing'}")
+    return {name: Track(name=name, **row) for name, row in rows.items()}
+
+
+def count_tokens(paths: list[Path]) -> int:
+    """Return how many tokens some shards hold, from their headers."""
+    return sum(check_shard(path) for path in paths)
+
+
+def find_data(track: Track, folder: Path, train_tokens: int, epochs: int) -> Data:
+    """Return the shards that train_tokens tokens (and the target of the last) and the validation need, all checked:
+    header, size, sha256 where the folder's manifest.json pins it, no token id beyond the vocabulary, enough tokens."""
+    if not folder.is_dir():
+        raise ShardError(f"{folder}: no such data folder; get the data with `{track.fetch}`")
+    train, val = sorted(folder.glob(track.train_files)), sorted(folder.glob(track.val_files))
+    if not train or not val:
+        pattern = track.val_files if train else track.train_files
+        raise ShardError(f"{folder}: no {pattern}; get the data with `{track.fetch}`")
+    have, used = 0, []
+    for path in train:
+        used.append(path)
+        have += check_shard(path)
+        if have * epochs > train_tokens:
+            break
+    if have * epochs <= train_tokens:
+        raise ShardError(f"{folder}: {len(train)} training shards hold {have} tokens, times {epochs} epochs; the run "
+                         f"takes {train_tokens} and one more for the last target; get more with `{track.fetch}`")
+    if check_shard(val[0]) <= track.val_tokens:
+        raise ShardError(f"{val[0]}: {check_shard(val[0])} tokens, the track validates on {track.val_tokens} and one "
+                         f"more; get the data with `{track.fetch}`")
+    scans = scan_shards([*used, val[0]])
+    pinned = pinned_hashes(folder)
+    for path, scan in scans.items():
+        if scan.max_token >= track.vocab_size:
+            raise ShardError(f"{path}: token id {scan.max_token}, expected ids below {track.vocab_size}; the shard was "
+                             f"made with another vocabulary")
+        if path.name in pinned and pinned[path.name] != scan.sha256:
+            raise ShardError(f"{path}: sha256 {scan.sha256[:16]}..., manifest.json pins {pinned[path.name][:16]}...; "
+                             f"get the file again with `{track.fetch}`")
+    return Data(used, val[0], scans)
+
+
+def pinned_hashes(folder: Path) -> dict[str, str]:
+    """Return file name -> sha256 from the folder's manifest.json; empty where there is none."""
+    try:
+        files = json.loads((folder / "manifest.json").read_text())["files"]
+        return {name: entry["sha256"] for name, entry in files.items()}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ShardError(f"{folder / 'manifest.json'}: not a manifest of shards ({error}); fetch the data again") from None

@@ -1,0 +1,144 @@
+"""Tripwires around a submission. Not a sandbox: in one process nothing can be.
+
+The proof of a claim is to run it again and to read its diff; these catch mistakes and the obvious.
+"""
+import ast
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.runlog import ROOT
+
+HARNESS = Path(__file__).resolve().parent
+# what rounding alone may move a logit by: the same shapes run the same kernels, so it is mostly 0
+CAUSALITY_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.02}
+
+
+class Tripwire(RuntimeError):
+    """The submission did what a record may not do."""
+
+
+@torch.no_grad()
+def check_causality(logits_of: Callable[[Tensor], Tensor], inputs: Tensor, end_of_text: int, tolerance: float,
+                    generator: torch.Generator, cuts: int = 2) -> None:
+    """Raise Tripwire where logits depend on later tokens, of their own sequence or of those below it.
+
+    inputs: a real validation piece, int64 (B, T). What follows a random cut is replaced by random tokens of the same
+    piece (end-of-text positions are kept); the logits before it may move by rounding only.
+    """
+    flat = inputs.flatten()
+    before = logits_of(inputs).flatten(0, 1)
+    for _ in range(cuts):
+        cut = int(torch.randint(1, len(flat), (), generator=generator))
+        others = flat[torch.randint(len(flat), (len(flat),), generator=generator).to(flat.device)]
+        keep = (flat == end_of_text) | (others == end_of_text)
+        keep[:cut] = True
+        after = logits_of(torch.where(keep, flat, others).view_as(inputs)).flatten(0, 1)
+        change = float((after[:cut] - before[:cut]).abs().max())
+        if not change <= tolerance:
+            raise Tripwire(f"causality: other tokens from position {cut} on moved earlier logits by {change:.3g}, "
+                           f"rounding explains {tolerance:g}; the model sees what it has to predict")
+
+
+def tensors_of(model: nn.Module, optimizers: list) -> Iterator[tuple[str, Tensor]]:
+    """Yield name and tensor of all that a model and its optimizers hold, plain attributes too, in fixed order."""
+    seen: set[int] = set()
+    holders = dict(model.named_modules()) | {f"optimizer{i}": optimizer for i, optimizer in enumerate(optimizers)}
+    for prefix, holder in holders.items():
+        for name, tensor in _inside(prefix, vars(holder)):
+            if id(tensor) not in seen:
+                seen.add(id(tensor))
+                yield name, tensor
+
+
+def _inside(name: str, value: Any, depth: int = 5) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, (dict, list, tuple)) and depth:
+        for i, (key, inner) in enumerate(value.items() if isinstance(value, dict) else enumerate(value)):
+            yield from _inside(f"{name}.{key if isinstance(key, str) else i}", inner, depth - 1)
+
+
+@torch.no_grad()
+def state_digest(model: nn.Module, optimizers: list) -> dict[str, int]:
+    """Return one integer a tensor, computed on its device: the sum of its words times their positions, mod 2^64."""
+    digests = {}
+    for name, tensor in tensors_of(model, optimizers):
+        if (size := tensor.element_size()) <= 8 and not tensor.is_sparse:
+            words = tensor.detach().contiguous().flatten().view([None, torch.uint8, torch.int16, None, torch.int32][size]
+                                                                if size < 8 else torch.int64).to(torch.int64)
+            digests[name] = (words * torch.arange(1, len(words) + 1, device=words.device)).sum()
+    return {name: int(digest) for name, digest in digests.items()}
+
+
+def combined(digests: dict[str, int]) -> str:
+    """Return 16 hexadecimal digits for the digests of all tensors, in order."""
+    total = 0
+    for digest in digests.values():
+        total = (total * 1_000_003 + digest) % 2**64
+    return f"{total:016x}"
+
+
+class HarnessWatch:
+    """Compares the harness in memory with its source and with what its modules held when they were imported."""
+
+    def __init__(self, modules: list[ModuleType]):
+        self._bound = {(m, k): v for m in modules for k, v in vars(m).items() if callable(v)}
+        self._code = {m: {c.co_qualname: c for c in _codes(compile(Path(m.__file__).read_bytes(), m.__file__, "exec"))}
+                      for m in modules}
+
+    def check(self) -> None:
+        """Raise Tripwire naming the first function of the harness that is not what its source says."""
+        for (module, name), value in self._bound.items():
+            if vars(module).get(name) is not value:
+                raise Tripwire(f"harness: {module.__name__}.{name} was replaced")
+        for module, codes in self._code.items():
+            for qualname, function in _functions(module):
+                if qualname in codes and function.__code__ != codes[qualname]:
+                    raise Tripwire(f"harness: {module.__name__}.{qualname} does not do what its source says")
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield constant
+            yield from _codes(constant)
+
+
+def _functions(module: ModuleType) -> Iterator[tuple[str, FunctionType]]:
+    for holder in (module, *(v for v in vars(module).values() if isinstance(v, type))):
+        for value in vars(holder).values():
+            value = getattr(value, "fget", getattr(value, "__func__", value))
+            value = getattr(value, "__wrapped__", value)
+            if isinstance(value, FunctionType) and value.__module__ == module.__name__:
+                yield value.__qualname__, value
+
+
+def first_import(source: bytes) -> str | None:
+    """Return the name of the first module that a script imports."""
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Import):
+            return node.names[0].name
+        if isinstance(node, ast.ImportFrom):
+            return node.module
+    return None
+
+
+class WatchedEnvironment(os._Environ):
+    """os.environ while a run is open: a project file outside the harness that reads it trips."""
+
+    def __getitem__(self, key: str) -> str:
+        frame = sys._getframe(1)
+        while frame and frame.f_globals.get("__name__") in ("os", "_collections_abc", "collections.abc"):
+            frame = frame.f_back
+        if frame and (where := Path(frame.f_code.co_filename)).is_relative_to(ROOT):
+            if not where.is_relative_to(HARNESS) and not where.is_relative_to(sys.prefix):
+                raise Tripwire(f"environment: {where.name}:{frame.f_lineno} reads {key}; a submission reads nothing "
+                               f"from the environment: make it a field of Hyperparameters")
+        return super().__getitem__(key)

@@ -1,0 +1,57 @@
+"""Validation: the model gives logits from inputs alone, the harness computes the loss."""
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+# bound at import, before the submission can replace them
+_cross_entropy, _all_reduce, _fsum = F.cross_entropy, dist.all_reduce, math.fsum
+
+
+@torch.no_grad()
+def validate(logits_of: Callable[[Tensor], Tensor], tokens: Tensor, piece: int, seq_len: int) -> float:
+    """Return the mean cross-entropy in nats of tokens[1:], given what precedes each in its sequence (collective).
+
+    tokens: int64 on the device, shape (n + 1,), n a multiple of piece, piece of seq_len. Each piece is one call with
+    inputs (piece / seq_len, seq_len), whatever the world size; ranks take pieces in turn. Cross-entropy in float32,
+    summed in float64 in the order of the pieces: each world size gives the same number, on CPU to the last bit.
+    NaN where a loss is not finite.
+    """
+    n = len(tokens) - 1
+    sums = torch.zeros(n // piece, dtype=torch.float64, device=tokens.device)
+    for i in range(dist.get_rank(), len(sums), dist.get_world_size()):
+        inputs, targets = tokens[i * piece:(i + 1) * piece], tokens[i * piece + 1:(i + 1) * piece + 1]
+        logits = checked_logits(logits_of(inputs.view(-1, seq_len)), piece // seq_len, seq_len)
+        losses = _cross_entropy(logits.flatten(0, 1).float(), targets, reduction="none")
+        sums[i] = losses.double().sum()
+    _all_reduce(sums)  # all but one summand of each piece are zeros: exact
+    return _fsum(sums.tolist()) / n if torch.isfinite(sums).all() else math.nan
+
+
+def checked_logits(logits: Any, batch: int, seq_len: int) -> Tensor:
+    """Return the logits of a call. Raises ValueError where they do not have the shape (batch, seq_len, vocabulary)."""
+    if not isinstance(logits, Tensor) or logits.ndim != 3 or logits.shape[:2] != (batch, seq_len):
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"model(inputs) returned {found}, expected logits of shape ({batch}, {seq_len}, vocabulary)")
+    return logits
+
+
+@torch.no_grad()
+def write_text(logits_of: Callable[[Tensor], Tensor], end_of_text: int, vocab_size: int, seq_len: int,
+               device: torch.device, length: int = 64) -> list[int]:
+    """Return token ids drawn from the model after an end of text, always with the same random numbers.
+
+    Inputs have the shape (1, seq_len) throughout: a causal model does not see the padding behind.
+    """
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.full((1, seq_len), end_of_text, device=device)
+    length = min(length, seq_len - 1)
+    for i in range(length):
+        logits = logits_of(ids)[0, i, :vocab_size].float().cpu()
+        top, candidates = logits.topk(min(50, vocab_size))
+        ids[0, i + 1] = candidates[torch.multinomial(top.softmax(-1), 1, generator=generator)].to(device)
+    return ids[0, 1:length + 1].tolist()

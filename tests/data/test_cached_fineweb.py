@@ -1,0 +1,236 @@
+"""data/cached_fineweb10B.py and its hub client, against a hub on this machine."""
+import hashlib
+import json
+import re
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from data import hub
+from harness.shards import read_shard, write_shard
+
+SCRIPT = "cached_fineweb10B.py"
+VAL, TRAIN_1, TRAIN_2 = "fineweb_val_000000.bin", "fineweb_train_000001.bin", "fineweb_train_000002.bin"
+
+
+@pytest.fixture
+def shards(fake_hub, tmp_path):
+    """The hub with a validation and two train shards, and the folder that they are to be fetched into."""
+    for i, name in enumerate((VAL, TRAIN_1, TRAIN_2)):
+        write_shard(tmp_path / "hub" / name, np.random.default_rng(i).integers(0, 50257, 5000))
+        fake_hub.files[name] = (tmp_path / "hub" / name).read_bytes()
+    return tmp_path / "shards"
+
+
+def the_line(err):
+    """The one line of an error: not the notice on small N, not a progress bar."""
+    lines = [line for line in re.split(r"[\r\n]+", err) if line and "it/s" not in line and "B/s" not in line]
+    assert "needs 25" in lines[0]
+    assert len(lines) == 2 and "Traceback" not in err, err
+    return lines[1]
+
+
+def shard_names(folder):
+    return {path.name for path in folder.glob("*.bin")}
+
+
+def flip_a_byte(path):
+    data = bytearray(path.read_bytes())
+    data[-7] ^= 1
+    path.write_bytes(data)
+
+
+def test_shards_arrive_whole_and_pinned_from_any_directory(fake_hub, shards, run):
+    rc, out, err = run(SCRIPT, 2, "--dir", shards, endpoint=fake_hub.address)
+    assert rc == 0, err
+    assert out == f"{shards}: 2 train shards and 1 validation shard, sha256 verified\n"
+    assert shard_names(shards) == {VAL, TRAIN_1, TRAIN_2}
+    manifest = json.loads((shards / "manifest.json").read_text())
+    assert (manifest["source"], manifest["revision"]) == ("kjj0/fineweb10B-gpt2", fake_hub.commit)
+    for name, data in fake_hub.files.items():
+        assert (shards / name).read_bytes() == data
+        sha256 = hashlib.sha256(data).hexdigest()
+        assert manifest["files"][name] == {"bytes": len(data), "tokens": 5000, "sha256": sha256}
+    assert len(read_shard(shards / VAL)) == 5000
+    assert not [path.name for path in shards.glob("*.part") if path.name != ".fetch.part"]
+
+
+def test_a_second_run_asks_nothing_and_a_larger_one_fetches_the_difference(fake_hub, shards, run):
+    assert run(SCRIPT, 1, "--dir", shards, endpoint=fake_hub.address)[0] == 0
+    fake_hub.requests.clear()
+    assert run(SCRIPT, 1, "--dir", shards, endpoint=fake_hub.address)[0] == 0
+    assert fake_hub.requests == []
+    assert run(SCRIPT, 1, "--dir", shards)[0] == 0  # no hub at all
+    assert run(SCRIPT, 2, "--dir", shards, endpoint=fake_hub.address)[0] == 0
+    assert fake_hub.downloads() == [(TRAIN_2, None)]
+
+
+def test_a_dropped_connection_goes_on_where_it_broke(fake_hub, shards, run):
+    fake_hub.cut[TRAIN_1] = 4000
+    rc, _, err = run(SCRIPT, 1, "--dir", shards, endpoint=fake_hub.address)
+    assert rc == 0, err
+    assert [span for name, span in fake_hub.downloads() if name == TRAIN_1] == [None, "bytes=4000-"]
+    assert (shards / TRAIN_1).read_bytes() == fake_hub.files[TRAIN_1]
+
+
+def test_ctrl_c_ends_in_one_line_and_the_next_run_goes_on_with_what_came(fake_hub, shards, start, run):
+    fake_hub.chunk_wait_s = 0.2
+    process = start(SCRIPT, 1, "--dir", shards, endpoint=fake_hub.address)
+    while len(fake_hub.downloads()) < 2:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "stopped" in the_line(err)
+    assert shard_names(shards) == set()
+    fake_hub.chunk_wait_s = 0.0
+    fake_hub.requests.clear()
+    assert run(SCRIPT, 1, "--dir", shards, endpoint=fake_hub.address)[0] == 0
+    assert len(fake_hub.downloads()) == 2 and all(span for _, span in fake_hub.downloads())
+    assert (shards / VAL).read_bytes() == fake_hub.files[VAL]
+
+
+def test_a_damaged_shard_is_named_and_replaced(fake_hub, shards, run):
+    assert run(SCRIPT, 2, "--dir", shards, endpoint=fake_hub.address)[0] == 0
+    fake_hub.requests.clear()
+    flip_a_byte(shards / TRAIN_1)
+    (shards / TRAIN_2).write_bytes(fake_hub.files[TRAIN_2][:3000])
+    rc, _, err = run(SCRIPT, 2, "--dir", shards, endpoint=fake_hub.address)
+    assert rc == 0
+    assert f"{TRAIN_1}: sha256" in err and f"{TRAIN_2}: 3000 bytes" in err
+    assert err.count("fetching it again") == 2
+    assert sorted(fake_hub.downloads()) == [(TRAIN_1, None), (TRAIN_2, None)]
+    assert all((shards / name).read_bytes() == data for name, data in fake_hub.files.items())
+
+
+def test_check_needs_no_hub_and_names_what_is_missing_damaged_or_unknown(fake_hub, shards, run):
+    assert run(SCRIPT, 1, "--dir", shards, endpoint=fake_hub.address)[0] == 0
+    rc, out, _ = run(SCRIPT, 1, "--dir", shards, "--check")
+    assert (rc, out) == (0, f"{shards}: 2 of 2 shards verified\n")
+    flip_a_byte(shards / VAL)
+    (shards / TRAIN_2).write_bytes(fake_hub.files[TRAIN_2])
+    before = {path: path.read_bytes() for path in shards.iterdir()}
+    rc, out, _ = run(SCRIPT, 3, "--dir", shards, "--check")
+    assert rc == 1
+    assert f"{VAL}: sha256" in out and f"{TRAIN_2}: whole, but" in out
+    assert "fineweb_train_000003.bin: missing" in out and "1 of 4 shards verified" in out
+    assert {path: path.read_bytes() for path in shards.iterdir()} == before
+
+
+def test_shards_fetched_by_other_means_are_compared_and_pinned_without_download(fake_hub, shards, run):
+    shards.mkdir()
+    for name in (VAL, TRAIN_1):
+        (shards / name).write_bytes(fake_hub.files[name])
+    assert run(SCRIPT, 1, "--dir", shards, endpoint=fake_hub.address)[0] == 0
+    assert fake_hub.downloads() == []
+    assert set(json.loads((shards / "manifest.json").read_text())["files"]) == {VAL, TRAIN_1}
+
+
+def test_a_whole_shard_of_other_data_is_kept_aside(fake_hub, shards, run):
+    write_shard(shards / VAL, np.arange(100))
+    mine = (shards / VAL).read_bytes()
+    rc, _, err = run(SCRIPT, 1, "--dir", shards, endpoint=fake_hub.address)
+    assert rc == 0 and f"renamed to {VAL}.old" in err
+    assert (shards / f"{VAL}.old").read_bytes() == mine
+    assert (shards / VAL).read_bytes() == fake_hub.files[VAL]
+
+
+@pytest.mark.parametrize("fault", ["corrupted bytes", "wrong sha256", "too long", "not a shard"])
+def test_bytes_that_are_not_what_the_hub_reports_never_get_a_name(fault, fake_hub, shards, run):
+    data = fake_hub.files[TRAIN_1]
+    if fault == "corrupted bytes":
+        fake_hub.served[TRAIN_1] = data[:-1] + bytes([data[-1] ^ 1])
+    elif fault == "wrong sha256":
+        fake_hub.reported[TRAIN_1] = "0" * 64
+    elif fault == "too long":
+        fake_hub.served[TRAIN_1] = data + bytes(50_000)
+    else:
+        fake_hub.files[TRAIN_1] = b"<html>" + bytes(2000)
+    rc, _, err = run(SCRIPT, 1, "--dir", shards, endpoint=fake_hub.address)
+    assert rc == 2
+    assert TRAIN_1 in the_line(err) and ("magic" if fault == "not a shard" else "reports") in the_line(err)
+    assert not (shards / TRAIN_1).exists()
+    if fault == "corrupted bytes":  # and it does not poison the next attempt
+        fake_hub.served.clear()
+        assert run(SCRIPT, 1, "--dir", shards, endpoint=fake_hub.address)[0] == 0
+
+
+def test_a_damaged_partial_download_starts_over(fake_hub, shards, run):
+    shards.mkdir()
+    sha256 = hashlib.sha256(fake_hub.files[VAL]).hexdigest()
+    (shards / f".{VAL}.{sha256[:12]}.part").write_bytes(bytes(4000))
+    assert run(SCRIPT, 0, "--dir", shards, endpoint=fake_hub.address)[0] == 0
+    assert [span for _, span in fake_hub.downloads()] == ["bytes=4000-", None]
+    assert (shards / VAL).read_bytes() == fake_hub.files[VAL]
+
+
+def test_a_hub_that_contradicts_a_pin_is_refused(fake_hub, shards, run):
+    assert run(SCRIPT, 1, "--dir", shards, endpoint=fake_hub.address)[0] == 0
+    before = (shards / VAL).read_bytes()
+    write_shard(shards / "other", np.arange(5000))
+    fake_hub.files[VAL] = (shards / "other").read_bytes()
+    rc, _, err = run(SCRIPT, 2, "--dir", shards, endpoint=fake_hub.address)
+    assert rc == 2
+    assert VAL in the_line(err) and "pinned" in the_line(err) and "nothing fetched" in the_line(err)
+    assert (shards / VAL).read_bytes() == before and not (shards / TRAIN_2).exists()
+
+
+def test_a_folder_of_other_shards_is_not_touched(fake_hub, shards, run):
+    shards.mkdir()
+    (shards / "manifest.json").write_text('{"source": "my text", "files": {}}')
+    rc, _, err = run(SCRIPT, 1, "--dir", shards, endpoint=fake_hub.address)
+    assert rc == 2 and "shards of my text, expected shards of kjj0/fineweb10B-gpt2" in the_line(err)
+    assert fake_hub.requests == []
+
+
+def test_an_unreachable_hub_is_one_line_and_exit_code_2(shards, run):
+    began = time.monotonic()
+    rc, out, err = run(SCRIPT, 1, "--dir", shards)
+    assert (rc, out) == (2, "")
+    assert "cannot reach http://127.0.0.1:9" in the_line(err)
+    assert "run the same command again" in the_line(err)
+    assert time.monotonic() - began < 15
+
+
+def test_a_silent_hub_is_given_up_in_bounded_time():
+    with pytest.raises(hub.HubError, match="no answer within 0.2 s"):
+        hub.ask(lambda: time.sleep(5), 0.2)
+
+
+def test_a_hub_without_the_shard_is_an_error_that_names_it(fake_hub, shards, run):
+    rc, _, err = run(SCRIPT, 3, "--dir", shards, endpoint=fake_hub.address)
+    assert rc == 2 and "has no fineweb_train_000003.bin" in the_line(err)
+    assert shard_names(shards) == set()
+
+
+def test_a_full_disk_is_seen_before_the_download(fake_hub, shards, run):
+    entry = fake_hub.entry
+    fake_hub.entry = lambda path: entry(path) | {"lfs": entry(path)["lfs"] | {"size": 10**18}}
+    rc, _, err = run(SCRIPT, 1, "--dir", shards, endpoint=fake_hub.address)
+    assert rc == 2 and "GB free" in the_line(err) and fake_hub.downloads() == []
+
+
+@pytest.mark.parametrize("script, most", [(SCRIPT, 103), ("cached_fineweb100B.py", 1030)])
+def test_more_shards_than_there_are_is_refused_at_once(script, most, run):
+    rc, _, err = run(script, most + 1)
+    assert rc == 2 and f"N={most + 1}, expected 0 to {most}" in err
+
+
+def test_the_100B_script_fetches_its_own_data_set(fake_hub, shards, run):
+    assert run("cached_fineweb100B.py", 1, "--dir", shards, endpoint=fake_hub.address)[0] == 0
+    assert json.loads((shards / "manifest.json").read_text())["source"] == "kjj0/fineweb100B-gpt2"
+    assert all("kjj0/fineweb100B-gpt2" in path for path, _ in fake_hub.requests if "/resolve/" in path)
+
+
+@pytest.mark.parametrize("script", [SCRIPT, "cached_fineweb100B.py"])
+def test_help_ends_with_an_example_that_works(script, fake_hub, shards, run):
+    fake_hub.files |= {f"fineweb_train_{i:06d}.bin": fake_hub.files[VAL] for i in range(1, 26)}
+    rc, out, _ = run(script, "--help")
+    example = out.splitlines()[-1].split()
+    assert rc == 0 and example[:3] == ["example:", "python", f"data/{script}"]
+    rc, out, err = run(script, *example[3:], "--dir", shards, endpoint=fake_hub.address)
+    assert rc == 0 and "25 train shards" in out, err

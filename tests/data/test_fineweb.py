@@ -1,0 +1,229 @@
+"""data/fineweb.py: documents in, shards out."""
+import gzip
+import hashlib
+import json
+import random
+
+import numpy as np
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from data.bpe import encoding
+from data.documents import DataError, documents, local_files
+from data.fineweb import VOCAB, batches
+from harness.shards import read_shard
+
+SCRIPT = "fineweb.py"
+EOT = 50256
+OPTIONS = ("--shard_tokens", 1000, "--processes", 1)
+
+
+@pytest.fixture(scope="module")
+def texts():
+    """Documents of all sorts: longer than a shard, empty, of several scripts, special names, odd white space."""
+    words = "the a of speed record naïve 東京 🙂 don't 1234 <|endoftext|> \n \t , ; \r\n".split(" ")
+    rng = random.Random(0)
+    made = [" ".join(rng.choices(words, k=rng.randint(1, 200))) for _ in range(60)]
+    return ["", "<|endoftext|>", "x\r\n\r\ny  ", " ".join(rng.choices(words, k=3000)), *made]
+
+
+def write_jsonl(path, texts, column="text"):
+    path.write_text("".join(json.dumps({"id": i, column: text}) + "\n" for i, text in enumerate(texts)))
+    return path
+
+
+def write_parquet(path, texts, column="text"):
+    table = pyarrow.table({"id": list(range(len(texts))), column: texts})
+    parquet.write_table(table, path, row_group_size=7)
+    return path
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def shards(folder):
+    return {name: data for name, data in contents(folder).items() if name.endswith(".bin")}
+
+
+def the_error(result):
+    """The one line of a run that failed, after the progress bar."""
+    rc, out, err = result
+    lines = [line for line in err.replace("\r", "\n").split("\n") if line.startswith("fineweb: ")]
+    assert rc == 2 and out == "" and len(lines) == 1 and "Traceback" not in err, err
+    return lines[0]
+
+
+def test_shards_are_those_of_a_ten_line_reference(texts, tmp_path, run):
+    path = write_jsonl(tmp_path / "a.jsonl", texts)
+    rc, out, err = run(SCRIPT, path, *OPTIONS, "--output", tmp_path / "out")
+    assert rc == 0, err
+    gpt2, stream = encoding(VOCAB), []
+    for text in texts:
+        stream += [EOT, *gpt2.encode(text, disallowed_special=())]
+    expected = [stream[i:i + 1000] for i in range(0, len(stream), 1000)]
+    names = ["fineweb_val_000000.bin", *(f"fineweb_train_{i:06d}.bin" for i in range(1, len(expected)))]
+    assert sorted(shards(tmp_path / "out")) == sorted(names) and len(names) > 4
+    for name, tokens in zip(names, expected):
+        assert read_shard(tmp_path / "out" / name).tolist() == tokens
+    assert out.endswith(f"out: 1 validation and {len(names) - 1} train shards, {len(stream)} tokens\n")
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["documents"] == len(texts) and manifest["inputs"] == ["a.jsonl"]
+    assert manifest["files"] == {name: {"bytes": len(data), "tokens": (len(data) - 1024) // 2,
+                                        "sha256": hashlib.sha256(data).hexdigest()}
+                                 for name, data in shards(tmp_path / "out").items()}
+
+
+def test_the_name_of_the_end_of_text_token_in_a_text_is_plain_text(texts, tmp_path, run):
+    assert any("<|endoftext|>" in text for text in texts)
+    path = write_jsonl(tmp_path / "a.jsonl", texts)
+    assert run(SCRIPT, path, *OPTIONS, "--output", tmp_path / "out")[0] == 0
+    stream = np.concatenate([read_shard(path) for path in sorted((tmp_path / "out").glob("*train*"))])
+    val = read_shard(tmp_path / "out" / "fineweb_val_000000.bin")
+    assert int((stream == EOT).sum() + (val == EOT).sum()) == len(texts)
+
+
+def test_parquet_jsonl_compressed_jsonl_and_text_files_give_the_same_shards(texts, tmp_path, run):
+    plain = write_jsonl(tmp_path / "a.jsonl", texts, "body").read_bytes()
+    with gzip.open(tmp_path / "a.jsonl.gz", "wb") as f:
+        f.write(plain)
+    with pyarrow.output_stream(str(tmp_path / "a.jsonl.zst"), compression="zstd") as f:
+        f.write(plain)
+    write_parquet(tmp_path / "a.parquet", texts, "body")
+    for i, text in enumerate(texts):
+        path = tmp_path / "folder" / str(i // 10) / f"{i % 10}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text.encode())
+    made = []
+    for name in ("a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet", "folder"):
+        out = tmp_path / f"{name}.out"
+        rc, _, err = run(SCRIPT, tmp_path / name, *OPTIONS, "--column", "body", "--output", out)
+        assert rc == 0, err
+        made.append(shards(out))
+    assert all(one == made[0] for one in made)
+
+
+def test_the_number_of_processes_changes_no_byte(tmp_path, run):
+    """Documents enough for many batches, short ones behind a long one, so that workers finish out of order."""
+    texts = ["word " * 300_000, *(f"document {i} " * 20 for i in range(4500))]
+    path = write_parquet(tmp_path / "a.parquet", texts)
+    assert len(list(batches(texts))) > 4
+    for processes in (1, 2):
+        rc, _, err = run(SCRIPT, path, "--shard_tokens", 100_000, "--processes", processes,
+                         "--output", tmp_path / str(processes))
+        assert rc == 0, err
+    assert contents(tmp_path / "1") == contents(tmp_path / "2")
+
+
+def bad_inputs(folder, texts):
+    """Yield inputs, more arguments, and what the one line must say."""
+    folder.mkdir()
+    yield folder / "none.jsonl", (), "none.jsonl: no such file"
+    good = write_jsonl(folder / "good.jsonl", texts)
+    yield good, ("--column", "body"), "good.jsonl, line 1: no text under 'body' (found keys id, text)"
+    table = write_parquet(folder / "a.parquet", texts)
+    yield table, ("--column", "body"), "a.parquet: no column 'body' (found id, text)"
+    yield table, ("--column", "id"), "a.parquet: column 'id' holds int64, expected string"
+    yield write_parquet(folder / "null.parquet", [*texts, None]), (), f"null.parquet, row {len(texts) + 1}: null"
+    lines = good.read_text().splitlines(keepends=True)
+    (folder / "cut.jsonl").write_text("".join(lines[:40]) + '{"text": "cut o')
+    yield folder / "cut.jsonl", (), "cut.jsonl, line 41: not JSON"
+    (folder / "list.jsonl").write_text("".join(lines) + "\n[1]\n")
+    yield folder / "list.jsonl", (), f"list.jsonl, line {len(lines) + 2}: no text under 'text' (found list)"
+    (folder / "latin.txt").write_bytes(b"one\ntwo\nna\xefve\n")
+    yield folder / "latin.txt", (), "latin.txt, line 3: not UTF-8"
+    packed = gzip.compress(good.read_bytes())
+    (folder / "cut.jsonl.gz").write_bytes(packed[:len(packed) // 2])
+    yield folder / "cut.jsonl.gz", (), "cut.jsonl.gz, after line "
+    (folder / "page.parquet").write_text("<html>")
+    yield folder / "page.parquet", (), "page.parquet: not readable as parquet"
+    (folder / "a.csv").write_text("text\n")
+    yield folder / "a.csv", (), "a.csv: ends in none of .parquet"
+    (folder / "empty").mkdir()
+    yield folder / "empty", (), "empty: no file in it ends in .parquet"
+    yield good, ("--shard_tokens", 10**6), "expected more than shard_tokens=1000000"
+
+
+def test_bad_input_is_one_line_with_file_and_line_and_leaves_nothing(texts, tmp_path, run):
+    for path, more, expected in bad_inputs(tmp_path / "in", texts):
+        before = sorted(tmp_path.iterdir())
+        result = run(SCRIPT, path, *OPTIONS, *more, "--output", tmp_path / "out")
+        assert expected in the_error(result)
+        assert sorted(tmp_path.iterdir()) == before
+
+
+def test_shards_that_are_there_are_replaced_only_on_demand(texts, tmp_path, run):
+    path, out = write_jsonl(tmp_path / "a.jsonl", texts), tmp_path / "out"
+    assert run(SCRIPT, path, *OPTIONS, "--output", out)[0] == 0
+    (out / "notes.md").write_text("mine")
+    before = contents(out)
+    assert "--overwrite" in the_error(run(SCRIPT, path, *OPTIONS, "--output", out))
+    failed = run(SCRIPT, tmp_path / "none.txt", *OPTIONS, "--output", out, "--overwrite")
+    assert "none.txt: no such file" in the_error(failed)
+    assert contents(out) == before
+    options = ("--shard_tokens", 4000, "--processes", 1, "--prefix", "new", "--overwrite")
+    assert run(SCRIPT, path, *options, "--output", out)[0] == 0
+    names = set(contents(out))
+    assert {"manifest.json", "notes.md", "new_val_000000.bin", "new_train_000001.bin"} <= names
+    assert not any(name.startswith("fineweb") for name in names)
+
+
+def test_a_hub_configuration_is_downloaded_once_and_tokenised_in_order(texts, fake_hub, tmp_path, run):
+    fake_hub.card = {"configs": [
+        {"config_name": "default", "data_files": [{"split": "train", "path": "data/*/*"}]},
+        {"config_name": "sample-10BT", "data_files": [{"split": "train", "path": "sample/10BT/*"}]}]}
+    for path, part in (("sample/10BT/001.parquet", texts[30:]), ("sample/10BT/000.parquet", texts[:30]),
+                       ("sample/100BT/000.parquet", ["no"]), ("data/x/000.parquet", ["no"])):
+        fake_hub.files[path] = write_parquet(tmp_path / "one.parquet", part).read_bytes()
+    fake_hub.cut["sample/10BT/000.parquet"] = 2000
+    example = run(SCRIPT, "--help")[1].splitlines()[-1].split()
+    assert example[:3] == ["example:", "python", "data/fineweb.py"]
+    args = (*example[3:], *OPTIONS, "--output", tmp_path / "out")
+    rc, _, err = run(SCRIPT, *args, endpoint=fake_hub.address)
+    assert rc == 0, err
+    assert {name for name, _ in fake_hub.downloads()} == {"000.parquet", "001.parquet"}
+    path = write_jsonl(tmp_path / "a.jsonl", texts)
+    assert run(SCRIPT, path, *OPTIONS, "--output", tmp_path / "local")[0] == 0
+    assert shards(tmp_path / "out") == shards(tmp_path / "local")
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert (manifest["source"], manifest["revision"]) == ("HuggingFaceFW/fineweb sample-10BT", fake_hub.commit)
+    fake_hub.requests.clear()
+    assert run(SCRIPT, *args, "--overwrite", endpoint=fake_hub.address)[0] == 0
+    assert fake_hub.downloads() == []
+    wrong = run(SCRIPT, *args, "--name", "10BT", "--overwrite", endpoint=fake_hub.address)
+    assert "no configuration '10BT'; pass --name NAME, one of: default, sample-10BT" in the_error(wrong)
+
+
+def test_an_unreachable_hub_is_one_line(tmp_path, run):
+    result = run(SCRIPT, "--hub", "HuggingFaceFW/fineweb", "--output", tmp_path / "out")
+    assert "cannot reach http://127.0.0.1:9" in the_error(result)
+    assert not (tmp_path / "out").exists()
+
+
+def test_documents_are_read_as_a_stream(tmp_path):
+    """The first documents of a file come before its damaged end is met."""
+    path = write_jsonl(tmp_path / "a.jsonl", ["one", "two"])
+    with open(path, "a") as f:
+        f.write("broken\n")
+    stream = documents(path, "text")
+    assert [next(stream), next(stream)] == ["one", "two"]
+    with pytest.raises(DataError, match="line 3"):
+        next(stream)
+
+
+def test_files_are_read_in_the_order_given_and_folders_by_path(tmp_path, capsys):
+    for name in ("b/2.txt", "b/10.txt", "b/c/1.jsonl", "b/notes.md", "a.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    found = local_files([tmp_path / "b", tmp_path / "a.txt"])
+    names = [path.relative_to(tmp_path).as_posix() for path in found]
+    assert names == ["b/10.txt", "b/2.txt", "b/c/1.jsonl", "a.txt"]
+    assert "passing over 1 files" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("args", [(), ("a.txt", "--hub", "x/y"), ("a.txt", "--shard_tokens", 0),
+                                  ("a.txt", "--processes", 0), ("a.txt", "--prefix", "a/b")])
+def test_arguments_that_make_no_sense_are_refused(args, tmp_path, run):
+    rc, _, err = run(SCRIPT, *args, "--output", tmp_path / "out")
+    assert rc == 2 and err.splitlines()[-1].startswith("fineweb.py: error: ")

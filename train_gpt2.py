@@ -1,0 +1,278 @@
+"""Train a GPT-2 as fast as possible: the submission. Run it with ./run.sh; harness/ is the referee.
+
+The recipe `fineweb` is that of the NanoGPT speedrun of 2024-11-03
+(https://github.com/KellerJordan/modded-nanogpt), `sample` the same model at laptop size.
+Shape suffixes: B sequences, T tokens, C channels, H heads, D head dimension, V vocabulary.
+"""
+from harness.run import Run, open_run  # first: the referee binds its clock and its loss
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hyperparameters:
+    """Everything that shapes the loss curve. The defaults are the fineweb record's."""
+
+    # model
+    vocab_size: int = 50304  # GPT-2's 50257, padded to a multiple of 128
+    n_layer: int = 12
+    n_head: int = 6
+    n_embd: int = 768
+    dtype: str = "bfloat16"  # of matrix products; weights, residual stream and logits are float32
+    # data
+    seq_len: int = 1024  # tokens
+    batch_tokens: int = 524_288  # tokens a step, over all ranks
+    micro_batch: int = 64  # sequences; the fixed unit of gradient accumulation
+    epochs: int = 1
+    # schedule
+    num_iterations: int = 4578
+    cooldown_iters: int = 1308
+    val_every: int = 125
+    # optimizers
+    embed_lr: float = 0.3
+    head_lr: float = 0.002
+    adam_betas: tuple[float, float] = (0.9, 0.95)
+    muon_lr: float = 0.02
+    muon_momentum: float = 0.95
+    newton_schulz_dtype: str = "bfloat16"
+
+
+RECIPES = {
+    "fineweb": Hyperparameters(),
+    "sample": Hyperparameters(
+        vocab_size=2048, n_layer=4, n_head=1, n_embd=128, dtype="float32",
+        seq_len=256, batch_tokens=4096, micro_batch=4, epochs=2,
+        num_iterations=1000, cooldown_iters=1000, val_every=100,
+        embed_lr=0.1, head_lr=0.004, newton_schulz_dtype="float32"),
+}
+
+# ---------------------------------------------------------------------------------------------------
+# Muon
+
+
+def newton_schulz(G: Tensor, steps: int = 5) -> Tensor:
+    """Return roughly U V^T, where G = U S V^T, for a batch of matrices of shape (..., m, n), m <= n.
+
+    Five steps of a quintic whose coefficients maximise the slope at 0 send the singular values into about
+    [0.7, 1.2] rather than to 1, which serves as well (Jordan 2024, https://kellerjordan.github.io/posts/muon).
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    X = G / (G.norm(dim=(-2, -1), keepdim=True) + 1e-7)  # the spectral norm is at most the Frobenius norm
+    for _ in range(steps):
+        A = X @ X.mT
+        B = b * A + c * (A @ A)
+        X = a * X + B @ X
+    return X
+
+
+def muon_update(grads: list[Tensor], buffers: list[Tensor], momentum: float, dtype: torch.dtype) -> Tensor:
+    """Return the orthogonalised Nesterov momentum of n gradients of one shape, (n, short side, long side).
+
+    Updates the momentum buffers; dtype is that of the Newton-Schulz iteration and of the result.
+    """
+    for grad, buffer in zip(grads, buffers):
+        buffer.mul_(momentum).add_(grad)
+    G = torch.stack([grad.add(buffer, alpha=momentum) for grad, buffer in zip(grads, buffers)])
+    return newton_schulz((G if G.size(-2) <= G.size(-1) else G.mT).to(dtype))
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum orthogonalised by Newton-Schulz; each matrix is updated by one rank, which alone has its momentum.
+
+    Matrices of one shape are dealt to the ranks in turn; while one batch is gathered the next is computed.
+    step() holds collectives: every rank must call it, with gradients already reduced.
+    """
+
+    def __init__(self, params, lr: float = 0.02, momentum: float = 0.95, dtype: torch.dtype = torch.bfloat16,
+                 compile=lambda function: function):
+        super().__init__(params, dict(lr=lr, momentum=momentum, dtype=dtype))
+        self.update = compile(muon_update)
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        self.batches: list[tuple[int, int, list[Tensor]]] = []
+        first = 0  # the deal goes on from batch to batch: no rank gets the odd matrix of every one
+        for index, group in enumerate(self.param_groups):
+            by_shape: dict[torch.Size, list[Tensor]] = {}
+            for p in group["params"]:
+                if p.ndim != 2:
+                    raise ValueError(f"Muon takes matrices, found shape {tuple(p.shape)}; give that parameter to Adam")
+                by_shape.setdefault(p.shape, []).append(p)
+            for params in by_shape.values():
+                self.batches.append((first, index, params))
+                first += len(params)
+
+    def owned(self, first: int, params: list[Tensor]) -> list[Tensor]:
+        """Return this rank's share of a batch whose first matrix falls to rank first % world_size."""
+        return params[(self.rank - first) % self.world_size::self.world_size]
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update all matrices from their gradients: p -= lr * sqrt(max(1, rows / columns)) * update."""
+        gathers = []
+        for first, index, params in self.batches:
+            group, owned = self.param_groups[index], self.owned(first, params)
+            slots = -(-len(params) // self.world_size)
+            update = params[0].new_zeros(slots, *sorted(params[0].shape), dtype=group["dtype"])
+            for p in owned:
+                if p not in self.state:
+                    self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+            if owned:
+                buffers = [self.state[p]["momentum_buffer"] for p in owned]
+                grads = [p.grad for p in owned]
+                update[:len(owned)] = self.update(grads, buffers, group["momentum"], group["dtype"])
+            updates = update.new_empty(self.world_size * slots, *update.shape[1:])
+            work = dist.all_gather(list(updates.chunk(self.world_size)), update, async_op=True)
+            gathers.append((updates, work))
+        for (first, index, params), (updates, work) in zip(self.batches, gathers):
+            work.wait()
+            lr, slots = self.param_groups[index]["lr"], len(updates) // self.world_size
+            for i, p in enumerate(params):
+                update = updates[(first + i) % self.world_size * slots + i // self.world_size]
+                scale = max(1, p.size(0) / p.size(1)) ** 0.5
+                p.add_(update if p.size(0) <= p.size(1) else update.mT, alpha=-lr * scale)
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Take over the momenta of the matrices that this rank updates; those of the others are dropped."""
+        super().load_state_dict(state_dict)
+        mine = {p for first, _, params in self.batches for p in self.owned(first, params)}
+        for p in set(self.state) - mine:
+            del self.state[p]
+
+
+# ---------------------------------------------------------------------------------------------------
+# GPT
+
+
+class Attention(nn.Module):
+    """Causal self-attention with rotary positions and normalised queries and keys."""
+
+    def __init__(self, n_embd: int, n_head: int):
+        super().__init__()
+        self.n_head = n_head
+        self.c_q = nn.Linear(n_embd, n_embd, bias=False)
+        self.c_k = nn.Linear(n_embd, n_embd, bias=False)
+        self.c_v = nn.Linear(n_embd, n_embd, bias=False)
+        self.c_proj = nn.Linear(n_embd, n_embd, bias=False)
+
+    def forward(self, x_BTC: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        B, T, C = x_BTC.shape
+        q_BTHD, k_BTHD, v_BTHD = (project(x_BTC).view(B, T, self.n_head, -1)
+                                  for project in (self.c_q, self.c_k, self.c_v))
+        q_BTHD, k_BTHD = rotate(norm(q_BTHD), *rotary), rotate(norm(k_BTHD), *rotary)
+        y_BHTD = F.scaled_dot_product_attention(q_BTHD.transpose(1, 2), k_BTHD.transpose(1, 2),
+                                                v_BTHD.transpose(1, 2), is_causal=True)
+        return self.c_proj(y_BHTD.transpose(1, 2).reshape(B, T, C))
+
+
+class MLP(nn.Module):
+    """Two layers with squared ReLU between (So et al. 2021, https://arxiv.org/abs/2109.08668)."""
+
+    def __init__(self, n_embd: int):
+        super().__init__()
+        self.c_fc = nn.Linear(n_embd, 4 * n_embd, bias=False)
+        self.c_proj = nn.Linear(4 * n_embd, n_embd, bias=False)
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        return self.c_proj(F.relu(self.c_fc(x_BTC)).square())
+
+
+class Block(nn.Module):
+    """Attention and MLP, each on the normalised residual stream."""
+
+    def __init__(self, n_embd: int, n_head: int):
+        super().__init__()
+        self.attn = Attention(n_embd, n_head)
+        self.mlp = MLP(n_embd)
+
+    def forward(self, x_BTC: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        x_BTC = x_BTC + self.attn(norm(x_BTC), rotary)
+        return x_BTC + self.mlp(norm(x_BTC))
+
+
+def norm(x: Tensor) -> Tensor:
+    """RMSNorm over the last dimension, without gain. torch's default eps depends on version and dtype."""
+    return F.rms_norm(x, (x.size(-1),), eps=torch.finfo(torch.float32).eps)
+
+
+def rotate(x_BTHD: Tensor, cos_T1D: Tensor, sin_T1D: Tensor) -> Tensor:
+    """Rotate the halves of each head by the position's angles (Su 2021, https://arxiv.org/abs/2104.09864)."""
+    x1, x2 = x_BTHD.chunk(2, dim=-1)
+    return torch.cat((x1 * cos_T1D + x2 * sin_T1D, x2 * cos_T1D - x1 * sin_T1D), dim=-1).type_as(x_BTHD)
+
+
+class GPT(nn.Module):
+    """GPT-2 with rotary positions, RMSNorm, an untied head: token ids (B, T) to float32 logits (B, T, V)."""
+
+    def __init__(self, hp: Hyperparameters):
+        super().__init__()
+        self.dtype = getattr(torch, hp.dtype)
+        self.wte = nn.Embedding(hp.vocab_size, hp.n_embd)
+        self.blocks = nn.ModuleList(Block(hp.n_embd, hp.n_head) for _ in range(hp.n_layer))
+        self.lm_head = nn.Linear(hp.n_embd, hp.vocab_size, bias=False)
+        # zero projections: each block starts as the identity, and the first loss is exactly ln(vocab_size)
+        for name, p in self.named_parameters():
+            if "c_proj" in name or "lm_head" in name:
+                nn.init.zeros_(p)
+        head_dim = hp.n_embd // hp.n_head
+        frequency_D = 10000 ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+        angle_T1D = (torch.arange(hp.seq_len, dtype=torch.float32)[:, None] * frequency_D)[:, None]
+        self.register_buffer("cos_T1D", angle_T1D.cos().to(self.dtype), persistent=False)
+        self.register_buffer("sin_T1D", angle_T1D.sin().to(self.dtype), persistent=False)
+
+    def forward(self, idx_BT: Tensor) -> Tensor:
+        T = idx_BT.size(1)
+        with torch.autocast(idx_BT.device.type, torch.bfloat16, enabled=self.dtype is torch.bfloat16):
+            x_BTC = norm(self.wte(idx_BT))
+            for block in self.blocks:
+                x_BTC = block(x_BTC, (self.cos_T1D[:T], self.sin_T1D[:T]))
+            return self.lm_head(norm(x_BTC)).float()
+
+
+# ---------------------------------------------------------------------------------------------------
+# training
+
+
+def build_optimizers(model: GPT, hp: Hyperparameters, compile=lambda function: function) -> list:
+    """Return Adam for embedding and head and Muon for the matrices of the blocks."""
+    adam = torch.optim.Adam([dict(params=[model.wte.weight], lr=hp.embed_lr),
+                             dict(params=[model.lm_head.weight], lr=hp.head_lr)],
+                            betas=hp.adam_betas, eps=1e-8, fused=True)
+    muon = Muon(model.blocks.parameters(), hp.muon_lr, hp.muon_momentum,
+                getattr(torch, hp.newton_schulz_dtype), compile)
+    return [adam, muon]
+
+
+def lr_factor(step: int, hp: Hyperparameters) -> float:
+    """Return the factor on every learning rate: 1, then linearly to 0 over the last cooldown_iters steps."""
+    return min(1.0, (hp.num_iterations - step) / hp.cooldown_iters)
+
+
+def loss_sum(net: nn.Module, x_BT: Tensor, y_BT: Tensor) -> Tensor:
+    """Return the cross-entropy summed over tokens; the harness divides it once by the global token count."""
+    return F.cross_entropy(net(x_BT).flatten(0, 1), y_BT.flatten(), reduction="sum")
+
+
+def train(hp: Hyperparameters, model: nn.Module, optimizers: list, run: Run) -> None:
+    """Train the model in place; the run yields the steps and validates, times and logs between them."""
+    for step in run.steps(model, optimizers):
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * lr_factor(step, hp)
+        tokens = run.take(hp.batch_tokens)
+        run.accumulate(loss_sum, tokens[:-1].view(-1, hp.seq_len), tokens[1:].view(-1, hp.seq_len))
+        for optimizer in optimizers:
+            optimizer.step()
+
+
+def main() -> None:
+    with open_run(__file__, RECIPES) as run:
+        torch.manual_seed(run.seed)
+        model = GPT(run.hp).to(run.device)
+        train(run.hp, model, build_optimizers(model, run.hp, run.compile), run)
+
+
+if __name__ == "__main__":
+    main()
