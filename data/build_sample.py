@@ -221,7 +221,7 @@ def main(argv: list[str] | None = None) -> int:
     """Build, print the files and their hashes, return the exit code."""
     parser = argparse.ArgumentParser(
         description="Build data/sample/ from its packages (npm and apt-get, or files already fetched), bit for bit.",
-        epilog="example: python data/build_sample.py --vocab_size 1024 --out data/sample1024",
+        epilog="example: python data/build_sample.py --vocab_size 2048 --out data/sample",
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vocab_size", type=int, default=2048, help="ids with bytes and end of text (default 2048)")
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent / "sample",

@@ -92,7 +92,7 @@ def first_line(error: BaseException) -> str:
 
 
 def revision_and_configs(repo: str) -> tuple[str, dict[str, list[str]]]:
-    """Return the commit at the head of a data set, and the path patterns of its configurations by name."""
+    """Return the commit at the head of a data set, and its configurations: patterns of train files by name."""
     from huggingface_hub import HfApi
     info = ask(lambda: HfApi().dataset_info(repo, expand=["sha", "cardData"], timeout=STALL_S))
     if not info.sha:
@@ -101,9 +101,10 @@ def revision_and_configs(repo: str) -> tuple[str, dict[str, list[str]]]:
     configs: dict[str, list[str]] = {}
     for config in card.get("configs") or []:
         for files in as_list(config.get("data_files")):
-            patterns = as_list(files["path"] if isinstance(files, dict) else files)
-            configs.setdefault(config["config_name"], []).extend(patterns)
-    return info.sha, configs
+            files = files if isinstance(files, dict) else {"path": files}
+            if files.get("split", "train") == "train":
+                configs.setdefault(config["config_name"], []).extend(as_list(files["path"]))
+    return info.sha, configs or {"default": ["*"]}
 
 
 def as_list(value: Any) -> list:
@@ -114,8 +115,11 @@ def as_list(value: Any) -> list:
 def list_files(repo: str, revision: str, folder: str | None = None) -> dict[str, RemoteFile]:
     """Return the large files (those with a reported sha256) below a folder of a data set, by path."""
     from huggingface_hub import HfApi
-    tree = ask(lambda: list(HfApi().list_repo_tree(repo, folder, recursive=bool(folder), revision=revision,
+    tree = ask(lambda: list(HfApi().list_repo_tree(repo, folder, recursive=True, revision=revision,
                                                    repo_type="dataset")), LISTING_S)
+    for entry in tree:
+        if entry.path.startswith("/") or ".." in entry.path.split("/"):
+            raise HubError(f"{endpoint()} lists {entry.path!r}, a path outside of {repo}; use another hub")
     return {entry.path: RemoteFile(entry.path, entry.lfs.size, entry.lfs.sha256)
             for entry in tree if getattr(entry, "lfs", None)}
 

@@ -131,11 +131,8 @@ def check_batch(hp: Any, track: Track, device_batch_size: int | None, world_size
     return rows
 
 
-def make_plan(recipes: dict[str, Any], argv: list[str], world_size: int | None, cuda: bool) -> Plan:
-    """Return the plan of a run, all that can be checked checked: flags, batch, shards. Raises ValueError, in one line.
-
-    world_size None: not settled yet. cuda: whether there is a GPU.
-    """
+def choose_track(argv: list[str], cuda: bool) -> tuple[Track, str]:
+    """Return the track and the device that flags ask for: without any, fineweb on a GPU and sample on a CPU."""
     flags, tracks = parse_flags(argv), load_tracks()
     device = flags.get("device", "cuda" if cuda else "cpu")
     if device not in ("cpu", "cuda") or (device == "cuda" and not cuda):
@@ -143,10 +140,18 @@ def make_plan(recipes: dict[str, Any], argv: list[str], world_size: int | None, 
     name = flags.get("track", "fineweb" if device == "cuda" else "sample")
     if name not in tracks:
         raise ValueError(f"--track {name}: no such track; there are {', '.join(tracks)}")
-    track = tracks[name]
+    return tracks[name], device
+
+
+def make_plan(recipes: dict[str, Any], argv: list[str], world_size: int | None, cuda: bool) -> Plan:
+    """Return the plan of a run, all that can be checked before it checked: flags, batch, shards.
+
+    world_size None: not settled yet. cuda: whether there is a GPU. Raises ValueError, in one line.
+    """
+    track, device = choose_track(argv, cuda)
     if track.recipe not in recipes:
-        raise ValueError(f"track {name} trains recipe {track.recipe!r}; the submission has {', '.join(recipes)}")
-    options, overrides = sort_flags(flags, recipes[track.recipe])
+        raise ValueError(f"track {track.name} trains recipe {track.recipe!r}; the submission has {', '.join(recipes)}")
+    options, overrides = sort_flags(parse_flags(argv), recipes[track.recipe])
     hp = dataclasses.replace(recipes[track.recipe], **overrides)
     rows = check_batch(hp, track, options.device_batch_size, world_size)
     folder = Path(options.data).expanduser() if options.data else ROOT / track.data

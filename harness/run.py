@@ -262,6 +262,13 @@ class Run:
         self._clock.charged_ns = facts["train_time_ns"]
         return {"checkpoint": name, "refused": refused, "run_id": facts["run_id"], "step": state["step"]}
 
+    def say_result(self) -> None:
+        """Show, at the very end, the loss, the training time and where the log lies."""
+        if self._log:
+            step, loss = self._result["step"], self._result["val_loss"]
+            self._report.line(f"{self.status}: val_loss {loss:.4f} after {step} steps and "
+                              f"{self._result['train_time_ns'] / 1e9:.1f} s of training; log: {self.log_path}")
+
     def close(self) -> None:
         """End what runs beside the training."""
         if self._log:
@@ -300,6 +307,7 @@ def open_run(script: str, recipes: dict[str, Any], argv: list[str] | None = None
             with endings:
                 os.environ.__class__ = WatchedEnvironment
                 yield run
+            run.say_result()
         except BaseException:
             if endings.code is None:
                 raise

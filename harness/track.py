@@ -31,6 +31,8 @@ class Track:
     max_active_parameters: int
     reduction: str  # exact or fast
     fetch: str  # the command that gets the data
+    download: str  # what that loads and takes on disk, in words
+    cost: str  # how long a run takes, in words
     baselines: dict[str, float] = field(default_factory=dict)  # n-gram losses on the validation tokens
     significance: dict[str, float] = field(default_factory=dict)
     limits: dict[str, float] = field(default_factory=dict)

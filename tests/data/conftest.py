@@ -23,8 +23,9 @@ class FakeHub:
         self.reported = {}  # path: a sha256 to report instead of the true one
         self.served = {}  # path: bytes to serve instead of the file's
         self.cut = {}  # path: bytes after which the connection is dropped, once
+        self.refuse = {}  # start of a path: status to answer with
         self.chunk_wait_s = 0.0  # between pieces of 1000 bytes
-        self.requests = []  # (method, path, Range header)
+        self.requests = []  # (path, Range header)
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -47,7 +48,10 @@ class FakeHub:
     def answer(self, request):
         path = unquote(urlsplit(request.path).path)
         self.requests.append((path, request.headers.get("Range")))
-        if "/tree/" in path:
+        status = next((status for start, status in self.refuse.items() if path.startswith(start)), None)
+        if status:
+            request.send_error(status)
+        elif "/tree/" in path:
             folder = path.split("/tree/")[1].partition("/")[2]
             self.json(request, [self.entry(p) for p in sorted(self.files) if p.startswith(folder)])
         elif path.startswith("/api/datasets/"):
@@ -70,7 +74,9 @@ class FakeHub:
                 "lfs": {"oid": sha256, "size": size, "pointerSize": 134}}
 
     def json(self, request, value):
-        body = json.dumps(value).encode()
+        self.send(request, json.dumps(value).encode())
+
+    def send(self, request, body):
         request.send_response(200)
         request.send_header("Content-Type", "application/json")
         request.send_header("Content-Length", str(len(body)))

@@ -196,6 +196,35 @@ def test_an_unreachable_hub_is_one_line_and_exit_code_2(shards, run):
     assert time.monotonic() - began < 15
 
 
+@pytest.mark.parametrize("path, status", [("/api/", 503), ("/api/", 401), ("/blobs/", 403)])
+def test_a_hub_that_refuses_is_one_line_with_its_status(path, status, fake_hub, shards, run):
+    fake_hub.refuse[path] = status
+    rc, _, err = run(SCRIPT, 1, "--dir", shards, endpoint=fake_hub.address)
+    assert rc == 2 and str(status) in the_line(err)
+    assert shard_names(shards) == set()
+
+
+def test_a_page_that_is_no_hub_is_one_line(fake_hub, shards, run):
+    fake_hub.json = lambda request, value: fake_hub.send(request, b"<html>Please log in</html>")
+    rc, _, err = run(SCRIPT, 1, "--dir", shards, endpoint=fake_hub.address)
+    assert rc == 2 and "answers unlike a hub" in the_line(err)
+
+
+def test_a_path_that_leaves_the_folder_is_refused(fake_hub, shards, run):
+    fake_hub.files["../outside.bin"] = b"x"
+    rc, _, err = run(SCRIPT, 1, "--dir", shards, endpoint=fake_hub.address)
+    assert rc == 2 and "'../outside.bin', a path outside of" in the_line(err)
+
+
+def test_two_processes_share_one_fetch(fake_hub, shards, start):
+    fake_hub.chunk_wait_s = 0.05
+    both = [start(SCRIPT, 2, "--dir", shards, endpoint=fake_hub.address) for _ in range(2)]
+    errors = [process.communicate(timeout=60)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], errors
+    assert sum("another process is fetching" in err for err in errors) == 1
+    assert len(fake_hub.downloads()) == 3
+
+
 def test_a_silent_hub_is_given_up_in_bounded_time():
     with pytest.raises(hub.HubError, match="no answer within 0.2 s"):
         hub.ask(lambda: time.sleep(5), 0.2)

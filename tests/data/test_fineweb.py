@@ -21,7 +21,7 @@ OPTIONS = ("--shard_tokens", 1000, "--processes", 1)
 
 @pytest.fixture(scope="module")
 def texts():
-    """Documents of all sorts: longer than a shard, empty, of several scripts, special names, odd white space."""
+    """Longer than a shard, empty, of several scripts, with special names, with odd white space."""
     words = "the a of speed record naïve 東京 🙂 don't 1234 <|endoftext|> \n \t , ; \r\n".split(" ")
     rng = random.Random(0)
     made = [" ".join(rng.choices(words, k=rng.randint(1, 200))) for _ in range(60)]
@@ -105,7 +105,7 @@ def test_parquet_jsonl_compressed_jsonl_and_text_files_give_the_same_shards(text
 
 
 def test_the_number_of_processes_changes_no_byte(tmp_path, run):
-    """Documents enough for many batches, short ones behind a long one, so that workers finish out of order."""
+    """Many batches, short documents behind a long one, so that workers finish out of order."""
     texts = ["word " * 300_000, *(f"document {i} " * 20 for i in range(4500))]
     path = write_parquet(tmp_path / "a.parquet", texts)
     assert len(list(batches(texts))) > 4
@@ -125,7 +125,8 @@ def bad_inputs(folder, texts):
     table = write_parquet(folder / "a.parquet", texts)
     yield table, ("--column", "body"), "a.parquet: no column 'body' (found id, text)"
     yield table, ("--column", "id"), "a.parquet: column 'id' holds int64, expected string"
-    yield write_parquet(folder / "null.parquet", [*texts, None]), (), f"null.parquet, row {len(texts) + 1}: null"
+    table = write_parquet(folder / "null.parquet", [*texts, None])
+    yield table, (), f"null.parquet, row {len(texts) + 1}: null"
     lines = good.read_text().splitlines(keepends=True)
     (folder / "cut.jsonl").write_text("".join(lines[:40]) + '{"text": "cut o')
     yield folder / "cut.jsonl", (), "cut.jsonl, line 41: not JSON"
@@ -187,7 +188,7 @@ def test_a_hub_configuration_is_downloaded_once_and_tokenised_in_order(texts, fa
     assert run(SCRIPT, path, *OPTIONS, "--output", tmp_path / "local")[0] == 0
     assert shards(tmp_path / "out") == shards(tmp_path / "local")
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert (manifest["source"], manifest["revision"]) == ("HuggingFaceFW/fineweb sample-10BT", fake_hub.commit)
+    assert manifest["source"] == "HuggingFaceFW/fineweb sample-10BT" and manifest["revision"] == fake_hub.commit
     fake_hub.requests.clear()
     assert run(SCRIPT, *args, "--overwrite", endpoint=fake_hub.address)[0] == 0
     assert fake_hub.downloads() == []

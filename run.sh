@@ -1,0 +1,100 @@
+#!/usr/bin/env bash
+# One command: environment, data, launch. ./run.sh --help lists the flags. Works in bash 3.2 too.
+#   ./run.sh [--python FILE] [flags]      train
+#   ./run.sh --environment FILE...        only make an environment with these requirements; print its Python
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+say() { printf '%s\n' "$*" >&2; }
+show() { say "+ $*"; "$@"; }
+
+new_enough() { "$1" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
+
+# ready PYTHON FILE...: are the packages of these requirement files there, and torch 2.11 or later?
+ready() {
+    "$1" - "${@:2}" >/dev/null 2>&1 <<'END'
+import re, sys
+from importlib.metadata import version
+assert sys.version_info >= (3, 11)
+for file in sys.argv[1:]:
+    for line in open(file):
+        if name := re.match(r"[\w.-]+", line):
+            found = version(name[0])
+            assert name[0] != "torch" or tuple(map(int, found.split(".")[:2])) >= (2, 11)
+END
+}
+
+# make_environment FILE...: .venv with these requirements; one process at a time makes it
+make_environment() {
+    local lock="$root/.venv.lock" python
+    until mkdir "$lock" 2>/dev/null; do
+        if [ -f "$lock/pid" ] && ! kill -0 "$(cat "$lock/pid")" 2>/dev/null; then rm -rf "$lock"; continue; fi
+        say "waiting for another process that is making .venv (if there is none: rm -r '$lock')"; sleep 3
+    done
+    echo $$ >"$lock/pid"
+    trap 'rm -rf "$root/.venv.lock"' EXIT
+    if ! ready "$root/.venv/bin/python" "$@"; then
+        for python in python3 python3.14 python3.13 python3.12 python3.11 python; do
+            if new_enough "$python"; then break; fi
+        done
+        if ! new_enough "$python"; then
+            say "run.sh: found no Python of 3.11 or later with venv; install one, or name it: ./run.sh --python FILE"
+            exit 2
+        fi
+        [ -x "$root/.venv/bin/python" ] || show "$python" -m venv "$root/.venv" >&2
+        python="$root/.venv/bin/python"
+        if [ "$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null && ! "$python" -c 'import torch' 2>/dev/null; then
+            # a build without gigabytes of CUDA, if its index answers
+            local torch; torch=$(grep '^torch' "$root/requirements.txt")
+            if "$python" -c 'import urllib.request as u; u.urlopen("https://download.pytorch.org/whl/cpu/torch/", timeout=5)' \
+                    2>/dev/null; then
+                say "+ pip install '$torch' --index-url https://download.pytorch.org/whl/cpu"
+                "$python" -m pip install --disable-pip-version-check -q "$torch" \
+                    --index-url https://download.pytorch.org/whl/cpu >&2 || say "that failed; taking the default build"
+            fi
+        fi
+        local files=(); local file
+        for file in "$@"; do files+=(-r "$file"); done
+        show "$python" -m pip install --disable-pip-version-check -q "${files[@]}" >&2 || {
+            say "run.sh: pip could not install the packages; mend that, or name a Python that has them: --python FILE"
+            exit 2
+        }
+    fi
+    rm -rf "$lock"
+    trap - EXIT
+}
+
+python=""
+requirements=("$root/requirements.txt")
+arguments=()
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --python) [ $# -ge 2 ] || { say "run.sh: --python has no value"; exit 2; }; python="$2"; shift 2 ;;
+        --python=*) python="${1#*=}"; shift ;;
+        --environment) shift; while [ $# -gt 0 ]; do requirements+=("$1"); shift; done; arguments=(--environment) ;;
+        *) arguments+=("$1"); shift ;;
+    esac
+done
+
+if [ -n "$python" ]; then
+    if ! ready "$python" "${requirements[@]}"; then
+        say "run.sh: --python $python: not a Python of 3.11 or later with torch 2.11 or later and: ${requirements[*]}"
+        exit 2
+    fi
+elif ready "$root/.venv/bin/python" "${requirements[@]}"; then
+    python="$root/.venv/bin/python"
+elif ready python3 "${requirements[@]}"; then
+    python=python3
+else
+    make_environment "${requirements[@]}"
+    python="$root/.venv/bin/python"
+fi
+if [ "${arguments[0]:-}" = --environment ]; then
+    printf '%s\n' "$python"
+    exit
+fi
+
+# before torch is loaded: waiting threads sleep instead of spinning, and freed memory is kept (fewer page faults)
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
+export MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_PAD_=67108864
+export PYTHONUNBUFFERED=1
+exec "$python" "$root/harness/launch.py" ${arguments[@]+"${arguments[@]}"}
