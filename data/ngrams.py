@@ -1,7 +1,7 @@
-"""Losses of n-gram models fitted on a train shard: the lines that a neural model has to get below on the same data.
+"""Losses of n-gram models fitted on a train shard: the lines that a neural model has to get below.
 
-Unigram: counts plus 0.1. Bigram and trigram: interpolated Kneser-Ney with one discount an order (Ney, Essen and Kneser
-1994; Chen and Goodman 1999, section 2.7). An n-gram is packed into one int64, so counting is a sort.
+Unigram: counts plus 0.1. Bigram and trigram: interpolated Kneser-Ney with one discount an order (Ney, Essen
+and Kneser 1994; Chen and Goodman 1999). An n-gram is packed into one int64, so counting is a sort.
 """
 import argparse
 import json
@@ -32,7 +32,7 @@ class Table(NamedTuple):
 
 
 def pack(tokens: np.ndarray, order: int, base: int) -> np.ndarray:
-    """Return every n-gram of that order as one int64, earliest token most significant; shape (len - order + 1,)."""
+    """Return every n-gram of that order as one int64, its last token in the lowest digit."""
     length = max(len(tokens) - order + 1, 0)
     keys = np.zeros(length, dtype=np.int64)
     for i in range(order):
@@ -46,7 +46,8 @@ def tabulate(keys: np.ndarray, counts: np.ndarray, base: int) -> Table:
     once, twice = int((counts == 1).sum()), int((counts == 2).sum())
     # A tiny vocabulary may hold no n-gram seen once; the estimate n1 / (n1 + 2 n2) is then 0 or undefined.
     discount = once / (once + 2 * twice) if once else 0.5
-    return Table(keys, counts, contexts, np.add.reduceat(counts, starts), np.diff([*starts, len(keys)]), discount)
+    types = np.diff([*starts, len(keys)])
+    return Table(keys, counts, contexts, np.add.reduceat(counts, starts), types, discount)
 
 
 def fit(train: np.ndarray, order: int, base: int) -> list[Table]:
@@ -73,8 +74,8 @@ def lookup(sorted_keys: np.ndarray, values: np.ndarray, keys: np.ndarray) -> np.
 def kneser_ney(tables: list[Table], history: np.ndarray, words: np.ndarray, vocab_size: int) -> np.ndarray:
     """Return p(word | history), float64, shape (len(words),).
 
-    history: shape (len(tables) - 1, len(words)), earliest token first; the id `vocab_size` stands for "no token",
-    which no table has seen, so the model backs off there.
+    history: shape (len(tables) - 1, len(words)), earliest token first; the id `vocab_size` stands for
+    "no token", which no table has seen, so the model backs off there.
     """
     base = vocab_size + 1
     p = np.full(len(words), 1 / vocab_size)
@@ -106,7 +107,7 @@ def losses(train: np.ndarray, val: np.ndarray, vocab_size: int) -> dict[str, flo
         raise ValueError(f"{len(val)} val tokens, expected at least 2: one input and one target")
     largest = int(max(train.max(initial=0), val.max()))
     if largest >= vocab_size:
-        raise ValueError(f"token id {largest} does not fit --vocab_size {vocab_size}; give at least {largest + 1}")
+        raise ValueError(f"token id {largest}, so --vocab_size is at least {largest + 1}, not {vocab_size}")
     words = val[1:]
     # summed as Python floats by fsum, so that the digits do not depend on the machine's vector width
     found = {"unigram": -math.fsum(np.log(unigram(train, words, vocab_size))) / len(words)}
@@ -118,12 +119,13 @@ def losses(train: np.ndarray, val: np.ndarray, vocab_size: int) -> dict[str, flo
     return found
 
 
-def report(train_path: str, val_path: str, vocab_size: int | None, tokens: int | None, vocab: str | None) -> dict:
+def report(train_path: str, val_path: str, vocab_size: int | None = None, tokens: int | None = None,
+           vocab: str | None = None) -> dict:
     """Return the losses and, where a vocabulary is given, bytes and bits per byte of the same targets."""
     train, val = read_shard(train_path), read_shard(val_path)
     n_targets = len(val) - 1 if tokens is None else tokens
     if not 0 < n_targets < len(val):
-        raise ValueError(f"--tokens {n_targets}: {val_path} has {len(val)} tokens, so 1 to {len(val) - 1} targets")
+        raise ValueError(f"--tokens {n_targets}: {val_path} has 1 to {len(val) - 1} targets")
     val = np.asarray(val[:n_targets + 1])
     table = token_bytes(vocab) if vocab else None
     if vocab_size is None:
@@ -132,7 +134,7 @@ def report(train_path: str, val_path: str, vocab_size: int | None, tokens: int |
               "nats_per_token": losses(train, val, vocab_size)}
     if table:
         if int(val.max()) >= len(table):
-            raise ValueError(f"{val_path}: token id {val.max()}, but {vocab} has {len(table)} ids; not its vocabulary")
+            raise ValueError(f"{val_path}: token id {val.max()}, but {vocab} has {len(table)} ids")
         n_bytes = int(np.array(byte_lengths(table))[val[1:]].sum())
         result["bytes"] = n_bytes
         result["bits_per_byte"] = {name: nats * n_targets / math.log(2) / n_bytes
@@ -144,8 +146,9 @@ def main(argv: list[str] | None = None) -> int:
     """Print the report; return the exit code."""
     parser = argparse.ArgumentParser(
         description="Losses of unigram, bigram and trigram models, the steps of a ladder for a neural model.",
-        epilog="example: python data/ngrams.py data/sample/sample_train_000000.bin data/sample/sample_val_000000.bin"
-               " --vocab data/sample/vocab.bpe", formatter_class=argparse.RawDescriptionHelpFormatter)
+        epilog="example: python data/ngrams.py data/sample/sample_train_000000.bin"
+               " data/sample/sample_val_000000.bin --vocab data/sample/vocab.bpe",
+        formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("train", help="shard to fit on, all of it")
     parser.add_argument("val", help="shard to score")
     parser.add_argument("--vocab", help="vocab.bpe of the shards; adds bytes and bits per byte")

@@ -34,15 +34,15 @@ def check_shard(path: str | Path) -> int:
     path = Path(path)
     try:
         with open(path, "rb") as f:
-            header = np.frombuffer(f.read(HEADER_BYTES), dtype="<i4")
             size = os.fstat(f.fileno()).st_size
+            header = f.read(HEADER_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         raise ShardError(f"{path}: no such shard; fetch or build the data set first") from None
-    except (OSError, ValueError) as error:
-        raise ShardError(f"{path}: cannot be read as a shard ({error})") from None
-    if len(header) < 3 or size < HEADER_BYTES:
+    except OSError as error:
+        raise ShardError(f"{path}: cannot be read ({error.strerror})") from None
+    if size < HEADER_BYTES:
         raise ShardError(f"{path}: {size} bytes, expected a header of {HEADER_BYTES}; fetch or build the file again")
-    magic, version, tokens = (int(v) for v in header[:3])
+    magic, version, tokens = np.frombuffer(header, dtype="<i4")[:3].tolist()
     if magic != MAGIC:
         raise ShardError(f"{path}: magic {magic}, expected {MAGIC}; not a token shard: rebuild it with data/fineweb.py")
     if version != VERSION:

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 import torch
@@ -90,8 +90,8 @@ class HarnessWatch:
 
     def __init__(self, modules: list[ModuleType]):
         self._bound = {(m, k): v for m in modules for k, v in vars(m).items() if callable(v)}
-        self._code = {m: {c.co_qualname: c for c in _codes(compile(Path(m.__file__).read_bytes(), m.__file__, "exec"))}
-                      for m in modules}
+        self._code = {m: {c.co_qualname: c for c in _codes(compile(Path(m.__file__).read_bytes(), m.__file__, "exec"))
+                          if "<" not in c.co_qualname} for m in modules}  # what has a name to find it by
 
     def check(self) -> None:
         """Raise Tripwire naming the first function of the harness that is not what its source says."""
@@ -99,8 +99,9 @@ class HarnessWatch:
             if vars(module).get(name) is not value:
                 raise Tripwire(f"harness: {module.__name__}.{name} was replaced")
         for module, codes in self._code.items():
-            for qualname, function in _functions(module):
-                if qualname in codes and function.__code__ != codes[qualname]:
+            for qualname, code in codes.items():
+                found = _resolve(module, qualname)
+                if not isinstance(found, type) and getattr(found, "__code__", None) != code:
                     raise Tripwire(f"harness: {module.__name__}.{qualname} does not do what its source says")
 
 
@@ -111,13 +112,14 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
             yield from _codes(constant)
 
 
-def _functions(module: ModuleType) -> Iterator[tuple[str, FunctionType]]:
-    for holder in (module, *(v for v in vars(module).values() if isinstance(v, type))):
-        for value in vars(holder).values():
-            value = getattr(value, "fget", getattr(value, "__func__", value))
-            value = getattr(value, "__wrapped__", value)
-            if isinstance(value, FunctionType) and value.__module__ == module.__name__:
-                yield value.__qualname__, value
+def _resolve(module: ModuleType, qualname: str) -> Any:
+    """Return what a module holds under a qualified name, without its decorators."""
+    found: Any = module
+    for part in qualname.split("."):
+        found = vars(found).get(part)
+    for layer in ("fget", "__func__", "__wrapped__"):
+        found = getattr(found, layer, found)
+    return found
 
 
 def first_import(source: bytes) -> str | None:

@@ -1,14 +1,14 @@
 """Token ids back to bytes: reads GPT-2's vocab.bpe text format. Standard library only.
 
-Ids 0 to 255 are the single bytes in GPT-2's order, then one id a merge, in the file's order; the last id ends a text.
-So the merges alone define a vocabulary, and GPT-2's encoder.json is not needed.
+Ids 0 to 255 are the single bytes in GPT-2's order, then one id a merge, in the file's order; the last id ends
+a text. So the merges alone define a vocabulary, and GPT-2's encoder.json is not needed.
 """
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 END_OF_TEXT = b"<|endoftext|>"
-# GPT-2 numbers the bytes that print in Latin-1 first and writes them as themselves; the others follow and are written
-# as U+0100, U+0101, ... (bytes_to_unicode in github.com/openai/gpt-2, src/encoder.py).
+# GPT-2 numbers the bytes that print in Latin-1 first and writes them as themselves; the others follow and are
+# written as U+0100, U+0101, ... (bytes_to_unicode in github.com/openai/gpt-2, src/encoder.py).
 _PRINTED = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 _HIDDEN = sorted(set(range(256)) - set(_PRINTED))
 BYTE_ORDER = bytes(_PRINTED + _HIDDEN)
@@ -17,9 +17,10 @@ _BYTE_OF = dict(zip(ALPHABET, BYTE_ORDER))
 
 
 def token_bytes(path: str | Path) -> list[bytes]:
-    """Return the bytes of every id of a vocab.bpe file. The last is END_OF_TEXT, a name that stands for no text.
+    """Return the bytes of every id of a vocab.bpe file.
 
-    ValueError names the file and the line where it breaks the format.
+    The last is END_OF_TEXT, a name that stands for no text. A ValueError names the file and
+    the line where it breaks the format.
     """
     try:
         lines = Path(path).read_bytes().decode("utf-8").split("\n")
@@ -28,7 +29,7 @@ def token_bytes(path: str | Path) -> list[bytes]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 at byte {error.start}; expected a vocab.bpe file") from None
     if not lines[0].startswith("#version"):
-        raise ValueError(f"{path}: line 1 is {lines[0][:40]!r}, expected '#version ...' as in GPT-2's vocab.bpe")
+        raise ValueError(f"{path}: line 1 is {lines[0][:40]!r}, expected GPT-2's '#version ...'")
     if lines[-1] == "":
         lines.pop()
     table = [bytes([b]) for b in BYTE_ORDER]
@@ -36,12 +37,12 @@ def token_bytes(path: str | Path) -> list[bytes]:
     for number, line in enumerate(lines[1:], start=2):
         halves = line.split(" ")
         if len(halves) != 2 or not all(h and _BYTE_OF.keys() >= set(h) for h in halves):
-            raise ValueError(f"{path}: line {number} is {line[:40]!r}, expected two tokens in GPT-2's byte alphabet")
+            raise ValueError(f"{path}: line {number} is {line[:40]!r}, expected two tokens")
         left, right = (bytes(_BYTE_OF[c] for c in half) for half in halves)
         if left not in known or right not in known:
-            raise ValueError(f"{path}: line {number} joins {line[:40]!r}, but no earlier line makes both halves")
+            raise ValueError(f"{path}: line {number} joins {line[:40]!r}, which no earlier line makes")
         if left + right in known:
-            raise ValueError(f"{path}: line {number} makes {line[:40]!r} a second time; each token has one id")
+            raise ValueError(f"{path}: line {number} makes {line[:40]!r} a second time")
         table.append(left + right)
         known.add(left + right)
     return [*table, END_OF_TEXT]
@@ -57,6 +58,6 @@ def decode(ids: Iterable[int], table: Sequence[bytes]) -> str:
     pieces = []
     for i in ids:
         if not 0 <= i < len(table):
-            raise ValueError(f"token id {i} is outside the vocabulary of {len(table)}; is this its vocab.bpe?")
+            raise ValueError(f"token id {i} is outside the vocabulary of {len(table)}; wrong vocab.bpe?")
         pieces.append(table[i])
     return b"".join(pieces).decode("utf-8", errors="replace")

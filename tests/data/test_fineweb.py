@@ -173,9 +173,11 @@ def test_shards_that_are_there_are_replaced_only_on_demand(texts, tmp_path, run)
 def test_a_hub_configuration_is_downloaded_once_and_tokenised_in_order(texts, fake_hub, tmp_path, run):
     fake_hub.card = {"configs": [
         {"config_name": "default", "data_files": [{"split": "train", "path": "data/*/*"}]},
-        {"config_name": "sample-10BT", "data_files": [{"split": "train", "path": "sample/10BT/*"}]}]}
-    for path, part in (("sample/10BT/001.parquet", texts[30:]), ("sample/10BT/000.parquet", texts[:30]),
-                       ("sample/100BT/000.parquet", ["no"]), ("data/x/000.parquet", ["no"])):
+        {"config_name": "sample-10BT", "data_files": [{"split": "train", "path": "sample/10BT/0*"},
+                                                      {"split": "test", "path": "sample/10BT/1*"}]}]}
+    wanted = {"sample/10BT/001.parquet": texts[30:], "sample/10BT/000.parquet": texts[:30]}
+    others = ("sample/10BT/100.parquet", "sample/100BT/000.parquet", "data/x/000.parquet")
+    for path, part in [*wanted.items(), *((path, ["no"]) for path in others)]:
         fake_hub.files[path] = write_parquet(tmp_path / "one.parquet", part).read_bytes()
     fake_hub.cut["sample/10BT/000.parquet"] = 2000
     example = run(SCRIPT, "--help")[1].splitlines()[-1].split()
@@ -188,7 +190,8 @@ def test_a_hub_configuration_is_downloaded_once_and_tokenised_in_order(texts, fa
     assert run(SCRIPT, path, *OPTIONS, "--output", tmp_path / "local")[0] == 0
     assert shards(tmp_path / "out") == shards(tmp_path / "local")
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert manifest["source"] == "HuggingFaceFW/fineweb sample-10BT" and manifest["revision"] == fake_hub.commit
+    assert manifest["source"] == "HuggingFaceFW/fineweb sample-10BT"
+    assert manifest["revision"] == fake_hub.commit
     fake_hub.requests.clear()
     assert run(SCRIPT, *args, "--overwrite", endpoint=fake_hub.address)[0] == 0
     assert fake_hub.downloads() == []

@@ -1,4 +1,4 @@
-"""data/ngrams.py: probabilities that sum to one, a plain reference, and the numbers in data/sample/README.md."""
+"""data/ngrams.py: probabilities that sum to one, a plain reference, the numbers in the sample's README."""
 import json
 import math
 import re
@@ -50,7 +50,7 @@ def reference(train, order, vocab_size):
 
 
 def predictions(train, order):
-    """All contexts of the order, "no token" included, by all words: p of shape (contexts, V), and the contexts."""
+    """p of all words in all contexts of the order, "no token" included, shape (contexts, V); the contexts."""
     contexts = np.array(list(np.ndindex(*[V + 1] * (order - 1))))
     history = np.repeat(contexts, V, axis=0).T
     words = np.tile(np.arange(V), len(contexts))
@@ -84,7 +84,8 @@ def test_losses_are_those_of_the_reference_and_the_first_target_has_one_token_be
     for name, order in (("bigram", 2), ("trigram", 3)):
         p = reference(train, order, V)
         padded = [V] * (order - 2) + val.tolist()
-        nats = [-math.log(p(padded[i + order - 1], tuple(padded[i:i + order - 1]))) for i in range(len(val) - 1)]
+        last = order - 1
+        nats = [-math.log(p(padded[i + last], tuple(padded[i:i + last]))) for i in range(len(val) - 1)]
         assert math.isclose(found[name], sum(nats) / len(nats), rel_tol=1e-13)
 
 
@@ -108,7 +109,8 @@ def test_the_example_of_help_prints_the_ladder_of_the_readme():
     found = json.loads(out)
     n, n_bytes = found["tokens"], found["bytes"]
     found["nats_per_token"]["uniform, ln 2048"] = math.log(2048)
-    rows = re.findall(r"^\| ([\w, ]+) \| (\d\.\d{4}) \| (\d\.\d{4}) \|$", (SAMPLE / "README.md").read_text(), re.M)
+    readme = (SAMPLE / "README.md").read_text()
+    rows = re.findall(r"^\| ([\w, ]+) \| (\d\.\d{4}) \| (\d\.\d{4}) \|$", readme, re.M)
     assert {name for name, _, _ in rows} == set(found["nats_per_token"])
     for name, nats, bits in rows:
         exact = found["nats_per_token"][name]
@@ -116,7 +118,8 @@ def test_the_example_of_help_prints_the_ladder_of_the_readme():
 
 
 @pytest.mark.parametrize("options, said", [
-    (["--tokens", 9], "1 to 4 targets"), (["--tokens", 0], "1 to 4 targets"), (["--vocab_size", 5], "at least 6"),
+    (["--tokens", 9], "1 to 4 targets"), (["--tokens", 0], "1 to 4 targets"),
+    (["--vocab_size", 5], "at least 6"),
     (["--vocab", "missing.bpe"], "missing.bpe")])
 def test_a_wrong_option_is_one_line_and_exit_code_2(tmp_path, options, said):
     write_shard(tmp_path / "train.bin", np.array([0, 1, 2, 3, 4, 5]))

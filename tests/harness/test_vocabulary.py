@@ -1,4 +1,4 @@
-"""harness/vocabulary.py: ids to bytes, checked against tiktoken and against the published hash of GPT-2's ranks."""
+"""harness/vocabulary.py: ids to bytes, checked against tiktoken and the published hash of GPT-2's ranks."""
 import base64
 import hashlib
 from pathlib import Path
@@ -10,14 +10,17 @@ from harness.vocabulary import BYTE_ORDER, END_OF_TEXT, byte_lengths, decode, to
 
 ROOT = Path(__file__).resolve().parents[2]
 VOCABS = [ROOT / "data" / "gpt2" / "vocab.bpe", ROOT / "data" / "sample" / "vocab.bpe"]
-TEXTS = ["", "hello world", "  two  spaces\n\n\ttabs\r\n", "It's we'll they'd 1234567 ?!...", "naïve café — “quoted”",
-         "東京 Ελληνικά हिन्दी 🙂👩‍👩‍👧 \u0000\u007f\u0085\u00a0\u00ad\u2028", "<|endoftext|>", "".join(map(chr, range(0x250)))]
+TEXTS = ["", "hello world", "  two  spaces\n\n\ttabs\r\n", "It's we'll they'd 1234567 ?!...",
+         "naïve café — “quoted”",
+         "東京 Ελληνικά हिन्दी 🙂👩‍👩‍👧 \u0000\u007f\u0085\u00a0\u00ad\u2028", "<|endoftext|>",
+         "".join(map(chr, range(0x250)))]
 
 
 def test_ranks_of_gpt2_have_the_sha256_that_tiktoken_pins_for_r50k_base():
     ranks = token_bytes(VOCABS[0])[:-1]
     lines = b"".join(base64.b64encode(token) + b" %d\n" % rank for rank, token in enumerate(ranks))
-    assert hashlib.sha256(lines).hexdigest() == "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930"
+    assert hashlib.sha256(lines).hexdigest() == \
+        "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930"
     assert encoding(VOCABS[0]).encode_ordinary("hello world") == [31373, 995]
 
 
@@ -42,12 +45,15 @@ def test_every_byte_has_an_id_and_the_end_of_text_is_last_and_no_text(vocab):
     table = token_bytes(vocab)
     assert sorted(table[:256]) == [bytes([b]) for b in range(256)] and len(set(BYTE_ORDER)) == 256
     assert len(set(table)) == len(table)
-    assert table[-1] == END_OF_TEXT and byte_lengths(table)[-1] == 0 and encoding(vocab).eot_token == len(table) - 1
+    assert table[-1] == END_OF_TEXT and byte_lengths(table)[-1] == 0
+    assert encoding(vocab).eot_token == len(table) - 1
 
 
 @pytest.mark.parametrize("content, said", [
-    ("", "line 1"), ("Ġ t\n", "line 1"), ("#version: 0.2\nĠ t\n\nh e\n", "line 3"), ("#version: 0.2\nĠt\n", "line 2"),
-    ("#version: 0.2\nĠ t h\n", "line 2"), ("#version: 0.2\nĠ 東\n", "line 2"), ("#version: 0.2\nth e\n", "no earlier line"),
+    ("", "line 1"), ("Ġ t\n", "line 1"), ("#version: 0.2\nĠ t\n\nh e\n", "line 3"),
+    ("#version: 0.2\nĠt\n", "line 2"),
+    ("#version: 0.2\nĠ t h\n", "line 2"), ("#version: 0.2\nĠ 東\n", "line 2"),
+    ("#version: 0.2\nth e\n", "no earlier line"),
     ("#version: 0.2\nt h\nt h\n", "line 3"), ("#version: 0.2\na b\nb c\nab c\na bc\n", "a second time"),
     (b"#version: 0.2\n\xff \xfe\n", "not UTF-8"), (None, "cannot read")])
 def test_a_malformed_file_is_one_clear_error(tmp_path, content, said):

@@ -1,0 +1,86 @@
+"""The shard format, and what is said of files that are not in it."""
+import hashlib
+import os
+
+import numpy as np
+import pytest
+
+from harness.shards import CACHE_NAME, ShardError, check_shard, read_shard, scan_shards, write_shard
+
+
+@pytest.fixture
+def shard(tmp_path):
+    path = tmp_path / "a.bin"
+    write_shard(path, np.arange(100))
+    return path
+
+
+def change_header(path, index, value):
+    data = bytearray(path.read_bytes())
+    data[4 * index:4 * index + 4] = int(value).to_bytes(4, "little", signed=True)
+    path.write_bytes(data)
+
+
+def test_a_shard_has_the_public_layout(shard):
+    data = shard.read_bytes()
+    header = np.frombuffer(data[:1024], "<i4")
+    assert header[:3].tolist() == [20240520, 1, 100] and not header[3:].any()
+    assert np.frombuffer(data[1024:], "<u2").tolist() == list(range(100)) == read_shard(shard).tolist()
+
+
+@pytest.mark.parametrize("tokens", [[], [0], [65535], range(1000)])
+def test_what_is_written_is_read(tmp_path, tokens):
+    digest = write_shard(tmp_path / "b.bin", np.array(list(tokens), dtype=np.int64))
+    assert read_shard(tmp_path / "b.bin").tolist() == list(tokens)
+    assert digest == hashlib.sha256((tmp_path / "b.bin").read_bytes()).hexdigest()
+    assert os.listdir(tmp_path) == ["b.bin"], "no temporary file stays"
+
+
+@pytest.mark.parametrize("tokens", [np.array([-1]), np.array([65536]), np.zeros((2, 2), int)])
+def test_tokens_that_do_not_fit_are_refused_and_nothing_is_written(tmp_path, tokens):
+    with pytest.raises(ShardError):
+        write_shard(tmp_path / "b.bin", tokens)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("index, value, message", [
+    (0, 20240101, "magic 20240101, expected 20240520"),
+    (1, 2, "version 2, expected 1"),
+    (2, 99, "1224 bytes, but its header counts 99 tokens, which take 1222"),
+    (2, -5, "1224 bytes, but its header counts -5"),
+])
+def test_a_wrong_header_is_told(shard, index, value, message):
+    change_header(shard, index, value)
+    with pytest.raises(ShardError, match=message):
+        check_shard(shard)
+
+
+@pytest.mark.parametrize("size", [0, 1, 11, 12, 1023, 1024, 1223])
+def test_a_truncated_shard_is_told_at_every_size(shard, size):
+    with open(shard, "r+b") as f:
+        f.truncate(size)
+    with pytest.raises(ShardError, match=f"{size} bytes"):
+        check_shard(shard)
+
+
+def test_a_missing_shard_and_a_folder_are_told(tmp_path):
+    with pytest.raises(ShardError, match="no such shard"):
+        check_shard(tmp_path / "missing.bin")
+    with pytest.raises(ShardError, match="cannot be read"):
+        check_shard(tmp_path)
+
+
+def test_scans_are_cached_until_the_file_changes(shard):
+    first = scan_shards([shard])[shard]
+    assert (first.tokens, first.max_token) == (100, 99)
+    assert first.sha256 == hashlib.sha256(shard.read_bytes()).hexdigest()
+    cache = shard.parent / CACHE_NAME
+    cache.write_text(cache.read_text().replace(first.sha256, "from the cache"))
+    assert scan_shards([shard])[shard].sha256 == "from the cache"
+    write_shard(shard, np.arange(50))
+    assert scan_shards([shard])[shard].tokens == 50
+
+
+def test_a_damaged_cache_is_made_anew(shard):
+    (shard.parent / CACHE_NAME).write_text("{")
+    assert scan_shards([shard])[shard].tokens == 100

@@ -1,0 +1,176 @@
+"""The submission: Muon against its oracles, the model against the reference recipe's facts."""
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from train_gpt2 import GPT, RECIPES, Hyperparameters, Muon, build_optimizers, loss_sum, lr_factor, newton_schulz
+
+TINY = dict(vocab_size=257, n_layer=2, n_head=2, n_embd=32, seq_len=16)
+
+
+def reference_update(momentum, grad, buffer, steps=5):
+    """Muon of one matrix in float64, as published: returns update and new buffer."""
+    buffer = momentum * buffer + grad
+    X = grad + momentum * buffer
+    transposed = X.shape[0] > X.shape[1]
+    X = X.T if transposed else X
+    X = X / (np.linalg.norm(X) + 1e-7)
+    for _ in range(steps):
+        A = X @ X.T
+        X = 3.4445 * X + (-4.7750 * A + 2.0315 * A @ A) @ X
+    X = X.T if transposed else X
+    return X * max(1, X.shape[0] / X.shape[1]) ** 0.5, buffer
+
+
+def matrices(n=7, seed=0, width=24):
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(width, width), (4 * width, width), (width, 4 * width)]
+    return [torch.nn.Parameter(torch.randn(shapes[i % 3], generator=generator)) for i in range(n)]
+
+
+def take_muon_steps(params, optimizer, steps=3):
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(steps):
+        for p in params:
+            p.grad = torch.randn(p.shape, generator=generator)
+        optimizer.step()
+    return [p.detach().numpy().copy() for p in params]
+
+
+def test_muon_equals_a_float64_reference(alone):
+    params = matrices()
+    expected = [p.detach().double().numpy().copy() for p in params]
+    buffers = [np.zeros_like(p) for p in expected]
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(3):
+        for i, p in enumerate(params):
+            grad = torch.randn(p.shape, generator=generator).double().numpy()
+            update, buffers[i] = reference_update(0.95, grad, buffers[i])
+            expected[i] -= 0.02 * update
+    found = take_muon_steps(params, Muon(params, lr=0.02, momentum=0.95, dtype=torch.float32))
+    for a, b in zip(found, expected):
+        assert np.abs(a - b).max() < 1e-6  # three updates of size 0.02 in float32
+
+
+def test_muon_is_torchs_muon_up_to_bfloat16(alone):
+    """torch.optim.Muon always rounds to bfloat16, in another order of operations: 3 % of the update."""
+    ours, theirs = matrices(width=128), matrices(width=128)
+    start = [p.detach().numpy().copy() for p in ours]
+    take_muon_steps(ours, Muon(ours, lr=0.02, momentum=0.95, dtype=torch.bfloat16), steps=1)
+    take_muon_steps(theirs, torch.optim.Muon(theirs, lr=0.02, momentum=0.95, weight_decay=0, nesterov=True), steps=1)
+    for a, b, c in zip(ours, theirs, start):
+        difference = np.linalg.norm(a.detach().numpy() - b.detach().numpy())
+        assert difference < 0.03 * np.linalg.norm(b.detach().numpy() - c)
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_muon_sharded_over_ranks_equals_muon_on_one_to_the_last_bit(ranks, world_size):
+    def sharded():
+        params = matrices()
+        optimizer = Muon(params, lr=0.02, momentum=0.95, dtype=torch.float32)
+        return take_muon_steps(params, optimizer), len(optimizer.state)
+
+    [(single, _)] = ranks(1, sharded)
+    answers = ranks(world_size, sharded)
+    assert sum(held for _, held in answers) == len(single), "each momentum lives on exactly one rank"
+    assert max(held for _, held in answers) == -(-len(single) // world_size), "and they are dealt evenly"
+    for found, _ in answers:
+        assert all(np.array_equal(a, b) for a, b in zip(found, single))
+
+
+def test_more_ranks_than_matrices(ranks):
+    def sharded():
+        params = matrices(n=2)
+        return take_muon_steps(params, Muon(params, dtype=torch.float32))
+
+    assert len({b"".join(a.tobytes() for a in answer) for answer in ranks(4, sharded)}) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(64, 64), (32, 128)])
+def test_newton_schulz_sends_singular_values_near_one(dtype, shape):
+    generator = torch.Generator().manual_seed(0)
+    U, _, V = torch.linalg.svd(torch.randn(shape, generator=generator), full_matrices=False)
+    spectrum = torch.linspace(1, 0.1, min(shape))  # condition number 10
+    values = torch.linalg.svdvals(newton_schulz((U * spectrum @ V).to(dtype)).float())
+    assert 0.6 < values.min() and values.max() < 1.2
+
+
+def test_muon_refuses_what_is_no_matrix(alone):
+    with pytest.raises(ValueError, match="Muon takes matrices"):
+        Muon([torch.nn.Parameter(torch.zeros(3))])
+
+
+def test_the_fineweb_recipe_has_the_references_parameter_counts():
+    """facts of the record of 2024-11-03: 162,201,600 stored, 123,568,128 active."""
+    with torch.device("meta"):
+        model = GPT(RECIPES["fineweb"])
+    total = sum(p.numel() for p in model.parameters())
+    assert total == 162_201_600
+    assert total - model.wte.weight.numel() == 123_568_128
+    assert sum(p.numel() for p in model.blocks.parameters()) == 84_934_656
+
+
+def test_the_first_loss_is_the_logarithm_of_the_vocabulary():
+    torch.manual_seed(0)
+    model = GPT(Hyperparameters(**{**TINY, "vocab_size": 50304}))
+    x = torch.randint(50257, (2, 16))
+    loss = loss_sum(model, x, x).detach() / x.numel()
+    assert abs(float(loss) - math.log(50304)) < 1e-5
+    assert f"{math.log(50304):.4f}" == "10.8258"
+
+
+def test_the_schedule_is_the_references_trapezoid():
+    hp = RECIPES["fineweb"]
+    assert lr_factor(0, hp) == lr_factor(3269, hp) == lr_factor(3270, hp) == 1
+    assert lr_factor(3271, hp) == 1307 / 1308
+    assert lr_factor(4577, hp) == 1 / 1308
+
+
+def test_rotary_turns_by_minus_theta_and_keeps_relative_positions():
+    """The score of a query and a key depends on their distance alone."""
+    from train_gpt2 import rotate
+    torch.manual_seed(0)
+    model = GPT(Hyperparameters(**TINY, dtype="float32"))
+    q, k = torch.randn(1, 1, 1, 16).expand(1, 16, 1, 16), torch.randn(1, 1, 1, 16).expand(1, 16, 1, 16)
+    scores = rotate(q, model.cos_T1D, model.sin_T1D)[0, :, 0] @ rotate(k, model.cos_T1D, model.sin_T1D)[0, :, 0].T
+    for offset in range(-15, 16):
+        diagonal = scores.diagonal(offset)
+        assert (diagonal - diagonal[0]).abs().max() < 1e-4
+    angle = 1.0  # position 1, first frequency
+    x = torch.zeros(1, 16, 1, 16)
+    x[0, 1, 0, 0] = 1
+    turned = rotate(x, model.cos_T1D, model.sin_T1D)[0, 1, 0]
+    assert abs(float(turned[0]) - math.cos(angle)) < 1e-6 and abs(float(turned[8]) + math.sin(angle)) < 1e-6
+
+
+def test_logits_do_not_see_later_tokens():
+    torch.manual_seed(0)
+    model = GPT(Hyperparameters(**TINY, dtype="float32"))
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    x = torch.randint(257, (1, 16))
+    y = x.clone()
+    y[0, 8:] = torch.randint(257, (8,))
+    assert torch.equal(model(x)[0, :8], model(y)[0, :8])
+
+
+def test_every_parameter_is_trained_by_exactly_one_optimizer(alone):
+    from harness.parameters import check_optimizers
+    model = GPT(Hyperparameters(**TINY))
+    adam, muon = build_optimizers(model, Hyperparameters(**TINY))
+    check_optimizers(model, [adam, muon])
+    with pytest.raises(ValueError, match="parameter wte.weight is in 0 optimizer groups"):
+        check_optimizers(model, [muon])
+    with pytest.raises(ValueError, match=r"blocks.0.attn.c_q.weight is in 2"):
+        check_optimizers(model, [adam, muon, torch.optim.SGD(model.blocks.parameters())])
+
+
+def test_recipes_differ_in_size_only_and_divide():
+    for hp in RECIPES.values():
+        assert hp.n_embd % hp.n_head == 0
+        assert hp.batch_tokens % (hp.micro_batch * hp.seq_len) == 0
+        assert {f.name for f in dataclasses.fields(hp)} == {f.name for f in dataclasses.fields(Hyperparameters)}
