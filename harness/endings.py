@@ -15,9 +15,9 @@ import torch.distributed as dist
 
 from harness.runlog import is_disk_full
 
-POLL_S = 0.25      # how often a rank looks for trouble elsewhere (two small requests to the store, in a thread)
+POLL_S = 0.25      # how often a rank looks for trouble elsewhere (one small request to the store)
 ANSWER_S = 3.0     # how long rank 0 waits for the accounts of ranks that are alive
-LEAVE_S = 8.0      # how long another rank waits for rank 0's end line; the agent kills 30 s after its first signal
+LEAVE_S = 8.0      # how long another rank waits for rank 0's end line; the agent kills after 30 s
 EXIT_CODES = {"ok": 0, "stopped": 0, "failed": 1, "refused": 2, "nonfinite": 3, "rank_lost": 4, "disk_full": 5}
 _runs = itertools.count()
 
@@ -35,7 +35,7 @@ class BadInput(ValueError):
 
 
 def exit_code(end):
-    """Return the process's exit code for an end line: 128 + signal number when interrupted, as a shell counts."""
+    """Return the exit code for an end line: 128 + signal number when interrupted, as a shell counts."""
     return 128 + end["signal"] if end["status"] == "interrupted" else EXIT_CODES[end["status"]]
 
 
@@ -60,19 +60,19 @@ def _let_forked_children_be():
 
 
 def _noop(number, frame):
-    """Stand in as the Python handler: the C handler has written to the wakeup socket, a thread does the rest."""
+    """Be a Python handler: with one in place the C handler writes to the wakeup socket, at once."""
 
 
 class Endings:
-    """Context manager around a run, on every rank: whatever happens to whichever rank, the run ends once, soon,
-    with the right status, and every rank leaves with the same exit code.
+    """Context manager around a run, on every rank: whatever happens to whichever rank, the run ends once,
+    soon, with the right status, and every rank leaves with the same exit code.
 
-    A thread on each rank waits for signals, and between them looks at the store, at the launcher and at the peers
-    of its own host: Python handlers run only when a collective returns, and NCCL need not notice a dead peer.
-    In trouble a rank files its account (error, signal, collective) in the store; every other one files its own
-    on seeing that; rank 0 gathers them, decides, writes the end line through end(**fields), tells the others.
-    Then all leave by os._exit, for a group with a rank missing cannot be shut down; in a group of one an
-    exception goes on to the caller instead. The main thread must enter and leave it."""
+    A thread on each rank waits for signals, and between them looks at the store, the launcher and the peers
+    of its host: Python handlers run only when a collective returns, and NCCL need not notice a dead peer.
+    In trouble a rank files its account (error, signal, collective) in the store; on seeing that, each other
+    one files its own; rank 0 gathers them, decides, writes the end line through end(**fields) and tells the
+    others. Then all leave by os._exit, for a group with a rank missing cannot be shut down; in a group of one
+    an exception goes on to the caller instead. Enter and leave it in the main thread, once there is a group."""
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -82,8 +82,8 @@ class Endings:
         self.agent = os.environ.get("TORCHELASTIC_RUN_ID") and os.getppid()
         # A client of its own: a blocking call of the process group holds the lock of the group's client.
         store = dist.HashStore() if self.world_size == 1 else dist.TCPStore(
-            os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, wait_for_workers=False,
-            timeout=timedelta(seconds=60))
+            os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False,
+            wait_for_workers=False, timeout=timedelta(seconds=60))
         self.store = dist.PrefixStore(f"endings/{next(_runs)}", store)  # ranks count the same runs
         host = os.environ.get("GROUP_RANK", "0")  # ranks of one agent see each other's pids
         self.store.set(f"who/{self.rank}", json.dumps([host, os.getpid()]))
@@ -98,7 +98,7 @@ class Endings:
         self.ear, self.mouth = socket.socketpair()
         self.ear.settimeout(POLL_S)
         self.mouth.setblocking(False)
-        # Alone, an ignored signal (nohup, a job in the background) stays ignored; under an agent only it signals us.
+        # Alone, an ignored signal (nohup, a job in the background) stays ignored; an agent's signals count.
         taken = [s for s in self.SIGNALS if self.agent or signal.getsignal(s) is not signal.SIG_IGN]
         self.handlers = {s: signal.signal(s, _noop) for s in taken}  # read by the thread, hence before it
         self.wakeup_fd = signal.set_wakeup_fd(self.mouth.fileno(), warn_on_full_buffer=False)
@@ -110,8 +110,9 @@ class Endings:
             account = {"kind": "done"}
         else:
             text = "".join(traceback.format_exception(exc))
-            account = {"kind": "collective" if is_collective_error(exc) else "error", "message": str(exc)[:1000],
-                       "status": status_of(exc), "type": exc_type.__name__, "traceback": text[-4000:]}
+            kind = "collective" if is_collective_error(exc) else "error"
+            account = {"kind": kind, "status": status_of(exc), "type": exc_type.__name__,
+                       "message": str(exc)[:1000], "traceback": text[-4000:]}
         self.inbox.append(account)
         self.mouth.send(b"\0")
         self.finished.wait()  # another status, or another rank, may come first: the thread leaves then
@@ -160,7 +161,7 @@ class Endings:
         return bool(self.agent) and os.getppid() != self.agent
 
     def _gone(self, rank):
-        """True when a rank of this host has no process, or a dead one that its parent has not asked for yet."""
+        """True when a rank of this host has no process, or a zombie."""
         try:
             os.kill(self.pids[rank], 0)
         except ProcessLookupError:
@@ -174,7 +175,7 @@ class Endings:
             return False
 
     def _settle(self, account):
-        """Agree with the other ranks on the end of a run in trouble; leave, unless alone with an exception."""
+        """Agree with the others on the end of a run in trouble; leave, unless alone with an exception."""
         account = {"rank": self.rank, "order": 0, **account}
         if account.get("status") == "failed" and account["kind"] == "error":
             say(f"rank {self.rank}: {account['traceback']}")
@@ -187,17 +188,17 @@ class Endings:
         if self.rank == 0:
             end = self.end(**self._verdict(*self._gather(account)))
             self.code = self._tell(end)
-            say(f"run ended: {end['status']}: {end.get('type', '')} {end.get('message', '')}\n")
+            say(": ".join(["run ended", *(end[k] for k in ("status", "type", "message") if k in end)]) + "\n")
         else:
             self.code = self._hear()
         if self.world_size > 1 or account["kind"] not in ("error", "collective"):
             os._exit(self.code)
 
     def _gather(self, own):
-        """Return rank 0's view: accounts by rank, ranks whose process is gone, ranks that live but do not answer."""
+        """Return rank 0's view: accounts by rank, ranks that are gone, ranks that do not answer."""
         accounts, deadline = {0: own}, time.monotonic() + ANSWER_S
         while True:
-            gone = {r for r in self.neighbours if self._gone(r)}  # first: a rank files its account, then leaves
+            gone = {r for r in self.neighbours if self._gone(r)}  # before the accounts: a rank files, then leaves
             try:
                 for rank in set(range(self.world_size)) - accounts.keys():
                     if self.store.check([f"account/{rank}"]):
@@ -210,19 +211,21 @@ class Endings:
             time.sleep(0.02)
 
     def _verdict(self, accounts, gone, silent):
-        """Return the fields of the end line. A missing rank counts before a signal, for an agent that has lost one
-        signals all the others; an exception does too if it came first, for its rank stays until the end line."""
+        """Return the fields of the end line. A missing rank counts before a signal, for an agent that lost
+        one signals the others; of exceptions and signals the first counts."""
         accounts = sorted(accounts.values(), key=lambda a: a["order"])
         own = next((a for a in accounts if a["kind"] in ("error", "signal")), None)
         lost = sorted(gone | (silent - set(self.neighbours)) or (silent if own is None else ()))
         if self._orphaned() and not (own and own["kind"] == "error"):
-            own, lost = {"kind": "signal", "rank": 0, "signal": signal.SIGKILL, "message": "the launcher is gone"}, []
-        if lost and not (own and own["kind"] == "error"):
+            own = {"kind": "signal", "rank": 0, "signal": signal.SIGKILL, "message": "the launcher is gone"}
+        elif lost and not (own and own["kind"] == "error"):
             names = ", ".join(f"rank {r} (pid {self.pids[r]})" for r in lost)
-            return {"status": "rank_lost", "ranks": lost, "message": f"no word from {names}: killed? out of memory?"}
+            message = f"no word from {names}: killed, or out of memory?"
+            return {"status": "rank_lost", "ranks": lost, "message": message}
         if own and own["kind"] == "signal":
-            message = own.get("message", f"{signal.Signals(own['signal']).name} at rank {own['rank']}")
-            return {"status": "interrupted", "rank": own["rank"], "signal": int(own["signal"]), "message": message}
+            number, rank = int(own["signal"]), own["rank"]
+            message = own.get("message", f"{signal.Signals(number).name} at rank {rank}")
+            return {"status": "interrupted", "rank": rank, "signal": number, "message": message}
         reason = own or next(a for a in accounts if a["kind"] == "collective")
         return {key: reason[key] for key in ("status", "rank", "type", "message", "traceback")}
 

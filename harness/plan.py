@@ -155,6 +155,8 @@ def make_plan(recipes: dict[str, Any], argv: list[str], world_size: int | None, 
     hp = dataclasses.replace(recipes[track.recipe], **overrides)
     rows = check_batch(hp, track, options.device_batch_size, world_size)
     folder = Path(options.data).expanduser() if options.data else ROOT / track.data
+    if options.resume and not Path(options.resume).is_dir():
+        raise ValueError(f"--resume {options.resume}: no such folder of checkpoints")
     tokens = getattr(hp, "train_tokens", hp.num_iterations * hp.batch_tokens)  # its own, where batches differ
     data = find_data(track, folder, tokens, hp.epochs)
     return Plan(options, track, hp, overrides, data, tokens, rows, device)

@@ -29,7 +29,7 @@ from harness.runlog import ROOT, RunLog, loaded_files, new_run_id, read_source
 from harness.shards import read_shard
 from harness.tokens import TokenStream
 from harness.tripwires import (CAUSALITY_TOLERANCE, HarnessWatch, Tripwire, WatchedEnvironment, check_causality,
-                               combined, first_import, state_digest)
+                               combined, state_digest)
 from harness.validate import validate
 from harness.warmup import Snapshot
 
@@ -73,6 +73,9 @@ class Run:
         if self._warming:
             share = torch.randint(self.track.vocab_size, (n // self.world_size + 1,), generator=self._generator)
         else:
+            if self._taken + n > self._plan.tokens:
+                raise Tripwire(f"tokens: {self._taken} + {n} taken, the recipe says {self._plan.tokens}; give "
+                               f"Hyperparameters a train_tokens if a step does not take batch_tokens")
             share = self._stream.take_share(n, self.rank, self.world_size)
             self._taken += n
         return share.to(self.device, non_blocking=True)
@@ -91,8 +94,9 @@ class Run:
         self._scalars |= scalars
 
     def print(self, *words: object) -> None:
-        """Show words and log them, each line marked as the submission's own."""
-        self._report.say(" ".join(map(str, words)))
+        """Show words and log them, each line marked as the submission's own; not in the warm-up."""
+        if not self._warming:
+            self._report.say(" ".join(map(str, words)))
 
     def steps(self, model: nn.Module, optimizers: list) -> Iterator[int]:
         """Yield the number of each step to take; validate, time and log between them.
@@ -213,11 +217,11 @@ class Run:
                 facts["peak_memory_mib"] = torch.cuda.max_memory_allocated(self.device) >> 20
             self._result = facts
             self._report.validated(facts)
+            if not math.isfinite(loss):
+                raise NonFinite(f"val_loss is {loss} at step {step}")
             tenth = -(-self.hp.num_iterations // 10)
             if step in (0, self.hp.num_iterations) or 0 <= step - tenth < self.hp.val_every:
                 self._report.sample(self._model_logits, seq_len, self.device)
-        if not math.isfinite(loss):
-            raise NonFinite(f"val_loss is {loss} at step {step}")
 
     @torch.no_grad()
     def _model_logits(self, inputs: Tensor) -> Tensor:
@@ -230,10 +234,8 @@ class Run:
             raise Tripwire("tokens: another stream was opened; a run reads its tokens once, through run.take")
         if self._stream.position != self._taken:
             raise Tripwire(f"tokens: the stream stands at {self._stream.position}, the run took {self._taken}")
-        needed = self._plan.tokens
-        if self._taken > needed or (final and self._taken != needed):
-            raise Tripwire(f"tokens: {self._taken} taken, the recipe says {needed}; give Hyperparameters a "
-                           f"train_tokens if a step does not take batch_tokens")
+        if final and self._taken != self._plan.tokens:
+            raise Tripwire(f"tokens: {self._taken} taken, the recipe says {self._plan.tokens}")
         for path, file in loaded_files().items():
             if path not in self._known:
                 self._known[path] = file
@@ -293,10 +295,7 @@ def open_run(script: str, recipes: dict[str, Any], argv: list[str] | None = None
     flags = dict(zip(argv, argv[1:]))  # make_plan reads and checks them; the group comes before
     with process_group(flags.get("--device", "cuda" if torch.cuda.is_available() else "cpu")):
         try:
-            source = read_source(Path(script).resolve(), script=True)
-            if not (first_import(source) or "").startswith("harness"):
-                raise ValueError(f"{Path(script).name}: its first import must be the harness, which binds its clock and "
-                                 f"its loss then")
+            read_source(Path(script).resolve(), script=True)
             plan = make_plan(recipes, argv, dist.get_world_size(), torch.cuda.is_available())
         except (ValueError, OSError) as error:
             refuse(error)

@@ -1,4 +1,5 @@
 """The log of a run: every line of code that ran, the environment, the events, how it ended. Format: docs/log_format.md."""
+import ast
 import errno
 import fcntl
 import hashlib
@@ -13,6 +14,8 @@ from pathlib import Path
 
 RULE = "=" * 100
 SPARE_BYTES = 1 << 16
+SOURCE_BYTES = 1 << 22  # the largest file; a reader may refuse longer lines and logs of over 64 MiB
+TEXT_CHARACTERS = 1 << 12  # of one line of text; what is longer goes on in the next line
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -30,11 +33,13 @@ def canonical(value: dict) -> str:
 def read_source(path: Path, script: bool = False) -> bytes:
     """Return the bytes of a source file that a log can carry and give back.
 
-    Raises ValueError for NUL, CR, what is not UTF-8 and, in the entry script, which is ripped with sed, a bare rule
-    line or a missing final newline.
+    Raises ValueError for NUL, CR, what is not UTF-8, 4 MiB and more and, in the entry script, which is ripped with
+    sed, a bare rule line or a missing final newline.
     """
     source = path.read_bytes()
     found = "a NUL byte" if b"\0" in source else "a carriage return" if b"\r" in source else None
+    if len(source) >= SOURCE_BYTES:
+        found = f"{len(source)} bytes, expected fewer than {SOURCE_BYTES}"
     try:
         source.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -45,9 +50,22 @@ def read_source(path: Path, script: bool = False) -> bytes:
             found = f"a line of exactly 100 '=' (line {lines.index(RULE.encode()) + 1})"
         elif lines[-1]:
             found = "no newline at its end"
+        elif not (first := first_import(source)).startswith("harness"):
+            raise ValueError(f"{path.name} imports {first} first; the harness must come first, to bind clock and loss")
     if found:
         raise ValueError(f"{path.name} has {found}; a log could not give the file back, mend it first")
     return source
+
+
+def first_import(source: bytes) -> str:
+    """Return the name of the first module that a script imports, 'nothing' where it imports none."""
+    try:
+        body = ast.parse(source).body
+    except SyntaxError as error:
+        raise ValueError(f"the script is not Python of this version: line {error.lineno}: {error.msg}") from None
+    names = (node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
+             for node in body if isinstance(node, (ast.Import, ast.ImportFrom)))
+    return next(names, None) or "nothing"
 
 
 def loaded_files() -> dict[str, Path]:
@@ -83,9 +101,9 @@ class RunLog:
         self._fd, self._spare = None, None
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
             self._spare = folder / f".{run_id}.spare"  # given up on a full disk, so that the end line still fits
             self._spare.write_bytes(bytes(SPARE_BYTES))
-            self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
 
     def write(self, data: bytes) -> None:
         """Append whole lines; nothing once the end line stands."""
@@ -110,16 +128,22 @@ class RunLog:
         """Append one line as it stands; for the harness only."""
         self.write(text.encode() + b"\n")
 
-    def event(self, kind: str, **fields) -> None:
+    def event(self, kind: str, /, **fields) -> None:
         """Append `#:kind {...}` with its number in the sequence of events."""
         with self._lock:
+            self.line(f"#:{kind} {canonical({**fields, 'seq': self._events + 1})}")
             self._events += 1
-            self.line(f"#:{kind} {canonical({'seq': self._events, **fields})}")
 
     def text(self, text: str) -> None:
-        """Append what a submission says, each line behind '> ', so that it can look like nothing else."""
-        for line in text.encode("utf-8", "replace").decode().replace("\0", "\ufffd").split("\n"):
-            self.line("> " + line.rstrip("\r"))
+        """Append what a submission says, each line behind '> ', so that it can look like nothing else.
+
+        Every character at which some reader or terminal breaks a line breaks it here; others that do not print
+        are written as in a Python string.
+        """
+        for line in text.splitlines() or [""]:
+            shown = "".join(c if c.isprintable() or c == "\t" else ascii(c)[1:-1] for c in line)
+            for begin in range(0, len(shown) or 1, TEXT_CHARACTERS):
+                self.line("> " + shown[begin:begin + TEXT_CHARACTERS])
 
     def sources(self, script: bytes, manifest: dict, files: dict[str, bytes], environment: list[str]) -> None:
         """Append everything above the second rule: the script, the manifest, the project's other files."""
@@ -135,11 +159,11 @@ class RunLog:
 
     def file(self, path: str, source: bytes) -> None:
         """Append one project file, every line behind a bar; `bytes` tells whether it ends in a newline."""
+        head = canonical({"path": path, "bytes": len(source), "sha256": sha256(source)})
+        lines = b"".join(b"|" + line + b"\n" for line in source.removesuffix(b"\n").split(b"\n"))
         with self._lock:
+            self.write(f"#:file {head}\n".encode() + lines + b"#:endfile\n")
             self._events += 1
-            self.line("#:file " + canonical({"path": path, "bytes": len(source), "sha256": sha256(source)}))
-            self.write(b"".join(b"|" + line + b"\n" for line in source.removesuffix(b"\n").split(b"\n")))
-            self.line("#:endfile")
 
     def end(self, status: str, **fields) -> dict:
         """Append `#:end`, whose sha256 covers every byte above it, and the ledger's end line; return its fields.
@@ -153,31 +177,35 @@ class RunLog:
                 try:
                     self._write_end()
                 except OSError as error:
-                    self._spare.unlink()
+                    self._spare.unlink(missing_ok=True)
                     self._end |= {"status": "disk_full"} if is_disk_full(error) and status in ("ok", "stopped") else {}
                     try:
                         self._write_end()
                     except OSError as again:
                         self._end["unwritten"] = str(again)
-                if self._spare:
+                if self._fd is not None:
                     self._spare.unlink(missing_ok=True)
+                    os.close(self._fd)
+                    self._fd = None
                 self._record("end", status=self._end["status"])
             return self._end
 
     def _write_end(self) -> None:
-        self._events += 1
-        line = canonical({"seq": self._events, "sha256": self._digest.hexdigest(), **self._end})
+        line = canonical({**self._end, "seq": self._events + 1, "sha256": self._digest.hexdigest()})
         self._write(f"#:end {line}\n".encode())
 
     def _record(self, what: str, **fields) -> None:
         """Append a line to the ledger, which counts the attempts that nobody submitted."""
         if self._ledger is None:
             return
-        entry = canonical({"what": what, "run_id": self.run_id, "realtime_ns": time.time_ns(), **fields})
+        entry = canonical({"what": what, "run_id": self.run_id, "realtime_ns": time.time_ns(), **fields}) + "\n"
         try:
             with open(self._ledger, "ab", buffering=0) as f:
                 fcntl.flock(f, fcntl.LOCK_EX)
-                f.write(entry.encode() + b"\n")
+                size = os.fstat(f.fileno()).st_size
+                if f.write(entry.encode()) < len(entry):
+                    f.truncate(size)  # whole lines only
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             print(f"{self._ledger.name}: {error}; this attempt's {what} is not counted", file=sys.stderr)
 

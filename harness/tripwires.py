@@ -2,7 +2,6 @@
 
 The proof of a claim is to run it again and to read its diff; these catch mistakes and the obvious.
 """
-import ast
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -120,16 +119,6 @@ def _resolve(module: ModuleType, qualname: str) -> Any:
     for layer in ("fget", "__func__", "__wrapped__"):
         found = getattr(found, layer, found)
     return found
-
-
-def first_import(source: bytes) -> str | None:
-    """Return the name of the first module that a script imports."""
-    for node in ast.parse(source).body:
-        if isinstance(node, ast.Import):
-            return node.names[0].name
-        if isinstance(node, ast.ImportFrom):
-            return node.module
-    return None
 
 
 class WatchedEnvironment(os._Environ):

@@ -1,4 +1,5 @@
 """Shared by all tests: ranks as forked processes, a copy of the project with a tiny track, launches of it."""
+import json
 import multiprocessing
 import os
 import shutil
@@ -38,6 +39,26 @@ fetch = "false"
 download = "nothing"
 cost = "seconds"
 baselines = {{ unigram = 5.5 }}
+"""
+
+MANY = """
+import contextlib, io, json, pathlib, runpy, sys, traceback
+sys.path.insert(0, ".")
+answers, runs = [], pathlib.Path("records/runs")
+for script, flags in json.loads(sys.stdin.read()):
+    sys.argv, out, err, code = [script, *flags], io.StringIO(), io.StringIO(), 0
+    before = set(runs.glob("*.txt"))
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            runpy.run_path(script, run_name="__main__")
+        except SystemExit as error:
+            code = error.code
+        except BaseException:
+            code = 1
+            traceback.print_exc()
+    new = [str(path.resolve()) for path in set(runs.glob("*.txt")) - before]
+    answers.append({"code": code, "stdout": out.getvalue(), "stderr": err.getvalue(), "log": new[0] if new else None})
+print(json.dumps(answers))
 """
 
 
@@ -121,6 +142,17 @@ class Project:
         assert done.returncode == code, f"exit code {done.returncode}:\n{done.stdout}\n{done.stderr}"
         return done
 
+    def many(self, *cases: tuple[str, list[str]], timeout: float = 240) -> list[dict]:
+        """Run several submissions one after the other in ONE process, as a sweep does, each with some flags.
+
+        Returns for each its exit code (1 where an exception came out), stdout, stderr, and the path of its log.
+        """
+        words = [(str(self.folder / script), ["--track=tiny", *TINY, *flags]) for script, flags in cases]
+        done = subprocess.run([sys.executable, "-c", MANY], input=json.dumps(words), capture_output=True, text=True,
+                              timeout=timeout, env=environment(), cwd=self.folder)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
     def logs(self) -> list[Path]:
         """Return the logs, oldest first."""
         return sorted((self.folder / "records" / "runs").glob("*.txt"), key=lambda path: path.stat().st_mtime_ns)
@@ -149,6 +181,5 @@ def project(tmp_path: Path) -> Project:
 
 def events(log: Path, kind: str) -> list[dict]:
     """Return the events of one kind in a log."""
-    import json
     start = f"#:{kind} "
     return [json.loads(line[len(start):]) for line in log.read_text().split("\n") if line.startswith(start)]

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from harness.tripwires import HarnessWatch, Tripwire, check_causality, first_import, state_digest
+from harness.runlog import first_import
+from harness.tripwires import HarnessWatch, Tripwire, check_causality, state_digest
 from harness.validate import checked_logits, validate, write_text
 from train_gpt2 import GPT, Hyperparameters
 
@@ -139,7 +140,7 @@ def test_the_watch_finds_a_replaced_function_a_replaced_method_and_patched_code(
 def test_the_first_import_of_a_script_is_found():
     assert first_import(b'"""doc"""\nfrom harness.run import Run\nimport torch\n') == "harness.run"
     assert first_import(b"import torch, harness\n") == "torch"
-    assert first_import(b"x = 1\n") is None
+    assert first_import(b"x = 1\n") == "nothing"
 
 
 def test_text_is_written_from_the_model_with_the_same_random_numbers_each_time():

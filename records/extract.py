@@ -1,0 +1,87 @@
+"""Writes the code that a log carries into an empty folder, where it runs."""
+import argparse
+import os
+import re
+import unicodedata
+from pathlib import Path
+
+from records.reader import ReadError, read_log, shown
+
+# names that Windows gives to devices, whatever their suffix
+DEVICES = {"con", "prn", "aux", "nul", *(f"{name}{i}" for name in ("com", "lpt") for i in range(10))}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("log", metavar="LOG", type=Path)
+    parser.add_argument("folder", metavar="DIR", type=Path, help="empty, or not there yet")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Extract and say what was written; return the exit code."""
+    log = read_log(arguments.log)
+    if not log.manifest:
+        raise ReadError(f"{shown(arguments.log.name)}: cut off above its manifest; there is no whole script in it")
+    sources = {log.script_path: log.script}
+    for path, file in log.files.items():
+        if path in sources:
+            raise ReadError(f"{shown(arguments.log.name)}: two files {shown(path)}")
+        sources[path] = file.source
+    write_files(sources, arguments.folder)
+    track = log.track
+    print(f"wrote {len(sources)} files to {arguments.folder}")
+    print("a log carries code, not data; to run it there, give it "
+          f"{shown(str(track.get('data', 'the shards')))} and {shown(str(track.get('vocabulary', 'the vocabulary')))}, then:")
+    print(f"python {shown(log.script_path)} --track {shown(str(log.manifest.get('track')))} "
+          f"--seed {shown(str(log.manifest.get('seed')))}")
+    return 0
+
+
+def write_files(sources: dict[str, bytes], folder: Path) -> None:
+    """Write files below a folder that is empty or absent; nothing is written unless all paths are safe."""
+    check_paths(list(sources))
+    try:
+        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+            raise ReadError(f"{shown(str(folder))}: not a folder; name one that is empty or not there yet")
+        if folder.is_dir() and any(folder.iterdir()):
+            raise ReadError(f"{shown(str(folder))}: not empty; name a folder that is empty or not there yet")
+        for path, source in sources.items():
+            target = folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+            with open(os.open(target, flags, 0o644), "wb") as f:
+                f.write(source)
+    except OSError as error:
+        raise ReadError(f"{shown(str(folder))}: cannot be written ({error.strerror})") from None
+
+
+def check_paths(paths: list[str]) -> None:
+    """Raise ReadError for a path that might leave the folder, hide, or meet another on some file system."""
+    files: set[tuple[str, ...]] = set()
+    folders: set[tuple[str, ...]] = set()
+    for path in paths:
+        if reason := unsafe(path):
+            raise ReadError(f"path {shown(path)!r}: {reason}")
+        parts = tuple(unicodedata.normalize("NFC", part).casefold() for part in path.split("/"))
+        if parts in files:
+            raise ReadError(f"path {shown(path)!r}: another differs in case only")
+        files.add(parts)
+        folders.update(parts[:i] for i in range(1, len(parts)))
+    if both := files & folders:
+        raise ReadError(f"path {shown('/'.join(both.pop()))!r}: a file and a folder")
+
+
+def unsafe(path: str) -> str | None:
+    """Return what is wrong with a path out of a log, None where it is safe below any folder."""
+    if not path or len(path) > 1000:
+        return "empty, or over 1000 characters"
+    if re.search(r'[\\:*?"<>|]', path) or not path.isprintable():
+        return "holds a backslash, a colon or another character that is special somewhere"
+    for part in path.split("/"):
+        if part in ("", ".", ".."):
+            return "absolute, or leaves its folder"
+        if part.startswith((".", "-")) or part.endswith((".", " ")) or part.split(".")[0].strip().casefold() in DEVICES:
+            return "holds a hidden or reserved name"
+        if len(part.encode()) > 255:
+            return "holds a name of over 255 bytes"
+    return None

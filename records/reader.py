@@ -1,0 +1,263 @@
+"""Reads the log of a run, format 1 (docs/log_format.md). A log may come from a stranger: nothing in it is trusted."""
+import hashlib
+import json
+import math
+import os
+import re
+import stat
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+RULE = b"=" * 100
+FILE_BYTES, LINE_BYTES = 1 << 26, 1 << 22
+NUMBER = r"(-?(?:\d+(?:\.\d+)?|inf|nan))"
+STEP = re.compile(rf"step:(\d{{1,15}})/(\d{{1,15}}) (train|val)_loss:{NUMBER} train_time:(\d{{1,20}})ms step_avg:{NUMBER}ms",
+                  re.ASCII)
+
+
+class ReadError(ValueError):
+    """A file that is no log of format 1, or that is damaged; one line says where."""
+
+
+class ChangedLog(ReadError):
+    """A log that is not what the harness wrote: a sha256 in it does not match."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A `step:` line, made for people: losses rounded to four digits, times in whole milliseconds."""
+
+    step: int
+    last_step: int
+    train_loss: float | None  # one of the two
+    val_loss: float | None
+    train_time_ms: int
+    step_avg_ms: float  # nan at step 0
+
+
+@dataclass(frozen=True)
+class Val:
+    """A `#:val` event, made for machines: full precision."""
+
+    step: int
+    val_loss: float
+    tokens: int  # taken before this validation
+    train_time_ns: int
+
+
+@dataclass(frozen=True)
+class Event:
+    """Any other `#:kind {...}` line, as it stands: non-finite numbers are strings, see number()."""
+
+    kind: str
+    fields: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class File:
+    """A project file that the run had loaded."""
+
+    source: bytes
+    sha256: str
+
+
+@dataclass
+class Log:
+    """What a log says. One cut inside its script has no manifest; one without `end` is of an incomplete run."""
+
+    path: Path
+    script: bytes = b""
+    manifest: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, File] = field(default_factory=dict)
+    environment: list[str] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    vals: list[Val] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    text: list[str] = field(default_factory=list)  # what the submission said
+    end: dict[str, Any] | None = None
+
+    @property
+    def script_path(self) -> str:
+        """The script's path, relative to the repository; train_gpt2.py where the manifest does not say."""
+        return str(self.manifest.get("script_path", "train_gpt2.py"))
+
+    @property
+    def track(self) -> dict[str, Any]:
+        """The row of the run's track in the tracks.toml that the log carries; empty where there is none."""
+        try:
+            row = tomllib.loads(self.files["harness/tracks.toml"].source.decode()).get(self.manifest["track"])
+        except (KeyError, TypeError, ValueError, RecursionError):
+            row = None
+        return row if isinstance(row, dict) else {}
+
+
+def read_log(path: str | Path) -> Log:
+    """Return what a log says; a file that was cut off is read up to its last whole line.
+
+    Raises ReadError, in one line, for anything that the harness cannot have written, and ChangedLog where a sha256
+    does not match.
+    """
+    path = Path(path)
+    data = read_bytes(path)
+    log = Log(path)
+    try:
+        lines = data.split(b"\n")
+        lines.pop()  # what follows the last newline is no whole line
+        for line_number, line in enumerate(lines, start=1):
+            if len(line) > LINE_BYTES:
+                raise ReadError(f"line {line_number} has {len(line)} bytes, expected at most {LINE_BYTES}")
+        rule = lines.index(RULE) if RULE in lines else len(lines)
+        log.script = b"".join(line + b"\n" for line in lines[:rule])
+        _Parser(log, data).parse(enumerate(lines[rule + 1:], start=rule + 2))
+    except ReadError as error:
+        raise type(error)(f"{shown(path.name)}: {error}") from None
+    return log
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the bytes of an ordinary file of at most 64 MiB; follows no symbolic link, opens no device."""
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        with open(handle, "rb") as f:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise ReadError(f"{shown(path.name)}: not an ordinary file")
+            data = f.read(FILE_BYTES + 1)
+    except (OSError, ValueError) as error:
+        if isinstance(error, ReadError):
+            raise
+        reason = "a symbolic link" if path.is_symlink() else getattr(error, "strerror", None) or error
+        raise ReadError(f"{shown(path.name)}: cannot be read ({reason})") from None
+    if len(data) > FILE_BYTES:
+        raise ReadError(f"{shown(path.name)}: more than {FILE_BYTES} bytes; a log has at most that many")
+    return data
+
+
+class _Parser:
+    """Takes the lines below the first rule one after the other and fills a Log."""
+
+    def __init__(self, log: Log, data: bytes):
+        self.log, self.data = log, data
+        self.head = True  # above the second rule
+        self.open_file: dict[str, Any] | None = None
+        self.bars: list[bytes] = []
+
+    def parse(self, lines: Iterator[tuple[int, bytes]]) -> None:
+        """Read all lines. Raises ReadError naming the first one that is wrong."""
+        for line_number, line in lines:
+            try:
+                self._line(line)
+            except (ReadError, UnicodeDecodeError) as error:
+                kind = type(error) if isinstance(error, ReadError) else ReadError
+                raise kind(f"line {line_number}: {error}") from None
+
+    def _line(self, line: bytes) -> None:
+        log = self.log
+        if self.open_file is not None:
+            self._file_line(line)
+        elif not log.manifest and not line.startswith(b"#:manifest "):
+            raise ReadError("expected #:manifest below the first rule")
+        elif line.startswith(b"#:"):
+            self._event(line)
+        elif self.head and line == RULE:
+            self.head = False
+        elif self.head:
+            log.environment.append(line.decode(errors="replace"))
+        elif line.startswith(b"> "):
+            log.text.append(line[2:].decode(errors="replace"))
+        elif match := STEP.fullmatch(line.decode()):
+            step, last, kind, loss, time_ms, average = match.groups()
+            train, val = (number(loss), None) if kind == "train" else (None, number(loss))
+            log.steps.append(Step(int(step), int(last), train, val, int(time_ms), number(average)))
+        else:
+            raise ReadError(f"{shown(line.decode(errors='replace'))} is no line of a log")
+
+    def _event(self, line: bytes) -> None:
+        log, (kind, _, text) = self.log, line[2:].decode().partition(" ")
+        fields = parse_json(text)
+        if kind == "manifest":
+            if log.manifest or fields.get("format") != 1:
+                raise ReadError("a second manifest" if log.manifest else
+                                f"format {shown(str(fields.get('format')))}, this reader knows format 1")
+            log.manifest = fields
+            code = fields.get("code")
+            if not isinstance(code, dict) or code.get("script") != sha256(log.script):
+                raise ChangedLog("the script above is not the one whose sha256 the manifest gives")
+        elif kind == "file":
+            path, size = need(fields, "path", str), need(fields, "bytes", int)
+            if path in log.files:
+                raise ReadError(f"a second file {shown(path)}")
+            self.open_file, self.bars = {"path": path, "bytes": size, "sha256": need(fields, "sha256", str)}, []
+        elif kind == "val":
+            log.vals.append(Val(need(fields, "step", int), number(fields.get("val_loss")),
+                                need(fields, "tokens", int), need(fields, "train_time_ns", int)))
+        elif kind == "end":
+            need(fields, "status", str)
+            above = self.data.removesuffix(line + b"\n")
+            if len(above) == len(self.data):
+                raise ReadError("something stands below the end line")
+            if sha256(above) != need(fields, "sha256", str):
+                raise ChangedLog("the lines above are not those whose sha256 the end line gives")
+            log.end = fields
+        else:
+            log.events.append(Event(kind, fields))
+
+    def _file_line(self, line: bytes) -> None:
+        if line.startswith(b"|"):
+            self.bars.append(line[1:])
+            return
+        if line != b"#:endfile":
+            raise ReadError("expected a line behind a bar, or #:endfile")
+        head, self.open_file = self.open_file, None
+        source = b"\n".join(self.bars) + b"\n"
+        source = source[:-1] if len(source) == head["bytes"] + 1 else source
+        if len(source) != head["bytes"] or sha256(source) != head["sha256"]:
+            raise ChangedLog(f"file {shown(head['path'])} is not the one whose sha256 stands above it")
+        self.log.files[head["path"]] = File(source, head["sha256"])
+
+
+def parse_json(text: str) -> dict[str, Any]:
+    """Return a JSON object, raising ReadError for anything else."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ReadError(f"not JSON ({shown(str(error))})") from None
+    if not isinstance(value, dict):
+        raise ReadError(f"found JSON of type {type(value).__name__}, expected an object")
+    return value
+
+
+def need(fields: dict[str, Any], name: str, kind: type) -> Any:
+    """Return a field that must be there and of that type."""
+    value = fields.get(name)
+    if type(value) is not kind:
+        raise ReadError(f"field {name!r} is {shown(repr(value))}, expected {kind.__name__}")
+    return value
+
+
+def number(value: Any) -> float:
+    """Return a JSON number as a float; the log writes those that are not finite as 'nan', 'inf' and '-inf'."""
+    try:
+        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+            raise ValueError
+        return float(value)
+    except (ValueError, OverflowError):
+        raise ReadError(f"found {shown(repr(value))}, expected a number") from None
+
+
+def is_finite(value: float | None) -> bool:
+    """Tell whether a number is there and finite."""
+    return value is not None and math.isfinite(value)
+
+
+def shown(text: str, most: int = 80) -> str:
+    """Return a stranger's text for one line on a terminal: escapes visible, cut."""
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:most + 1])
+    return text if len(text) <= most else text[:most] + "..."
+
+
+def sha256(data: bytes) -> str:
+    """Return the hexadecimal sha256 of some bytes."""
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,231 @@
+"""Whole runs of a tiny track: the same training on any number of ranks, resumed, watched, refused."""
+import json
+import math
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Project, environment, events
+
+from harness.shards import write_shard
+
+TRAIN = "        for optimizer in optimizers:\n            optimizer.step()\n"
+
+
+def result(log) -> dict:
+    """Return the end event of a log."""
+    [end] = events(log, "end")
+    return end
+
+
+def test_1_2_and_4_ranks_train_to_the_same_bits_across_shard_borders(project):
+    """Six steps of 256 tokens over shards of 601, 602 and 603."""
+    ends = []
+    for ranks in (1, 2, 4):
+        project.run(ranks)
+        ends.append(result(project.logs()[-1]))
+    assert len({end["weights_sha256"] for end in ends}) == 1
+    assert len({end["val_loss"] for end in ends}) == 1
+    assert ends[0]["val_loss"] < math.log(257) and ends[0]["status"] == "ok"
+    vals = [[(v["step"], v["val_loss"], v["weights"], v["tokens"]) for v in events(log, "val")] for log in project.logs()]
+    assert vals[0] == vals[1] == vals[2]
+    assert [v[0] for v in vals[0]] == [0, 3, 6] and [v[3] for v in vals[0]] == [0, 768, 1536]
+
+
+def test_fast_reduction_and_other_device_batches_train_the_same_up_to_rounding(tmp_path):
+    """Six steps; the losses near 5 come from the same numbers summed in another order: 1e-5 is a hundred roundings."""
+    project = Project(tmp_path, reduction="fast")
+    project.run(1)
+    project.run(2, "--device_batch_size=2")
+    [first, second] = [[v["val_loss"] for v in events(log, "val")] for log in project.logs()]
+    assert first[0] == second[0]
+    assert all(abs(a - b) < 1e-5 for a, b in zip(first, second))
+
+
+def test_two_agents_on_one_host_train_what_one_agent_with_two_ranks_does(project):
+    with socket.socket() as s:  # the rendezvous of two agents needs a port that both know
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    project.run(2)
+    where = [f"--rdzv_endpoint=127.0.0.1:{port}", "--rdzv_id=two", "--nnodes=2"]
+    agents = [subprocess.Popen(project.command(1, *where), env=environment(), cwd=project.folder,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
+    for agent in agents:
+        output, _ = agent.communicate(timeout=120)
+        assert agent.returncode == 0, output
+    one, two = project.logs()
+    assert result(one)["weights_sha256"] == result(two)["weights_sha256"]
+    assert events(two, "manifest")[0]["nodes"] == 2
+
+
+def test_torchrun_as_people_type_it_and_plain_python_give_the_same(project):
+    flags = project.command(1)[5:]
+    for start in ([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"], [sys.executable]):
+        subprocess.run([*start, "train_gpt2.py", "--track=tiny", *flags], env=environment(), cwd=project.folder, check=True,
+                       capture_output=True, timeout=120)
+    one, two = project.logs()
+    assert result(one)["weights_sha256"] == result(two)["weights_sha256"]
+
+
+def test_a_run_stopped_and_resumed_equals_the_uninterrupted_one_bit_for_bit(project):
+    project.run(2)
+    project.run(2, "--checkpoint_every=2", "--stop_at_step=5")
+    whole, stopped = project.logs()
+    assert result(stopped)["status"] == "stopped"
+    folder = stopped.with_suffix(".checkpoints")
+    assert sorted(p.name for p in folder.iterdir()) == ["step000002", "step000004"]
+    project.run(2, f"--resume={folder}")
+    resumed = project.logs()[-1]
+    assert result(resumed)["weights_sha256"] == result(whole)["weights_sha256"]
+    assert result(resumed)["val_loss"] == result(whole)["val_loss"]
+    assert events(resumed, "manifest")[0]["resumed_from"]["step"] == 4
+    assert events(resumed, "val")[-1]["tokens"] == events(whole, "val")[-1]["tokens"]
+    # exact reduction: even another world size gives the same bits
+    project.run(1, f"--resume={folder}")
+    assert result(project.logs()[-1])["weights_sha256"] == result(whole)["weights_sha256"]
+    # a damaged newest checkpoint is refused, the one before is used and named
+    state = folder / "step000004" / "state.pt"
+    data = bytearray(state.read_bytes())
+    data[len(data) // 2] ^= 1
+    state.write_bytes(data)
+    project.run(1, f"--resume={folder}")
+    again = project.logs()[-1]
+    assert events(again, "manifest")[0]["resumed_from"]["step"] == 2
+    assert "step000004 is not whole" in events(again, "manifest")[0]["resumed_from"]["refused"][0]
+    assert result(again)["weights_sha256"] == result(whole)["weights_sha256"]
+    # a half-written one, without its marker, is refused too; where none is left that is told
+    (folder / "step000002" / "COMPLETE").unlink()
+    done = project.run(1, f"--resume={folder}", code=2)
+    assert "no whole checkpoint" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_tripwires_trip_each_on_its_own_submission(project):
+    """One process, one run after the other: what one did must not touch the next."""
+    look_ahead = project.submission("ahead.py", ("x_BTC = norm(self.wte(idx_BT))", "x_BTC = norm(self.wte(idx_BT).flip(1).cumsum(1).flip(1))"))
+    trains = project.submission("trains.py", ("            x_BTC = norm(self.wte(idx_BT))",
+        "            if not self.training:\n                self.wte.weight.data += 1e-4\n            x_BTC = norm(self.wte(idx_BT))"))
+    keeps = project.submission("keeps.py", (TRAIN, TRAIN + "        model.seen = getattr(model, 'seen', torch.zeros(1)) + 1\n"))
+    replaces = project.submission("replaces.py", (
+        "    for step in run.steps(model, optimizers):\n",
+        "    import harness.validate\n    harness.validate._cross_entropy = lambda *a, **k: torch.zeros(128)\n"
+        "    for step in run.steps(model, optimizers):\n"))
+    twice = project.submission("twice.py", ("        tokens = run.take(hp.batch_tokens)\n",
+                                            "        run.take(hp.batch_tokens)\n        tokens = run.take(hp.batch_tokens)\n"))
+    rewinds = project.submission("rewinds.py", (TRAIN, TRAIN + "        run._stream._position = 0\n"))
+    reads = project.submission("reads.py", (TRAIN, TRAIN + "        import os\n        os.environ.get('MY_LEARNING_RATE')\n"))
+    late = project.submission("late.py", (TRAIN, TRAIN + "        import late_module\n"))
+    (project.folder / "late_module.py").write_text("x = 1\n")
+    scripts = {"train_gpt2.py": None, look_ahead: "causality", trains: "validation: the weights changed",
+               keeps: "warmup: .seen", twice: "tokens: ", rewinds: "tokens: the stream stands at",
+               reads: r"environment: reads.py", "train_gpt2.py again": None, late: None, replaces: "harness"}
+    answers = project.many(*((script.split()[0], []) for script in scripts))
+    for (script, message), answer in zip(scripts.items(), answers):
+        assert answer["code"] == (1 if message else 0), (script, answer["stderr"])
+        if message:
+            end = result(Path(answer["log"]))
+            assert (end["status"], end["type"]) == ("failed", "Tripwire"), script
+            assert message in end["message"], script
+    first, again, last = (Path(answers[i]["log"]) for i in (0, 7, 8))
+    assert result(first)["weights_sha256"] == result(again)["weights_sha256"]
+    [event] = events(last, "late")
+    assert event["path"] == "late_module.py"
+
+
+def test_bad_input_is_one_line_with_exit_code_2_and_leaves_nothing(project):
+    data = project.folder / "data"
+    def variant(name, change):
+        shutil.copytree(data / "tiny", data / name)
+        change(data / name)
+        return [f"--data={data / name}"]
+
+    def set_header(folder, index, value):
+        path = folder / "tiny_train_000001.bin"
+        content = bytearray(path.read_bytes())
+        content[4 * index:4 * index + 4] = int(value).to_bytes(4, "little")
+        path.write_bytes(content)
+
+    def pin(folder):
+        (folder / "manifest.json").write_text(json.dumps({"files": {"tiny_val_000000.bin": {"sha256": "0" * 64}}}))
+
+    project.submission("late_import.py", ("from harness.run import Run, open_run  # first", "import os\nfrom harness.run import Run, open_run  # first"))
+    (project.folder / "no_newline.py").write_text((project.folder / "train_gpt2.py").read_text().rstrip("\n"))
+    cases = [
+        (variant("truncated", lambda f: open(f / "tiny_train_000001.bin", "r+b").truncate(1500)), "1500 bytes, but its header"),
+        (variant("magic", lambda f: set_header(f, 0, 7)), "magic 7, expected 20240520"),
+        (variant("version", lambda f: set_header(f, 1, 9)), "version 9, expected 1"),
+        (variant("count", lambda f: set_header(f, 2, 5)), "header counts 5 tokens"),
+        (variant("vocabulary", lambda f: write_shard(f / "tiny_train_000001.bin", np.full(602, 300))), "token id 300"),
+        (variant("few", lambda f: (f / "tiny_train_000002.bin").unlink()), "the run takes 1536 and one more"),
+        (variant("few_val", lambda f: write_shard(f / "tiny_val_000000.bin", np.zeros(512))), "validates on 512 and one more"),
+        (variant("missing", lambda f: [p.unlink() for p in f.glob("tiny_train*")]), "no tiny_train_*.bin"),
+        (variant("pinned", pin), "manifest.json pins 000000"),
+        ([f"--data={data / 'nowhere'}"], "no such data folder"),
+        (["--micro_batch=5"], "is not a multiple of micro_batch*seq_len"),
+        (["--nproc_per_node=3"], "use 1, 2, 4 ranks"),
+        (["--num_iteration=3"], "the closest is --num_iterations"),
+        (["--num_iterations=many"], "--num_iterations many: expected int"),
+        (["--num_iterations"], "--num_iterations has no value"),
+        (["num_iterations=3"], "flags are --name value"),
+        (["--track=speedway"], "no such track; there are fineweb, sample, tiny"),
+        (["--device=tpu"], "--device tpu: expected cpu"),
+        (["--device_batch_size=2"], "leave the flag out"),
+        (["--seq_len=48", "--batch_tokens=384"], "does not divide the track's validation piece"),
+        (["--script=nowhere.py"], "no such file"),
+        (["--script=no_newline.py"], "no newline at its end"),
+        (["--resume=nowhere"], "no such folder of checkpoints"),
+        (["--script=late_import.py"], "imports os first; the harness must come first"),
+    ]
+    answers = project.many(*(("harness/launch.py", ["--nproc_per_node=1", *flags]) for flags, _ in cases))
+    for (flags, message), answer in zip(cases, answers):
+        assert answer["code"] == 2, (flags, answer)
+        assert message in answer["stderr"] and answer["stderr"].count("\n") == 1, (flags, answer["stderr"])
+    assert project.logs() == []
+
+
+def test_a_model_over_the_tracks_size_or_a_parameter_without_optimizer_is_refused(project):
+    project.submission("forgets.py", ("return [adam, muon]", "return [adam]"))
+    done = project.run(2, script="forgets.py", code=2)
+    assert done.stderr.count("\n") == 1 and "parameter blocks.0.attn.c_q.weight is in 0 optimizer groups" in done.stderr
+    done = project.run(1, "--n_embd=512", code=2)
+    assert "active parameters, track tiny allows 1000000" in done.stderr
+    assert project.logs() == []
+
+
+def test_a_track_needs_a_row_and_a_folder_but_no_code(project):
+    """The tiny track is itself a third track; here another row with another folder and recipe fields."""
+    rows = project.folder / "harness" / "tracks.toml"
+    text = rows.read_text()
+    start = text.index("[tiny]")
+    rows.write_text(text + text[start:].replace("[tiny]", "[mine]").replace("data/tiny", "data/mine").replace("tiny_", "m_"))
+    (project.folder / "data" / "tiny").rename(project.folder / "data" / "mine")
+    for path in list((project.folder / "data" / "mine").glob("tiny_*")):
+        path.rename(path.with_name(path.name.replace("tiny_", "m_")))
+    done = project.run(2, "--track=mine")
+    assert "ok: val_loss" in done.stdout
+    assert events(project.logs()[0], "manifest")[0]["track"] == "mine"
+
+
+def test_the_log_holds_scalars_words_and_a_clock_that_adds_up(project):
+    script = project.submission("talks.py", (TRAIN, TRAIN + "        run.log(lr=optimizers[1].param_groups[0]['lr'])\n"
+                                                    "        run.print('#:end {}')\n"))
+    project.run(1, script=script)
+    [log] = project.logs()
+    assert [round(e["lr"], 6) for e in events(log, "scalar")] == [0.02] * 4 + [round(0.02 * 2 / 3, 6), round(0.02 / 3, 6)]
+    assert log.read_text().split("\n").count("> #:end {}") == 6
+    end = result(log)
+    parts = ("timed_ns", "setup_ns", "warmup_ns", "validation_ns", "checkpoint_ns", "unexplained_ns")
+    assert sum(end[part] for part in parts) == end["wall_ns"]
+    assert end["train_time_ns"] == end["timed_ns"] > 0
+    assert "passed the unigram baseline" in log.read_text()
+
+
+@pytest.mark.slow
+def test_a_compiled_run_is_the_same_up_to_rounding(project):
+    project.run(1)
+    project.run(1, "--compile=true", timeout=400)
+    plain, compiled = project.logs()
+    assert abs(result(plain)["val_loss"] - result(compiled)["val_loss"]) < 1e-4
