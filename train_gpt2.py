@@ -56,17 +56,17 @@ RECIPES = {
 
 
 def newton_schulz(G: Tensor, steps: int = 5) -> Tensor:
-    """Return roughly U V^T, where G = U S V^T, for a batch of matrices of shape (..., m, n), m <= n.
+    """Return roughly U V^T, where G = U S V^T, for a batch of matrices (n, short side, long side).
 
     Five steps of a quintic whose coefficients maximise the slope at 0 send the singular values into about
-    [0.7, 1.2] rather than to 1, which serves as well (Jordan 2024, https://kellerjordan.github.io/posts/muon).
+    [0.7, 1.2] rather than to 1, which serves as well (https://kellerjordan.github.io/posts/muon).
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     X = G / (G.norm(dim=(-2, -1), keepdim=True) + 1e-7)  # the spectral norm is at most the Frobenius norm
     for _ in range(steps):
         A = X @ X.mT
-        B = b * A + c * (A @ A)
-        X = a * X + B @ X
+        B = torch.baddbmm(A, A, A, beta=b, alpha=c)  # b A + c A A
+        X = torch.baddbmm(X, B, X, beta=a)  # a X + B X
     return X
 
 
@@ -82,7 +82,7 @@ def muon_update(grads: list[Tensor], buffers: list[Tensor], momentum: float, dty
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum orthogonalised by Newton-Schulz; each matrix is updated by one rank, which alone has its momentum.
+    """Momentum orthogonalised by Newton-Schulz; one rank updates a matrix and alone has its momentum.
 
     Matrices of one shape are dealt to the ranks in turn; while one batch is gathered the next is computed.
     step() holds collectives: every rank must call it, with gradients already reduced.
@@ -99,7 +99,7 @@ class Muon(torch.optim.Optimizer):
             by_shape: dict[torch.Size, list[Tensor]] = {}
             for p in group["params"]:
                 if p.ndim != 2:
-                    raise ValueError(f"Muon takes matrices, found shape {tuple(p.shape)}; give that parameter to Adam")
+                    raise ValueError(f"Muon takes matrices, found shape {tuple(p.shape)}; give it to Adam")
                 by_shape.setdefault(p.shape, []).append(p)
             for params in by_shape.values():
                 self.batches.append((first, index, params))

@@ -1,4 +1,4 @@
-"""Training time: monotonic nanoseconds between validations, the maximum over ranks, and where the rest of the time went."""
+"""Training time: monotonic nanoseconds from validation to validation, and where the rest of the time went."""
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ _synchronize = torch.cuda.synchronize
 
 
 class Clock:
-    """Charges the timed segments. Ranks meet at the borders only: everything between two of them is charged."""
+    """Charges the timed segments. Ranks meet at their borders only; all that lies between is charged."""
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -66,7 +66,7 @@ class Clock:
             self.spent_ns[what] += _now_ns() - begin
 
     def account(self) -> dict[str, int]:
-        """Return wall time since the run was opened and its parts, in ns; their sum is the wall time, exactly."""
+        """Return the wall time since the run was opened and its parts, in ns; they add up exactly."""
         wall = _now_ns() - self.opened_ns
         parts = {f"{what}_ns": spent for what, spent in self.spent_ns.items()}
         return {"wall_ns": wall, "timed_ns": self._timed_ns, **parts,
@@ -74,7 +74,7 @@ class Clock:
 
 
 def host_clocks() -> dict[str, int | None]:
-    """Return realtime, monotonic and (where there is one) boot time in ns: a verifier sees clock steps and suspends."""
+    """Return realtime, monotonic and boot time in ns: a verifier sees clock steps and suspends."""
     boottime = getattr(time, "CLOCK_BOOTTIME", None)
     return {"realtime_ns": time.time_ns(), "monotonic_ns": _now_ns(),
             "boottime_ns": None if boottime is None else time.clock_gettime_ns(boottime)}

@@ -1,4 +1,4 @@
-"""The facts of place that a log records: versions, hardware, git, settings, and a calibration that makes hosts comparable."""
+"""The facts of place that a log records: versions, hardware, git, settings, a calibration of the host."""
 import dataclasses
 import os
 import platform
@@ -9,11 +9,12 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from harness.plan import Plan
-from harness.runlog import ROOT, read_source, sha256
+from harness.runlog import ROOT, canonical, read_source, sha256
 
 UNKNOWN = "unavailable"
 
@@ -30,23 +31,24 @@ def command(*words: str) -> str:
 
 
 def code_facts(script: bytes, files: dict[str, bytes]) -> dict:
-    """Return the digests of a run's code: the script, the harness (all of harness/*.py), the other files, all of it."""
+    """Return the digests of a run's code: the script, the harness (harness/*.py), the other files, all of it."""
     harness = {path.name: sha256(read_source(path)) for path in sorted(Path(__file__).parent.glob("*.py"))}
     others = {path: sha256(source) for path, source in files.items() if not path.startswith("harness/")}
-    parts = {"script": sha256(script), "harness": sha256(repr(sorted(harness.items())).encode()), "others": others}
-    return {**parts, "digest": sha256(repr([parts["script"], parts["harness"], sorted(others.items())]).encode())}
+    parts = {"script": sha256(script), "harness": sha256(canonical(harness).encode()), "others": others}
+    return {**parts, "digest": sha256(canonical(parts).encode())}
 
 
-def run_facts(plan: Plan, argv: list[str], world_size: int) -> dict:
-    """Return what was asked of a run: track, recipe, flags, seed, how the batch divides, which data."""
+def run_facts(plan: Plan, script: Path, argv: list[str], world_size: int) -> dict:
+    """Return what was asked of a run: script, track, flags, seed, how the batch divides, which data."""
     hp, scans = plan.hp, plan.data.scans
     shards = [{"file": path.name, "tokens": scans[path].tokens, "sha256": scans[path].sha256}
               for path in (*plan.data.train, plan.data.val)]
-    launch = {name: value for name, value in dataclasses.asdict(plan.options).items() if value is not None}
+    launch = {k: without_paths(v) for k, v in dataclasses.asdict(plan.options).items() if v is not None}
+    row = {k: v for k, v in dataclasses.asdict(plan.track).items() if k != "harness"}
     return {
-        "track": plan.track.name, "track_digest": plan.track.digest, "target": plan.track.target,
-        "max_active_parameters": plan.track.max_active_parameters, "seed": plan.options.seed,
-        "argv": argv, "launch": {k: hide_home(str(v)) if k in ("data", "resume") else v for k, v in launch.items()},
+        "script": script.relative_to(ROOT).as_posix() if script.is_relative_to(ROOT) else script.name,
+        "track": plan.track.name, "track_digest": plan.track.digest, "track_row": row, "seed": plan.options.seed,
+        "argv": [without_paths(word) for word in argv], "launch": launch,
         "overrides": plan.overrides, "hyperparameters": dataclasses.asdict(hp), "world_size": world_size,
         "nodes": int(os.environ.get("GROUP_WORLD_SIZE", 1)), "reduction": plan.track.reduction,
         "rows": plan.rows, "accumulation": hp.batch_tokens // (plan.rows * hp.seq_len * world_size),
@@ -54,9 +56,11 @@ def run_facts(plan: Plan, argv: list[str], world_size: int) -> dict:
     }
 
 
-def hide_home(path: str) -> str:
-    """Return the last part of a path only: a log names no user's folders."""
-    return Path(path).name
+def without_paths(value: Any) -> Any:
+    """Return text without the folders of this host and its user: a log names neither."""
+    if not isinstance(value, str):
+        return value
+    return value.replace(str(ROOT), ".").replace(sys.prefix, "<python>").replace(str(Path.home()), "~")
 
 
 def git_facts() -> dict:
@@ -71,7 +75,7 @@ def cpu_name() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
-        return command("sysctl", "-n", "machdep.cpu.brand_string") if sys.platform == "darwin" else platform.processor()
+        return command("sysctl", "-n", "machdep.cpu.brand_string")  # macOS
 
 
 def changed_settings() -> list[str]:
@@ -83,7 +87,7 @@ def changed_settings() -> list[str]:
 
 def system_facts(device: torch.device) -> dict:
     """Return versions, processor, GPUs, threads. No host name, no user name."""
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if device.type == "cuda" else []
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count() if device.type == "cuda" else 0)]
     return {
         "python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda,
         "platform": f"{platform.system()} {platform.machine()}", "cpu": cpu_name(), "cpus": os.cpu_count(),
@@ -103,7 +107,7 @@ def environment_lines(device: torch.device) -> list[str]:
 
 
 def calibrate(device: torch.device, repeats: int = 5) -> dict[str, float]:
-    """Return what this rank's device does in under a second: float32 GEMM in GFLOP/s, copy in GB/s (read and written)."""
+    """Return what this rank's device does: float32 GEMM in GFLOP/s, copy in GB/s, counting reads and writes."""
     size = 4096 if device.type == "cuda" else 512
     a, b = torch.ones(size, size, device=device), torch.ones(size, size, device=device)
     source = torch.ones(size * size * 4, device=device)
@@ -123,10 +127,10 @@ def calibrate(device: torch.device, repeats: int = 5) -> dict[str, float]:
 
 
 def keep_float32_fast() -> str:
-    """Take oneDNN's float32 matrix product on CPU where it keeps float32, and return the precision that was set.
+    """Take oneDNN's float32 matrix product where it keeps float32, and return the precision that was set.
 
-    torch calls that route 'medium'. It is over twice as fast as MKL on AMD processors, with float32's rounding; on
-    those with AMX it rounds inputs to bfloat16, and MKL is as fast as the hardware: there it stays 'highest'.
+    torch calls that route 'medium'. It is over twice as fast as MKL on AMD processors, with float32's rounding;
+    on those with AMX it rounds inputs to bfloat16, and MKL is as fast as the hardware: there it is 'highest'.
     """
     a, b = torch.rand(256, 256, generator=torch.Generator().manual_seed(0)).sub(0.5).split(128)
     exact = a.double() @ b.double().mT

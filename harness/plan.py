@@ -1,4 +1,4 @@
-"""What a run will do, settled before it starts: launch options, hyperparameters, track, data, how the batch divides."""
+"""What a run will do, settled before it starts: options, hyperparameters, track, data, how a step divides."""
 import ast
 import dataclasses
 import difflib
@@ -54,7 +54,7 @@ def parse_flags(argv: list[str]) -> dict[str, str]:
 
 
 def typed(name: str, text: str, like: Any, kind: str) -> Any:
-    """Return a flag's text as a value of the type named by kind ('int', 'bool | None', ...) or of an example."""
+    """Return a flag's text as a value of the type that kind names ('int', 'bool | None', ...)."""
     if "str" in kind:
         return text
     try:
@@ -76,14 +76,15 @@ def typed(name: str, text: str, like: Any, kind: str) -> Any:
 
 
 def sort_flags(flags: dict[str, str], hyperparameters: Any) -> tuple[Options, dict[str, Any]]:
-    """Return launch options and hyperparameter overrides. Raises ValueError naming the flag closest to an unknown."""
+    """Return launch options and hyperparameter overrides. Raises ValueError naming the closest to an unknown."""
     options = {f.name: f for f in dataclasses.fields(Options)}
     fields = {f.name: f for f in dataclasses.fields(hyperparameters)}
     chosen: dict[str, Any] = {}
     overrides: dict[str, Any] = {}
     for name, text in flags.items():
         if name in options:
-            chosen[name] = typed(name, text, None, str(options[name].type).replace("<class '", "").rstrip("'>"))
+            kind = options[name].type
+            chosen[name] = typed(name, text, None, kind.__name__ if isinstance(kind, type) else str(kind))
         elif name in fields:
             like = getattr(hyperparameters, name)
             overrides[name] = typed(name, text, like, type(like).__name__)
@@ -94,40 +95,43 @@ def sort_flags(flags: dict[str, str], hyperparameters: Any) -> tuple[Options, di
 
 
 def world_sizes(hp: Any, track: Track, rows: int, most: int = 64) -> list[int]:
-    """Return the world sizes that divide a step evenly: in `exact` reduction the powers of two up to its micro-batches."""
+    """Return the world sizes that divide a step evenly; where the track reduces `exact`, powers of two only."""
     passes = hp.batch_tokens // (rows * hp.seq_len)
     sizes = [n for n in range(1, most + 1) if passes % n == 0]
     return [n for n in sizes if n & (n - 1) == 0] if track.reduction == "exact" else sizes
 
 
 def check_batch(hp: Any, track: Track, device_batch_size: int | None, world_size: int | None) -> int:
-    """Return the sequences of one forward pass after checking that the step, the ranks and the validation divide."""
+    """Return the sequences of one forward pass, after checking that step, ranks and validation divide."""
     for name in ("num_iterations", "batch_tokens", "micro_batch", "seq_len", "val_every", "epochs"):
         if getattr(hp, name) < 1:
             raise ValueError(f"{name}={getattr(hp, name)}, expected at least 1")
     unit = hp.micro_batch * hp.seq_len
     if hp.batch_tokens % unit:
-        raise ValueError(f"batch_tokens={hp.batch_tokens} is not a multiple of micro_batch*seq_len = {hp.micro_batch}*"
-                         f"{hp.seq_len} = {unit}; choose a micro_batch that divides {hp.batch_tokens / hp.seq_len:g}")
+        raise ValueError(f"batch_tokens={hp.batch_tokens} is not a multiple of micro_batch*seq_len = "
+                         f"{hp.micro_batch}*{hp.seq_len} = {unit}; choose a micro_batch that divides "
+                         f"{hp.batch_tokens / hp.seq_len:g}")
     micro_batches = hp.batch_tokens // unit
     if track.reduction == "exact":
         if device_batch_size not in (None, hp.micro_batch):
-            raise ValueError(f"--device_batch_size {device_batch_size}: track {track.name} reduces exactly, in micro-"
-                             f"batches of {hp.micro_batch} sequences; leave the flag out")
+            raise ValueError(f"--device_batch_size {device_batch_size}: track {track.name} reduces exactly, in "
+                             f"micro-batches of {hp.micro_batch} sequences; leave the flag out")
         if micro_batches & (micro_batches - 1):
-            raise ValueError(f"batch_tokens={hp.batch_tokens} makes {micro_batches} micro-batches of {unit} tokens; exact "
-                             f"reduction needs a power of two: choose another micro_batch")
+            raise ValueError(f"batch_tokens={hp.batch_tokens} makes {micro_batches} micro-batches of {unit} tokens; "
+                             f"exact reduction needs a power of two: choose another micro_batch")
     rows = device_batch_size or hp.micro_batch
     sequences = hp.batch_tokens // hp.seq_len
     if sequences % rows:
+        divisors = [n for n in range(1, sequences + 1) if sequences % n == 0]
         raise ValueError(f"--device_batch_size {rows} does not divide the {sequences} sequences of a step; use "
-                         f"{[n for n in range(1, sequences + 1) if sequences % n == 0]}")
-    if world_size is not None and world_size not in (sizes := world_sizes(hp, track, rows, max(64, world_size))):
-        raise ValueError(f"batch_tokens={hp.batch_tokens} does not divide over world_size={world_size} ranks of {rows} "
-                         f"sequences of {hp.seq_len}; use {', '.join(map(str, sizes))} ranks")
+                         f"{', '.join(map(str, divisors))}")
+    sizes = world_sizes(hp, track, rows, max(64, world_size or 1))
+    if world_size is not None and world_size not in sizes:
+        raise ValueError(f"batch_tokens={hp.batch_tokens} does not divide over world_size={world_size} ranks of "
+                         f"{rows} sequences of {hp.seq_len}; use {', '.join(map(str, sizes))} ranks")
     if track.val_piece % hp.seq_len:
-        raise ValueError(f"seq_len={hp.seq_len} does not divide the track's validation piece of {track.val_piece} tokens; "
-                         f"use a power of two up to {track.val_piece}")
+        raise ValueError(f"seq_len={hp.seq_len} does not divide the track's validation piece of {track.val_piece} "
+                         f"tokens; use a power of two up to {track.val_piece}")
     return rows
 
 
@@ -136,7 +140,7 @@ def choose_track(argv: list[str], cuda: bool) -> tuple[Track, str]:
     flags, tracks = parse_flags(argv), load_tracks()
     device = flags.get("device", "cuda" if cuda else "cpu")
     if device not in ("cpu", "cuda") or (device == "cuda" and not cuda):
-        raise ValueError(f"--device {device}: expected cpu{' or cuda' if cuda else '; torch finds no CUDA device here'}")
+        raise ValueError(f"--device {device}: expected cpu{' or cuda' if cuda else '; there is no CUDA device'}")
     name = flags.get("track", "fineweb" if device == "cuda" else "sample")
     if name not in tracks:
         raise ValueError(f"--track {name}: no such track; there are {', '.join(tracks)}")
@@ -150,7 +154,8 @@ def make_plan(recipes: dict[str, Any], argv: list[str], world_size: int | None, 
     """
     track, device = choose_track(argv, cuda)
     if track.recipe not in recipes:
-        raise ValueError(f"track {track.name} trains recipe {track.recipe!r}; the submission has {', '.join(recipes)}")
+        raise ValueError(f"track {track.name} trains the recipe {track.recipe!r}; the submission has "
+                         f"{', '.join(recipes)}")
     options, overrides = sort_flags(parse_flags(argv), recipes[track.recipe])
     hp = dataclasses.replace(recipes[track.recipe], **overrides)
     rows = check_batch(hp, track, options.device_batch_size, world_size)

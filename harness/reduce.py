@@ -23,7 +23,7 @@ class ExactReducer:
         self.params = [p for p in model.parameters() if p.requires_grad]
         wrong = {p.dtype for p in self.params} - {torch.float32}
         if wrong:
-            raise ValueError(f"exact reduction takes float32 parameters, found {wrong}; use a track that reduces `fast`")
+            raise ValueError(f"exact reduction takes float32 parameters, found {wrong}")
         self.sizes = [p.numel() for p in self.params]
         self.world_size = dist.get_world_size()
         length = -(-(sum(self.sizes) + 1) // self.world_size) * self.world_size

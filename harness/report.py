@@ -1,4 +1,5 @@
 """What a run says: the public speedrun's step lines and the events into the log, a bar or plain lines on the terminal."""
+import contextlib
 import math
 import sys
 
@@ -23,7 +24,8 @@ class Report:
     def line(self, text: str) -> None:
         """Show a line above the bar."""
         if self.rank == 0:
-            tqdm.write(text, file=sys.stdout) if not self._bar.disable else print(text, flush=True)
+            with contextlib.suppress(OSError):  # a terminal that was closed ends no run
+                print(text, flush=True) if self._bar.disable else tqdm.write(text, file=sys.stdout)
 
     def trained(self, step: int, scalars: dict, train_time_ns: int) -> None:
         """Log a step: its train_loss as in the public logs, other numbers as an event."""

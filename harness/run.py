@@ -86,8 +86,15 @@ class Run:
         loss_sum(net, x, y) returns the loss summed over tokens; it is called on one micro-batch of rows after the
         other. Their mean is logged as train_loss.
         """
-        passes = list(zip(x.split(self._plan.rows), y.split(self._plan.rows)))
-        self.log(train_loss=self._reducer(loss_sum, passes, y.numel() * self.world_size))
+        rows = self._plan.rows
+        passes = list(zip(x.split(rows), y.split(rows)))
+        try:
+            self.log(train_loss=self._reducer(loss_sum, passes, y.numel() * self.world_size))
+        except torch.OutOfMemoryError as error:
+            if not self._warming or rows == 1:
+                raise
+            raise BadInput(f"out of memory with {rows} sequences a pass; use --device_batch_size {rows // 2} "
+                           f"({str(error).splitlines()[0]})") from None
 
     def log(self, **scalars: float | Tensor) -> None:
         """Log numbers of this step. Tensors are read one step later, so that nothing waits for the device."""
@@ -180,10 +187,15 @@ class Run:
         files["harness/tracks.toml"] = read_source(ROOT / "harness" / "tracks.toml")
         code = environment.code_facts(script, files)
         manifest = {
-            **environment.run_facts(self._plan, self._argv, self.world_size), "code": code, "parameters": parameters,
+            **environment.run_facts(self._plan, self._script, self._argv, self.world_size), "code": code,
+            "parameters": parameters,
             "resumed_from": resumed, "sys": environment.system_facts(self.device), "git": environment.git_facts(),
             "calibration": environment.calibrate(self.device), "clocks": host_clocks(), "format": 1}
-        log = RunLog(ROOT / "records" / "runs" if self.rank == 0 else None, new_run_id(code["digest"]))
+        folder = ROOT / "records" / "runs"
+        try:
+            log = RunLog(folder if self.rank == 0 else None, new_run_id(code["digest"]))
+        except OSError as error:
+            raise BadInput(f"{folder}: cannot write a log there ({error.strerror})") from None
         log.sources(script, {**manifest, "run_id": log.run_id}, files, environment.environment_lines(self.device))
         self._log, self.log_path = log, log.path
 
@@ -280,6 +292,7 @@ class Run:
     def end(self, status: str, **fields: Any) -> dict[str, Any]:
         """Write the end line, from whichever thread learns of the end; return its fields."""
         status = self.status if status == "ok" else status
+        fields = {name: environment.without_paths(value) for name, value in fields.items()}
         fields = {**self._result, "clocks": host_clocks(), **self._clock.account(), **fields}
         return self._log.end(status, **fields) if self._log else {"status": status, **fields}
 

@@ -1,4 +1,4 @@
-"""The log of a run: every line of code that ran, the environment, the events, how it ended. Format: docs/log_format.md."""
+"""The log of a run: all code that ran, the environment, the events, how it ended (docs/log_format.md)."""
 import ast
 import errno
 import fcntl
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def canonical(value: dict) -> str:
-    """Return one line of JSON: sorted keys, no spaces, ASCII, full precision, non-finite numbers as strings."""
+    """Return one line of JSON: keys sorted, no spaces, ASCII, full precision, non-finite numbers as strings."""
     def finite(v):
         if isinstance(v, float) and not math.isfinite(v):
             return str(v)

@@ -1,6 +1,7 @@
-"""The .bin shard, read and written in one place: 256 little-endian int32 (magic, version, token count), then uint16 tokens.
+"""The .bin shard, read and written in one place. Needs numpy, not torch.
 
-The format of the public FineWeb shards (https://github.com/KellerJordan/modded-nanogpt). Needs numpy, not torch.
+256 little-endian int32 (magic, version, token count, zeros), then uint16 tokens: the format of the public FineWeb
+shards (https://github.com/KellerJordan/modded-nanogpt).
 """
 import hashlib
 import json
@@ -30,7 +31,7 @@ class Scan(NamedTuple):
 
 
 def check_shard(path: str | Path) -> int:
-    """Return the number of tokens of a shard after checking magic, version and size. Reads the header only."""
+    """Return a shard's number of tokens after checking magic, version and size; reads the header only."""
     path = Path(path)
     try:
         with open(path, "rb") as f:
@@ -41,10 +42,10 @@ def check_shard(path: str | Path) -> int:
     except OSError as error:
         raise ShardError(f"{path}: cannot be read ({error.strerror})") from None
     if size < HEADER_BYTES:
-        raise ShardError(f"{path}: {size} bytes, expected a header of {HEADER_BYTES}; fetch or build the file again")
+        raise ShardError(f"{path}: {size} bytes, expected a header of {HEADER_BYTES}; fetch or build it again")
     magic, version, tokens = np.frombuffer(header, dtype="<i4")[:3].tolist()
     if magic != MAGIC:
-        raise ShardError(f"{path}: magic {magic}, expected {MAGIC}; not a token shard: rebuild it with data/fineweb.py")
+        raise ShardError(f"{path}: magic {magic}, expected {MAGIC}; rebuild it with data/fineweb.py")
     if version != VERSION:
         raise ShardError(f"{path}: version {version}, expected {VERSION}; rebuild it with data/fineweb.py")
     if size != HEADER_BYTES + 2 * tokens:
@@ -79,7 +80,7 @@ def write_shard(path: str | Path, tokens: np.ndarray) -> str:
 
 
 def write_atomically(path: str | Path, *parts: bytes | memoryview) -> None:
-    """Write the parts to a temporary file beside path, fsync, rename. Readers see the old file or the new one."""
+    """Write a file beside path, fsync, rename: readers see the old file or the new one."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
@@ -109,7 +110,7 @@ def scan_shard(path: str | Path) -> Scan:
 
 
 def scan_shards(paths: list[Path]) -> dict[Path, Scan]:
-    """Scan several shards in threads, each at most once: results are cached beside them by size and mtime_ns."""
+    """Scan shards in threads, each at most once: results are cached beside them by size and mtime_ns."""
     def key(path: Path) -> list[int]:
         stat = path.stat()
         return [stat.st_size, stat.st_mtime_ns]

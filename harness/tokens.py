@@ -1,4 +1,4 @@
-"""Which training tokens, in which order: one global position over all shards, the same at every world size."""
+"""Which training tokens, in which order: one global position over all shards, whatever the world size."""
 from bisect import bisect_right
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import accumulate
@@ -43,10 +43,10 @@ class TokenStream:
         return self.take_share(n, 0, 1)[:n]
 
     def take_share(self, n: int, rank: int, world_size: int) -> Tensor:
-        """Take the next n tokens and return the rank's contiguous share and one token more, the last one's target.
+        """Take the next n tokens; return the rank's contiguous share and one token more, the last one's target.
 
-        int64 on CPU, shape (n / world_size + 1,). The one more is not taken; it is absent at the very end of the
-        stream. Ranks must call with the same n.
+        int64 on CPU, shape (n / world_size + 1,). The one more is not taken; it is absent at the very end of
+        the stream. Ranks must call with the same n.
         """
         if n % world_size:
             raise ValueError(f"{n} tokens do not divide by world_size {world_size}")
@@ -57,7 +57,8 @@ class TokenStream:
         start = self._position + rank * share
         self._position += n
         ahead, self._ahead = self._ahead, None
-        tokens = ahead[1].result() if ahead and ahead[0] == (start, share + 1) else self._read(start, share + 1)
+        fetched = ahead is not None and ahead[0] == (start, share + 1)
+        tokens = ahead[1].result() if fetched else self._read(start, share + 1)
         if self._position + n <= self._length:  # the next step most likely wants as much
             self._ahead = (start + n, share + 1), self._pool.submit(self._read, start + n, share + 1)
         return tokens

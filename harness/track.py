@@ -1,4 +1,4 @@
-"""A track: one row of tracks.toml. Which data, how many validation tokens, which target; and whether the data is there."""
+"""A track, one row of tracks.toml: which data, how many validation tokens, which target; and its shards."""
 import dataclasses
 import hashlib
 import json
@@ -62,7 +62,7 @@ def load_tracks(path: Path = TRACKS) -> dict[str, Track]:
         missing = [k for k, required in known.items() if required and k not in row and k != "name"]
         unknown = [k for k in row if k not in known]
         if missing or unknown:
-            raise ValueError(f"{path.name}: track {name} lacks {missing or 'nothing'}, has unknown {unknown or 'nothing'}")
+            raise ValueError(f"{path.name}: track {name} lacks the fields {missing} and has the unknown {unknown}")
     return {name: Track(name=name, **row) for name, row in rows.items()}
 
 
@@ -72,8 +72,11 @@ def count_tokens(paths: list[Path]) -> int:
 
 
 def find_data(track: Track, folder: Path, train_tokens: int, epochs: int) -> Data:
-    """Return the shards that train_tokens tokens (and the target of the last) and the validation need, all checked:
-    header, size, sha256 where the folder's manifest.json pins it, no token id beyond the vocabulary, enough tokens."""
+    """Return the shards that train_tokens tokens, the target of the last, and the validation need, all checked.
+
+    Checked are header, size, sha256 where the folder's manifest.json pins it, ids within the vocabulary, and that
+    there are enough tokens. Raises ShardError.
+    """
     if not folder.is_dir():
         raise ShardError(f"{folder}: no such data folder; get the data with `{track.fetch}`")
     train, val = sorted(folder.glob(track.train_files)), sorted(folder.glob(track.val_files))
@@ -87,20 +90,20 @@ def find_data(track: Track, folder: Path, train_tokens: int, epochs: int) -> Dat
         if have * epochs > train_tokens:
             break
     if have * epochs <= train_tokens:
-        raise ShardError(f"{folder}: {len(train)} training shards hold {have} tokens, times {epochs} epochs; the run "
-                         f"takes {train_tokens} and one more for the last target; get more with `{track.fetch}`")
+        raise ShardError(f"{folder}: {len(train)} training shards hold {have} tokens, times {epochs} epochs; the "
+                         f"run takes {train_tokens} and one more for the last target; get more: `{track.fetch}`")
     if check_shard(val[0]) <= track.val_tokens:
-        raise ShardError(f"{val[0]}: {check_shard(val[0])} tokens, the track validates on {track.val_tokens} and one "
-                         f"more; get the data with `{track.fetch}`")
+        raise ShardError(f"{val[0]}: {check_shard(val[0])} tokens, the track validates on {track.val_tokens} and "
+                         f"one more; get the data with `{track.fetch}`")
     scans = scan_shards([*used, val[0]])
     pinned = pinned_hashes(folder)
     for path, scan in scans.items():
         if scan.max_token >= track.vocab_size:
-            raise ShardError(f"{path}: token id {scan.max_token}, expected ids below {track.vocab_size}; the shard was "
-                             f"made with another vocabulary")
+            raise ShardError(f"{path}: token id {scan.max_token}, expected ids below {track.vocab_size}; the shard "
+                             f"was made with another vocabulary")
         if path.name in pinned and pinned[path.name] != scan.sha256:
-            raise ShardError(f"{path}: sha256 {scan.sha256[:16]}..., manifest.json pins {pinned[path.name][:16]}...; "
-                             f"get the file again with `{track.fetch}`")
+            raise ShardError(f"{path}: sha256 {scan.sha256[:16]}..., manifest.json pins "
+                             f"{pinned[path.name][:16]}...; get the file again with `{track.fetch}`")
     return Data(used, val[0], scans)
 
 
@@ -112,4 +115,4 @@ def pinned_hashes(folder: Path) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ShardError(f"{folder / 'manifest.json'}: not a manifest of shards ({error}); fetch the data again") from None
+        raise ShardError(f"{folder / 'manifest.json'}: no manifest of shards ({error}); fetch it again") from None

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from harness.runlog import ROOT
 
+WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 HARNESS = Path(__file__).resolve().parent
 # what rounding alone may move a logit by: the same shapes run the same kernels, so it is mostly 0
 CAUSALITY_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.02}
@@ -28,8 +29,8 @@ def check_causality(logits_of: Callable[[Tensor], Tensor], inputs: Tensor, end_o
                     generator: torch.Generator, cuts: int = 2) -> None:
     """Raise Tripwire where logits depend on later tokens, of their own sequence or of those below it.
 
-    inputs: a real validation piece, int64 (B, T). What follows a random cut is replaced by random tokens of the same
-    piece (end-of-text positions are kept); the logits before it may move by rounding only.
+    inputs: a real validation piece, int64 (B, T). What follows a random cut is replaced by random tokens of the
+    same piece (end-of-text positions are kept); the logits before it may move by rounding only.
     """
     flat = inputs.flatten()
     before = logits_of(inputs).flatten(0, 1)
@@ -48,7 +49,7 @@ def check_causality(logits_of: Callable[[Tensor], Tensor], inputs: Tensor, end_o
 def tensors_of(model: nn.Module, optimizers: list) -> Iterator[tuple[str, Tensor]]:
     """Yield name and tensor of all that a model and its optimizers hold, plain attributes too, in fixed order."""
     seen: set[int] = set()
-    holders = dict(model.named_modules()) | {f"optimizer{i}": optimizer for i, optimizer in enumerate(optimizers)}
+    holders = dict(model.named_modules()) | {f"optimizer{i}": o for i, o in enumerate(optimizers)}
     for prefix, holder in holders.items():
         for name, tensor in _inside(prefix, vars(holder)):
             if id(tensor) not in seen:
@@ -66,13 +67,12 @@ def _inside(name: str, value: Any, depth: int = 5) -> Iterator[tuple[str, Tensor
 
 @torch.no_grad()
 def state_digest(model: nn.Module, optimizers: list) -> dict[str, int]:
-    """Return one integer a tensor, computed on its device: the sum of its words times their positions, mod 2^64."""
+    """Return an integer a tensor, computed on its device: the sum of its words times their places, mod 2^64."""
     digests = {}
     for name, tensor in tensors_of(model, optimizers):
-        if (size := tensor.element_size()) <= 8 and not tensor.is_sparse:
-            words = tensor.detach().contiguous().flatten().view([None, torch.uint8, torch.int16, None, torch.int32][size]
-                                                                if size < 8 else torch.int64).to(torch.int64)
-            digests[name] = (words * torch.arange(1, len(words) + 1, device=words.device)).sum()
+        flat = tensor.detach().contiguous().flatten()
+        words = flat.view(WORDS.get(flat.element_size(), torch.uint8)).to(torch.int64)
+        digests[name] = (words * torch.arange(1, len(words) + 1, device=words.device)).sum()
     return {name: int(digest) for name, digest in digests.items()}
 
 
@@ -89,8 +89,7 @@ class HarnessWatch:
 
     def __init__(self, modules: list[ModuleType]):
         self._bound = {(m, k): v for m in modules for k, v in vars(m).items() if callable(v)}
-        self._code = {m: {c.co_qualname: c for c in _codes(compile(Path(m.__file__).read_bytes(), m.__file__, "exec"))
-                          if "<" not in c.co_qualname} for m in modules}  # what has a name to find it by
+        self._code = {m: {c.co_qualname: c for c in _codes(m) if "<" not in c.co_qualname} for m in modules}
 
     def check(self) -> None:
         """Raise Tripwire naming the first function of the harness that is not what its source says."""
@@ -104,11 +103,13 @@ class HarnessWatch:
                     raise Tripwire(f"harness: {module.__name__}.{qualname} does not do what its source says")
 
 
-def _codes(code: CodeType) -> Iterator[CodeType]:
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield constant
-            yield from _codes(constant)
+def _codes(module: ModuleType) -> Iterator[CodeType]:
+    """Yield the code of everything that a module's source defines."""
+    codes = [compile(Path(module.__file__).read_bytes(), module.__file__, "exec")]
+    for code in codes:
+        inside = [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+        codes += inside
+        yield from inside
 
 
 def _resolve(module: ModuleType, qualname: str) -> Any:
@@ -130,6 +131,6 @@ class WatchedEnvironment(os._Environ):
             frame = frame.f_back
         if frame and (where := Path(frame.f_code.co_filename)).is_relative_to(ROOT):
             if not where.is_relative_to(HARNESS) and not where.is_relative_to(sys.prefix):
-                raise Tripwire(f"environment: {where.name}:{frame.f_lineno} reads {key}; a submission reads nothing "
-                               f"from the environment: make it a field of Hyperparameters")
+                raise Tripwire(f"environment: {where.name}:{frame.f_lineno} reads {key}; a submission reads "
+                               f"nothing from the environment: make it a field of Hyperparameters")
         return super().__getitem__(key)

@@ -16,10 +16,10 @@ _cross_entropy, _all_reduce, _fsum = F.cross_entropy, dist.all_reduce, math.fsum
 def validate(logits_of: Callable[[Tensor], Tensor], tokens: Tensor, piece: int, seq_len: int) -> float:
     """Return the mean cross-entropy in nats of tokens[1:], given what precedes each in its sequence (collective).
 
-    tokens: int64 on the device, shape (n + 1,), n a multiple of piece, piece of seq_len. Each piece is one call with
-    inputs (piece / seq_len, seq_len), whatever the world size; ranks take pieces in turn. Cross-entropy in float32,
-    summed in float64 in the order of the pieces: each world size gives the same number, on CPU to the last bit.
-    NaN where a loss is not finite.
+    tokens: int64 on the device, shape (n + 1,), n a multiple of piece, piece of seq_len. Each piece is one call
+    with inputs (piece / seq_len, seq_len), whatever the world size; ranks take pieces in turn. Cross-entropy in
+    float32, summed in float64 in the order of the pieces: each world size gives the same number, on CPU to the
+    last bit. NaN where a loss is not finite.
     """
     n = len(tokens) - 1
     sums = torch.zeros(n // piece, dtype=torch.float64, device=tokens.device)
@@ -33,10 +33,11 @@ def validate(logits_of: Callable[[Tensor], Tensor], tokens: Tensor, piece: int, 
 
 
 def checked_logits(logits: Any, batch: int, seq_len: int) -> Tensor:
-    """Return the logits of a call. Raises ValueError where they do not have the shape (batch, seq_len, vocabulary)."""
+    """Return the logits of a call. Raises ValueError where their shape is not (batch, seq_len, vocabulary)."""
     if not isinstance(logits, Tensor) or logits.ndim != 3 or logits.shape[:2] != (batch, seq_len):
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"model(inputs) returned {found}, expected logits of shape ({batch}, {seq_len}, vocabulary)")
+        raise ValueError(f"model(inputs) returned {found}, expected logits of shape ({batch}, {seq_len}, "
+                         f"vocabulary)")
     return logits
 
 

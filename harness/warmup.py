@@ -41,5 +41,5 @@ class Snapshot:
         after = state_digest(self.model, self.optimizers)
         names = self._digest.keys() | after.keys()
         if changed := sorted(name for name in names if self._digest.get(name) != after.get(name)):
-            raise Tripwire(f"warmup: {', '.join(changed[:5])} kept what the warm-up did; state belongs in parameters, "
-                           f"buffers and the optimizers' state")
+            raise Tripwire(f"warmup: {', '.join(changed[:5])} kept what the warm-up did; state belongs in "
+                           f"parameters, buffers and the optimizers' state")

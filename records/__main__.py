@@ -1,4 +1,4 @@
-"""Tools for the logs of runs: python -m records COMMAND. Reads text only: no torch, no network, nothing is executed."""
+"""Tools for the logs of runs: python -m records COMMAND. They read text; nothing in a log is executed."""
 import argparse
 import sys
 
@@ -20,7 +20,8 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (module, does, example) in COMMANDS.items():
         command = commands.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.",
-                                      epilog=f"example: {example}", formatter_class=argparse.RawDescriptionHelpFormatter)
+                                      formatter_class=argparse.RawDescriptionHelpFormatter,
+                                      epilog=f"example: {example}")
         module.add_arguments(command)
     arguments = parser.parse_args(argv)
     try:

@@ -1,6 +1,5 @@
 """Writes the code that a log carries into an empty folder, where it runs."""
 import argparse
-import os
 import re
 import unicodedata
 from pathlib import Path
@@ -21,17 +20,16 @@ def main(arguments: argparse.Namespace) -> int:
     """Extract and say what was written; return the exit code."""
     log = read_log(arguments.log)
     if not log.manifest:
-        raise ReadError(f"{shown(arguments.log.name)}: cut off above its manifest; there is no whole script in it")
+        raise ReadError(f"{shown(arguments.log.name)}: cut off above its manifest; it holds no whole script")
     sources = {log.script_path: log.script}
     for path, file in log.files.items():
         if path in sources:
             raise ReadError(f"{shown(arguments.log.name)}: two files {shown(path)}")
         sources[path] = file.source
     write_files(sources, arguments.folder)
-    track = log.track
+    needs = [shown(str(log.track[name])) for name in ("data", "vocabulary") if name in log.track]
     print(f"wrote {len(sources)} files to {arguments.folder}")
-    print("a log carries code, not data; to run it there, give it "
-          f"{shown(str(track.get('data', 'the shards')))} and {shown(str(track.get('vocabulary', 'the vocabulary')))}, then:")
+    print(f"a log carries code, not data; to run it there, add {' and '.join(needs) or 'the data'}, then:")
     print(f"python {shown(log.script_path)} --track {shown(str(log.manifest.get('track')))} "
           f"--seed {shown(str(log.manifest.get('seed')))}")
     return 0
@@ -48,8 +46,7 @@ def write_files(sources: dict[str, bytes], folder: Path) -> None:
         for path, source in sources.items():
             target = folder / path
             target.parent.mkdir(parents=True, exist_ok=True)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-            with open(os.open(target, flags, 0o644), "wb") as f:
+            with open(target, "xb") as f:  # x: neither overwrites nor follows a link
                 f.write(source)
     except OSError as error:
         raise ReadError(f"{shown(str(folder))}: cannot be written ({error.strerror})") from None
@@ -80,7 +77,8 @@ def unsafe(path: str) -> str | None:
     for part in path.split("/"):
         if part in ("", ".", ".."):
             return "absolute, or leaves its folder"
-        if part.startswith((".", "-")) or part.endswith((".", " ")) or part.split(".")[0].strip().casefold() in DEVICES:
+        stem = part.split(".")[0].strip().casefold()
+        if part.startswith((".", "-")) or part.endswith((".", " ")) or stem in DEVICES:
             return "holds a hidden or reserved name"
         if len(part.encode()) > 255:
             return "holds a name of over 255 bytes"

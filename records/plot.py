@@ -26,7 +26,7 @@ class Curve:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("logs", metavar="LOG", nargs="+", type=Path)
-    parser.add_argument("-o", "--output", metavar="FILE", type=Path, required=True, help="FILE.png or FILE.svg")
+    parser.add_argument("-o", "--output", metavar="FILE", type=Path, required=True, help="a .png or .svg")
     parser.add_argument("--x", choices=list(LABELS), default="steps", help="what the horizontal axis counts")
     parser.add_argument("--ladder", action="store_true", help="draw the track's n-gram losses too")
 
@@ -40,7 +40,7 @@ def main(arguments: argparse.Namespace) -> int:
         if not any(is_finite(val.val_loss) for val in log.vals):
             raise ReadError(f"{shown(log.path.name)}: no validation with a finite loss in it")
     if len(tracks := sorted({str(log.manifest.get("track")) for log in logs})) > 1:
-        raise ReadError(f"runs of tracks {shown(', '.join(tracks))}: their losses are of different text; draw one track")
+        raise ReadError(f"tracks {shown(', '.join(tracks))}: their losses do not compare; draw one track")
     groups: dict[str, list[Log]] = {}
     for log in logs:
         groups.setdefault(kind(log), []).append(log)
@@ -51,17 +51,15 @@ def main(arguments: argparse.Namespace) -> int:
 
 def kind(log: Log) -> str:
     """Return what runs must share to be seeds of one another: code and hyperparameters."""
-    shared = [log.manifest["code"].get("digest"), log.manifest.get("hyperparameters"), log.manifest.get("reduction")]
-    return json.dumps(shared, sort_keys=True)
+    names = ("hyperparameters", "reduction")
+    return json.dumps([log.manifest["code"].get("digest"), *map(log.manifest.get, names)], sort_keys=True)
 
 
 def val_curve(logs: list[Log], axis: str) -> Curve:
     """Return the validation loss of a group."""
-    runs = []
-    for log in logs:
-        at = {"steps": lambda v: v.step, "tokens": lambda v: v.tokens, "time": lambda v: v.train_time_ns / 1e9}[axis]
-        runs.append({val.step: (at(val), val.val_loss) for val in log.vals if is_finite(val.val_loss)})
-    return merge(runs)
+    at = {"steps": lambda v: v.step, "tokens": lambda v: v.tokens,
+          "time": lambda v: v.train_time_ns / 1e9}[axis]
+    return merge([{v.step: (at(v), v.val_loss) for v in log.vals if is_finite(v.val_loss)} for log in logs])
 
 
 def train_curve(logs: list[Log], axis: str) -> Curve:
@@ -69,8 +67,9 @@ def train_curve(logs: list[Log], axis: str) -> Curve:
     runs = []
     for log in logs:
         marks = sorted((val.step, val.tokens) for val in log.vals)
-        at = {"steps": lambda s: s.step, "tokens": lambda s: between(marks, s.step), "time": lambda s: s.train_time_ms / 1e3}
-        runs.append({s.step: (at[axis](s), s.train_loss) for s in log.steps if is_finite(s.train_loss)})
+        at = {"steps": lambda s, m: s.step, "tokens": lambda s, m: between(m, s.step),
+              "time": lambda s, m: s.train_time_ms / 1e3}[axis]
+        runs.append({s.step: (at(s, marks), s.train_loss) for s in log.steps if is_finite(s.train_loss)})
     return merge(runs)
 
 
@@ -86,29 +85,33 @@ def between(marks: list[tuple[int, int]], step: int) -> float:
 def merge(runs: list[dict[int, tuple[float, float]]]) -> Curve:
     """Return mean and range over runs at their common steps; each run maps a step to (x, loss)."""
     steps = sorted(set.intersection(*(set(run) for run in runs)))
+    x = [statistics.fmean(run[step][0] for run in runs) for step in steps]
     losses = [[run[step][1] for run in runs] for step in steps]
-    return Curve([statistics.fmean(run[step][0] for run in runs) for step in steps],
-                 [statistics.fmean(values) for values in losses], [min(v) for v in losses], [max(v) for v in losses])
+    return Curve(x, list(map(statistics.fmean, losses)), list(map(min, losses)), list(map(max, losses)))
 
 
 def facts(log: Log, ladder: bool) -> dict[str, float]:
-    """Return name and loss of the horizontal lines: the target and, asked for, the n-gram losses of the track."""
-    lines = {}
+    """Return names and losses for horizontal lines: the target and, asked for, the track's n-gram losses."""
     rungs = log.track.get("baselines") if ladder else None
-    for name, value in {**(rungs if isinstance(rungs, dict) else {}), "target": log.manifest.get("target")}.items():
-        if value is not None and is_finite(number(value)):
-            lines[shown(name, 30)] = number(value)
-    return lines
+    lines = {**rungs} if isinstance(rungs, dict) else {}
+    lines["target"] = log.manifest.get("target")
+    return {shown(k, 30): number(v) for k, v in lines.items() if v is not None and is_finite(number(v))}
 
 
-def label(logs: list[Log]) -> str:
-    """Return what the legend says of a group."""
-    name = shown(str(logs[0].manifest["code"].get("script")), 8).removesuffix("...")
-    overrides = logs[0].manifest.get("overrides")
-    changed = " ".join(f"{k}={v}" for k, v in overrides.items()) if isinstance(overrides, dict) else ""
+def overrides(log: Log) -> set[str]:
+    """Return the hyperparameters that the command line changed, as words."""
+    changed = log.manifest.get("overrides")
+    return {f"{name}={value}" for name, value in changed.items()} if isinstance(changed, dict) else set()
+
+
+def label(logs: list[Log], common: set[str]) -> str:
+    """Return what the legend says of a group: digest of its script, what sets it apart, how many runs."""
+    words = [str(logs[0].manifest["code"]["script"])[:8], *sorted(overrides(logs[0]) - common)]
+    text = shown(" ".join(words))
+    if len(logs) > 1:
+        text += f", {len(logs)} runs: mean, lowest and highest"
     incomplete = sum(log.end is None for log in logs)
-    many = f", {len(logs)} runs: mean, lowest, highest" if len(logs) > 1 else ""
-    return shown(f"{name} {changed}".strip(), 60) + many + (f" ({incomplete} incomplete)" if incomplete else "")
+    return f"{text} ({incomplete} incomplete)" if incomplete else text
 
 
 def draw(groups: list[list[Log]], axis: str, ladder: bool, output: Path) -> None:
@@ -117,34 +120,45 @@ def draw(groups: list[list[Log]], axis: str, ladder: bool, output: Path) -> None
         import matplotlib
     except ImportError:
         raise ReadError("matplotlib is missing; pip install -r records/requirements.txt") from None
-    matplotlib.use("Agg")
-    style = {"text.parse_math": False, "svg.hashsalt": "records", "font.size": 11, "axes.spines.top": False,
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
+    style = {"text.parse_math": False, "svg.hashsalt": "records", "axes.spines.top": False,
              "axes.spines.right": False, "legend.frameon": False}
-    from matplotlib import pyplot
+    first, common = groups[0][0], set.intersection(*(overrides(logs[0]) for logs in groups))
     with matplotlib.rc_context(style):
-        figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+        figure = Figure(figsize=(8, 5), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots()
         for i, logs in enumerate(groups):
-            colour, dashes = PALETTE[i % len(PALETTE)], ("-", "--", ":", "-.")[i // len(PALETTE) % 4]
-            train, val = train_curve(logs, axis), val_curve(logs, axis)
-            if not val.x:
-                raise ReadError(f"{shown(logs[0].path.name)} and {len(logs) - 1} runs like it have no validated step in common")
-            axes.plot(train.x, train.mean, color=colour, alpha=0.3, linewidth=0.8)
-            axes.fill_between(val.x, val.low, val.high, color=colour, alpha=0.25, linewidth=0)
-            axes.plot(val.x, val.mean, color=colour, linestyle=dashes, linewidth=2, marker="o",
-                      markersize=3.5 if len(val.x) < 40 else 0, label=label(logs))
-        for name, loss in facts(groups[0][0], ladder).items():
-            bold: dict[str, Any] = {"color": "#000000"} if name == "target" else {"color": "#777777", "linestyle": ":"}
-            axes.axhline(loss, linewidth=1.2, zorder=0, **bold)
-            axes.annotate(f"{name} {loss:.4g}", (1, loss), xycoords=("axes fraction", "data"), xytext=(-2, 2),
-                          textcoords="offset points", ha="right", va="bottom", fontsize=9, color=bold["color"])
-        axes.set(xlabel=LABELS[axis], ylabel="loss (nats per token)", title=f"track {shown(str(groups[0][0].manifest['track']), 40)}")
-        axes.legend(fontsize=9, title="validation; faint: training", title_fontsize=9, loc="upper right")
+            draw_group(axes, logs, axis, i, label(logs, common))
+        for name, loss in facts(first, ladder).items():
+            colour, line = ("#000000", "-") if name == "target" else ("#777777", ":")
+            axes.axhline(loss, linewidth=1.2, zorder=0, color=colour, linestyle=line)
+            axes.annotate(f"{name} {loss:.4g}", (1, loss), xycoords=("axes fraction", "data"), xytext=(4, 0),
+                          textcoords="offset points", va="center", fontsize=9, color=colour)
+        axes.set(xlabel=LABELS[axis], ylabel="loss (nats per token)")
+        axes.set_title(shown(f"track {first.manifest.get('track')}"), loc="left", fontsize=11, weight="bold")
+        if common:
+            axes.set_title(shown(" ".join(sorted(common))), loc="right", fontsize=7, color="#777777")
         if axis == "tokens":
-            axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=" "))
-        dates = {"Date": None} if output.suffix == ".svg" else {"Software": None}
+            axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
+        figure.legend(loc="outside lower left", title="validation; faint: training", title_fontsize=9,
+                      fontsize=9, alignment="left")
         try:
-            figure.savefig(output, dpi=150, metadata=dates)
+            dated = "Date" if output.suffix == ".svg" else "Software"
+            figure.savefig(output, dpi=150, metadata={dated: None})
         except OSError as error:
             raise ReadError(f"{shown(str(output))}: cannot be written ({error.strerror})") from None
-        finally:
-            pyplot.close(figure)
+
+
+def draw_group(axes: Any, logs: list[Log], axis: str, index: int, name: str) -> None:
+    """Draw a group: faint training loss, band, validation loss; colours, then dashes, tell groups apart."""
+    colour, dashes = PALETTE[index % len(PALETTE)], ("-", "--", ":", "-.")[index // len(PALETTE) % 4]
+    train, val = train_curve(logs, axis), val_curve(logs, axis)
+    if not val.x:
+        raise ReadError(f"{shown(logs[0].path.name)} and runs like it share no validated step")
+    axes.plot(train.x, train.mean, color=colour, alpha=0.3, linewidth=0.8)
+    axes.fill_between(val.x, val.low, val.high, color=colour, alpha=0.25, linewidth=0)
+    axes.plot(val.x, val.mean, color=colour, linestyle=dashes, linewidth=2, label=name,
+              marker="o" if len(val.x) < 40 else None, markersize=3.5)

@@ -1,4 +1,4 @@
-"""Reads the log of a run, format 1 (docs/log_format.md). A log may come from a stranger: nothing in it is trusted."""
+"""Reads the log of a run, format 1 (docs/log_format.md). It may be a stranger's: nothing in it is trusted."""
 import hashlib
 import json
 import math
@@ -14,8 +14,8 @@ from typing import Any
 RULE = b"=" * 100
 FILE_BYTES, LINE_BYTES = 1 << 26, 1 << 22
 NUMBER = r"(-?(?:\d+(?:\.\d+)?|inf|nan))"
-STEP = re.compile(rf"step:(\d{{1,15}})/(\d{{1,15}}) (train|val)_loss:{NUMBER} train_time:(\d{{1,20}})ms step_avg:{NUMBER}ms",
-                  re.ASCII)
+STEP = re.compile(rf"step:(\d{{1,15}})/(\d{{1,15}}) (train|val)_loss:{NUMBER} "
+                  rf"train_time:(\d{{1,20}})ms step_avg:{NUMBER}ms", re.ASCII)
 
 
 class ReadError(ValueError):
@@ -66,7 +66,7 @@ class File:
 
 @dataclass
 class Log:
-    """What a log says. One cut inside its script has no manifest; one without `end` is of an incomplete run."""
+    """What a log says. One cut inside its script has no manifest; one without end is an incomplete run's."""
 
     path: Path
     script: bytes = b""
@@ -97,8 +97,8 @@ class Log:
 def read_log(path: str | Path) -> Log:
     """Return what a log says; a file that was cut off is read up to its last whole line.
 
-    Raises ReadError, in one line, for anything that the harness cannot have written, and ChangedLog where a sha256
-    does not match.
+    Raises ReadError, in one line, for anything that the harness cannot have written, and ChangedLog where a
+    sha256 does not match.
     """
     path = Path(path)
     data = read_bytes(path)
@@ -189,7 +189,8 @@ class _Parser:
             path, size = need(fields, "path", str), need(fields, "bytes", int)
             if path in log.files:
                 raise ReadError(f"a second file {shown(path)}")
-            self.open_file, self.bars = {"path": path, "bytes": size, "sha256": need(fields, "sha256", str)}, []
+            self.open_file = {"path": path, "bytes": size, "sha256": need(fields, "sha256", str)}
+            self.bars = []
         elif kind == "val":
             log.vals.append(Val(need(fields, "step", int), number(fields.get("val_loss")),
                                 need(fields, "tokens", int), need(fields, "train_time_ns", int)))
@@ -238,7 +239,7 @@ def need(fields: dict[str, Any], name: str, kind: type) -> Any:
 
 
 def number(value: Any) -> float:
-    """Return a JSON number as a float; the log writes those that are not finite as 'nan', 'inf' and '-inf'."""
+    """Return a JSON number as a float; the log writes what is not finite as 'nan', 'inf' and '-inf'."""
     try:
         if isinstance(value, bool) or not isinstance(value, (int, float, str)):
             raise ValueError

@@ -195,6 +195,19 @@ def test_a_model_over_the_tracks_size_or_a_parameter_without_optimizer_is_refuse
     assert project.logs() == []
 
 
+def test_a_folder_that_takes_no_log_is_told(project):
+    (project.folder / "records").write_text("a file is in the way")
+    done = project.run(2, code=2)
+    assert done.stderr.count("\n") == 1 and "cannot write a log there" in done.stderr
+
+
+def test_a_log_names_no_folder_of_the_host(project):
+    script = project.submission("fails.py", (TRAIN, TRAIN + "        raise ValueError(__file__)\n"))
+    project.run(2, f"--data={project.folder / 'data' / 'tiny'}", script=script, code=1)
+    [log] = project.logs()
+    assert str(project.folder) not in log.read_text() and "./fails.py" in result(log)["message"]
+
+
 def test_a_track_needs_a_row_and_a_folder_but_no_code(project):
     """The tiny track is itself a third track; here another row with another folder and recipe fields."""
     rows = project.folder / "harness" / "tracks.toml"

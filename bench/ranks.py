@@ -1,0 +1,175 @@
+"""Ranks that wait for orders: real processes of one thread in one gloo group, so that two groups can take turns.
+
+A group that waits sleeps in a pipe and takes no CPU time from the other.
+"""
+import dataclasses
+import multiprocessing
+import os
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from harness.distributed import process_group
+from harness.reduce import REDUCERS
+from harness.tokens import TokenStream
+from harness.track import ROOT, load_tracks
+from train_gpt2 import GPT, RECIPES, build_optimizers, train
+
+# run.sh sets the same before torch is loaded
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "MALLOC_MMAP_THRESHOLD_": "1073741824",
+               "MALLOC_TRIM_THRESHOLD_": "8589934592", "MALLOC_TOP_PAD_": "67108864"}
+
+
+class Ranks:
+    """n processes running function(orders, *args), where orders is a pipe: ask() sends, the function answers."""
+
+    def __init__(self, n: int, function: Callable, *args: Any, threads: int = 1):
+        context, self.pipes, self.processes = multiprocessing.get_context("spawn"), [], []
+        store = tempfile.mktemp(prefix="bench_store_")
+        environment = {**ENVIRONMENT, "OMP_NUM_THREADS": str(threads), "WORLD_SIZE": str(n)}
+        before = {name: os.environ.get(name) for name in environment}
+        os.environ.update(environment)
+        try:
+            for rank in range(n):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_serve, args=(function, rank, n, store, theirs, args), daemon=True)
+                process.start()
+                theirs.close()
+                self.pipes.append(ours)
+                self.processes.append(process)
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+
+    def ask(self, *order: Any) -> list:
+        """Send an order to all ranks and return their answers, by rank. Raises RuntimeError where a rank failed."""
+        for pipe in self.pipes:
+            pipe.send(order)
+        answers = [pipe.recv() for pipe in self.pipes]
+        for rank, answer in enumerate(answers):
+            if isinstance(answer, str):
+                raise RuntimeError(f"rank {rank} of a benchmark failed:\n{answer}")
+        return answers
+
+    def __enter__(self) -> "Ranks":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pipe, process in zip(self.pipes, self.processes):
+            try:
+                pipe.send(None)
+            except OSError:
+                pass
+            process.join(timeout=10)
+            process.kill()
+
+
+def _serve(function: Callable, rank: int, n: int, store: str, orders: Connection, args: tuple) -> None:
+    try:
+        dist.init_process_group("gloo", store=dist.FileStore(store, n), rank=rank, world_size=n)
+        with process_group("cpu"):  # sets threads and float32 route; the group above is kept
+            function(orders, *args)
+        dist.destroy_process_group()
+    except BaseException:
+        orders.send(traceback.format_exc())
+
+
+class Orders:
+    """What train() takes for its run: steps come when they are ordered, and are timed over all ranks."""
+
+    def __init__(self, orders: Connection, hp: Any, reduction: str):
+        self.hp, self.orders, self.reduction = hp, orders, reduction
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        track = load_tracks()["sample"]
+        self.stream = TokenStream(sorted((ROOT / track.data).glob(track.train_files)), epochs=10**6)
+
+    def take(self, n: int) -> Tensor:
+        """Return this rank's share of the next n tokens and one more."""
+        return self.stream.take_share(n, self.rank, self.world_size) % self.hp.vocab_size
+
+    def accumulate(self, loss_sum: Callable, x: Tensor, y: Tensor) -> None:
+        """Set the gradients, as Run.accumulate does."""
+        rows = self.hp.micro_batch
+        self.reducer(loss_sum, list(zip(x.split(rows), y.split(rows))), y.numel() * self.world_size)
+
+    def steps(self, model: nn.Module, optimizers: list) -> Iterator[int]:
+        """Yield steps as ordered: ("steps", k) answers the nanoseconds of k steps and of each optimizer in them."""
+        self.reducer = REDUCERS[self.reduction](model, model)
+        spent = {type(optimizer).__name__: 0 for optimizer in optimizers}
+        for optimizer in optimizers:
+            optimizer.step = _timed(optimizer.step, spent, type(optimizer).__name__)
+        step = 0
+        while order := self.orders.recv():
+            if order[0] == "steps":
+                spent.update(dict.fromkeys(spent, 0))
+                dist.barrier()
+                begin = time.monotonic_ns()
+                for _ in range(order[1]):
+                    yield step % self.hp.num_iterations
+                    step += 1
+                dist.barrier()
+                self.orders.send({"ns": time.monotonic_ns() - begin, **spent})
+            else:
+                self.orders.send(gemm_gflops(*order[1:]))
+        self.stream.close()
+
+
+def _timed(function: Callable, spent: dict[str, int], name: str) -> Callable:
+    def timed() -> None:
+        begin = time.monotonic_ns()
+        function()
+        spent[name] += time.monotonic_ns() - begin
+    return timed
+
+
+def train_on_order(orders: Connection, overrides: dict[str, Any]) -> None:
+    """Train the `sample` recipe with its own loop; the steps come when they are ordered."""
+    hp = dataclasses.replace(RECIPES["sample"], **overrides)
+    torch.manual_seed(0)
+    model = GPT(hp)
+    train(hp, model, build_optimizers(model, hp), Orders(orders, hp, "exact"))
+
+
+def gemm_gflops(shapes: list[tuple[int, int, int]], precision: str | None, seconds: float) -> dict[str, float]:
+    """Return GFLOP/s of float32 products m x k by k x n on this rank, while all ranks do the same (collective).
+
+    precision: torch's name of the route; None: the one in force. The best of several repetitions.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision or before)
+    found = {}
+    for m, k, n in shapes:
+        a, b, out = torch.rand(m, k), torch.rand(k, n), torch.empty(m, n)
+        torch.mm(a, b, out=out)
+        dist.barrier()
+        best, end = float("inf"), time.monotonic() + seconds
+        while time.monotonic() < end:
+            begin = time.monotonic_ns()
+            torch.mm(a, b, out=out)
+            best = min(best, time.monotonic_ns() - begin)
+        found[f"{m}x{k}x{n}"] = 2 * m * k * n / best
+    torch.set_float32_matmul_precision(before)
+    return found
+
+
+def step_flops(hp: Any) -> int:
+    """Return the model's floating point operations of a step: 6 a matrix weight and token, and causal attention.
+
+    Attention a layer and token: a query meets seq_len / 2 keys on average, twice (scores, values), 2 operations each,
+    forward once and backward twice: 6 * seq_len * n_embd. Newton-Schulz, norms and recomputation do not count.
+    """
+    weights = 12 * hp.n_layer * hp.n_embd**2 + hp.vocab_size * hp.n_embd
+    return hp.batch_tokens * (6 * weights + 6 * hp.n_layer * hp.seq_len * hp.n_embd)
+
+
+def fresh_folder() -> Path:
+    """Return a new temporary folder."""
+    return Path(tempfile.mkdtemp(prefix="bench_"))

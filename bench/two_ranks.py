@@ -1,0 +1,32 @@
+"""What a second rank brings: tokens a second of two ranks of one thread over one rank of one thread."""
+from bench.gemm_share import SHAPES, TINY
+from bench.ranks import Ranks, train_on_order
+from bench.rounds import Result, Row, interleaved, ratios
+from train_gpt2 import RECIPES
+
+
+def measure(quick: bool) -> Result:
+    """Return the gain of two ranks in a step, and in a product of matrices without any communication."""
+    rounds, k, seconds = (2, 2, 0.01) if quick else (7, 8, 0.2)
+    overrides = TINY if quick else {}
+    tokens = overrides.get("batch_tokens", RECIPES["sample"].batch_tokens)
+    with Ranks(1, train_on_order, overrides) as one, Ranks(2, train_on_order, overrides) as two:
+
+        def tokens_per_s(ranks: Ranks) -> float:
+            return tokens * k * 1e9 / max(answer["ns"] for answer in ranks.ask("steps", k))
+
+        def gflops(ranks: Ranks) -> float:
+            return sum(max(rank.values()) for rank in ranks.ask("gemm", SHAPES[:1] + SHAPES[3:4], None, seconds))
+
+        for ranks in (one, two):
+            ranks.ask("steps", 3)
+        found = interleaved({"one": lambda: tokens_per_s(one), "two": lambda: tokens_per_s(two),
+                             "gemm_one": lambda: gflops(one), "gemm_two": lambda: gflops(two)}, rounds)
+    rows = [Row("two ranks over one, tokens/s", ratios(found["two"], found["one"]), "x", ">= 1.9"),
+            Row("... the same for matrix products alone: the hardware's ceiling",
+                ratios(found["gemm_two"], found["gemm_one"]), "x"),
+            Row("tokens/s, one rank", found["one"], ""), Row("tokens/s, two ranks", found["two"], "")]
+    how = (f"A group of one rank and a group of two, all of one thread, take turns: {k} steps each a round, in changing "
+           f"order; the group that waits sleeps. The ceiling is two processes multiplying 512x512 and 1024x128x512 "
+           f"matrices at once, over one: two virtual CPUs that share a core stay far below 2.")
+    return Result(rows, how, found)
