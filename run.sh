@@ -27,6 +27,7 @@ END
 make_environment() {
     local lock="$root/.venv.lock" python
     until mkdir "$lock" 2>/dev/null; do
+        [ -d "$lock" ] || { say "run.sh: $root is not writable, so no .venv can be made; use --python FILE"; exit 2; }
         if [ -f "$lock/pid" ] && ! kill -0 "$(cat "$lock/pid")" 2>/dev/null; then rm -rf "$lock"; continue; fi
         say "waiting for another process that is making .venv (if there is none: rm -r '$lock')"; sleep 3
     done

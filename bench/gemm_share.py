@@ -1,4 +1,6 @@
 """Which share of the machine's float32 matrix product the default run's step reaches."""
+import dataclasses
+
 from bench.ranks import Ranks, step_flops, train_on_order
 from bench.rounds import Result, Row, interleaved, ratios
 from harness.launch import physical_cores
@@ -13,7 +15,7 @@ def measure(quick: bool) -> Result:
     """Return the share of the GEMM peak of the same ranks in the same rounds."""
     rounds, k, seconds, shapes = (2, 2, 0.01, SHAPES[:1]) if quick else (7, 10, 0.15, SHAPES)
     overrides = TINY if quick else {}
-    flops = step_flops(RECIPES["sample"].__class__(**{**RECIPES["sample"].__dict__, **overrides}))
+    flops = step_flops(dataclasses.replace(RECIPES["sample"], **overrides))
     n = 1 << (min(8, physical_cores()).bit_length() - 1)
 
     def peak(precision: str | None) -> tuple[float, str]:

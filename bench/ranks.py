@@ -10,7 +10,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,7 +32,8 @@ class Ranks:
 
     def __init__(self, n: int, function: Callable, *args: Any, threads: int = 1):
         context, self.pipes, self.processes = multiprocessing.get_context("spawn"), [], []
-        store = tempfile.mktemp(prefix="bench_store_")
+        self.folder = tempfile.TemporaryDirectory(prefix="bench_store_")
+        store = f"{self.folder.name}/store"
         environment = {**ENVIRONMENT, "OMP_NUM_THREADS": str(threads), "WORLD_SIZE": str(n)}
         before = {name: os.environ.get(name) for name in environment}
         os.environ.update(environment)
@@ -70,6 +70,7 @@ class Ranks:
                 pass
             process.join(timeout=10)
             process.kill()
+        self.folder.cleanup()
 
 
 def _serve(function: Callable, rank: int, n: int, store: str, orders: Connection, args: tuple) -> None:
@@ -169,7 +170,3 @@ def step_flops(hp: Any) -> int:
     weights = 12 * hp.n_layer * hp.n_embd**2 + hp.vocab_size * hp.n_embd
     return hp.batch_tokens * (6 * weights + 6 * hp.n_layer * hp.seq_len * hp.n_embd)
 
-
-def fresh_folder() -> Path:
-    """Return a new temporary folder."""
-    return Path(tempfile.mkdtemp(prefix="bench_"))

@@ -1,7 +1,7 @@
-"""What ./run.sh starts: settle track, processes and data, say what it will cost, launch the ranks of this host.
+"""What ./run.sh starts: settle track, processes and data, say what it will cost, launch the ranks of a host.
 
-Flags of its own: --script FILE, --nproc_per_node N, --nnodes N, --rdzv_endpoint HOST:PORT, --rdzv_id ID; all others
-go to the run. Example: ./run.sh --track sample --nproc_per_node 2 --num_iterations 100 --cooldown_iters 100
+Flags of its own: --script FILE, --nproc_per_node N, --nnodes N, --rdzv_endpoint HOST:PORT, --rdzv_id ID;
+all others go to the run.
 """
 import importlib.util
 import logging
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-OWN_FLAGS = {"script": str(ROOT / "train_gpt2.py"), "nproc_per_node": None, "nnodes": "1", "rdzv_endpoint": None,
-             "rdzv_id": None}
+OWN_FLAGS = {"script": str(ROOT / "train_gpt2.py"), "nproc_per_node": None, "nnodes": "1",
+             "rdzv_endpoint": None, "rdzv_id": None}
 
 
 def main() -> int:
@@ -37,9 +37,9 @@ def usage() -> str:
     """Return the help text, launch options and hyperparameters included."""
     from harness.plan import Options
     options = ", ".join(f"--{name}" for name in Options.__dataclass_fields__)
-    return (f"usage: ./run.sh [--name value ...]\n\n{__doc__.strip()}\n\nLaunch options, which leave the training as it "
-            f"is: {options}; --python for run.sh.\nEvery field of the submission's Hyperparameters is a flag too; an "
-            f"override is logged, and such a run is no record.\n\nexample: ./run.sh --seed 1")
+    return (f"usage: ./run.sh [--name value ...]\n\n{__doc__.strip()}\n\nLaunch options, which leave the training as "
+            f"it is: {options}; --python FILE for run.sh itself.\nEvery field of the submission's Hyperparameters is "
+            f"a flag too; an override is logged, and such a run is no record.\n\nexample: ./run.sh --seed 1")
 
 
 def launch(argv: list[str]) -> int:
@@ -57,22 +57,27 @@ def launch(argv: list[str]) -> int:
     import torch
     cuda = torch.cuda.is_available()
     nodes = number("nnodes", own["nnodes"])
+    if nodes > 1 and not (own["rdzv_endpoint"] and own["rdzv_id"]):
+        raise ValueError(f"--nnodes {nodes} needs --rdzv_endpoint HOST:PORT and --rdzv_id ID, the same on every node")
     ranks = own["nproc_per_node"] and number("nproc_per_node", own["nproc_per_node"])
     plan = plan_with_data(recipes, rest, ranks and ranks * nodes, cuda)
     if ranks is None:
         places = torch.cuda.device_count() if plan.device == "cuda" else min(8, physical_cores())
-        legal = [n for n in world_sizes(plan.hp, plan.track, plan.rows) if n <= places * nodes and n % nodes == 0]
+        sizes = world_sizes(plan.hp, plan.track, plan.rows)
+        legal = [n for n in sizes if n <= places * nodes and n % nodes == 0]
         if not legal:
-            raise ValueError(f"no number of ranks on {nodes} nodes divides the step of {plan.hp.batch_tokens} tokens")
+            raise ValueError(f"no number of ranks on {nodes} nodes divides a step of {plan.hp.batch_tokens} tokens")
         ranks = legal[-1] // nodes
         if ranks < places:
-            print(f"using {ranks} of {places} {'GPUs' if plan.device == 'cuda' else 'cores'}: more do not divide the step")
+            print(f"using {ranks} of {places} {'GPUs' if plan.device == 'cuda' else 'cores'}: a step does not divide "
+                  f"over more")
     elif plan.device == "cuda" and ranks > torch.cuda.device_count():
         raise ValueError(f"--nproc_per_node {ranks}: this host has {torch.cuda.device_count()} GPUs")
     print(f"track {plan.track.name}: {plan.tokens / 1e6:.1f} M tokens in {plan.hp.num_iterations} steps, to "
           f"{plan.track.target} nats; {plan.track.cost}")
-    where = f"--nnodes={nodes} --rdzv_backend=c10d --rdzv_endpoint={own['rdzv_endpoint']} --rdzv_id={own['rdzv_id']}"
-    command = f"python -m torch.distributed.run {'--standalone' if nodes == 1 else where} --nproc_per_node={ranks}"
+    where = "--standalone" if nodes == 1 else (f"--nnodes={nodes} --rdzv_backend=c10d --rdzv_endpoint="
+                                               f"{own['rdzv_endpoint']} --rdzv_id={own['rdzv_id']}")
+    command = f"python -m torch.distributed.run {where} --nproc_per_node={ranks}"
     print(f"+ {command} {shlex.join([own['script'], *rest])}", flush=True)
     return start([str(script), *rest], ranks, nodes, own["rdzv_endpoint"], own["rdzv_id"])
 
@@ -108,9 +113,10 @@ def plan_with_data(recipes: dict[str, Any], argv: list[str], world_size: int | N
         words = track.fetch.split()
         free = shutil.disk_usage(ROOT).free / 1e9
         print(f"{error}\n{track.download}; {free:.0f} GB of disk are free here\n+ {track.fetch}", flush=True)
-        if subprocess.run([sys.executable if words[0] == "python" else words[0], *words[1:]], cwd=ROOT).returncode:
-            raise ValueError(f"the data of track {track.name} is not here; fetch it later with `{track.fetch}`, or train "
-                             f"now on the text that the repository carries: ./run.sh --track sample") from None
+        words[0] = sys.executable if words[0] == "python" else words[0]
+        if subprocess.run(words, cwd=ROOT).returncode:
+            raise ValueError(f"the data of track {track.name} is not here; fetch it later with `{track.fetch}`, or "
+                             f"train now on text that the repository carries: ./run.sh --track sample") from None
         return make_plan(recipes, argv, world_size, cuda)
 
 
@@ -128,9 +134,9 @@ def physical_cores() -> int:
 
 
 def start(command: list[str], ranks: int, nodes: int, endpoint: str | None, run_id: str | None) -> int:
-    """Run `python command...` as ranks on this host, as torchrun does; return the exit code that the ranks agree on.
+    """Run `python command...` as ranks on this host, as torchrun does; return the exit code they agree on.
 
-    A failing run shows its own words and nothing of the agent's: Endings makes every rank leave with one code.
+    A failing run shows its own words and nothing of the agent's: Endings makes all ranks leave with one code.
     """
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -142,8 +148,8 @@ def start(command: list[str], ranks: int, nodes: int, endpoint: str | None, run_
     taken = [s.name for s in ours if signal.getsignal(s) is not signal.SIG_IGN]  # nohup: one is ignored
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     config = LaunchConfig(
-        min_nodes=nodes, max_nodes=nodes, nproc_per_node=ranks, run_id=run_id or uuid.uuid4().hex, max_restarts=0,
-        rdzv_backend="c10d", rdzv_endpoint=endpoint or "localhost:0", signals_to_handle=",".join(taken))
+        min_nodes=nodes, max_nodes=nodes, nproc_per_node=ranks, run_id=run_id or uuid.uuid4().hex,
+        max_restarts=0, rdzv_backend="c10d", rdzv_endpoint=endpoint or "localhost:0", signals_to_handle=",".join(taken))
     try:
         elastic_launch(config, sys.executable)(*command)
     except ChildFailedError as error:

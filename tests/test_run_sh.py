@@ -1,0 +1,85 @@
+"""run.sh as a person types it: any folder, no terminal, twice at once, without a hub, with the wrong Python."""
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, TINY, environment
+
+TRAIN = ["--track", "tiny", "--nproc_per_node", "1", *TINY]
+
+
+def shell(project, *words, code=0, timeout=120, cwd=None, **variables):
+    """Run ./run.sh of a project with this test's Python in front of the PATH."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(["bash", str(project.folder / "run.sh"), *words], capture_output=True, text=True, cwd=cwd,
+                          timeout=timeout, env={**environment(), "PATH": path, **variables}, stdin=subprocess.DEVNULL)
+    assert done.returncode == code, f"exit code {done.returncode}:\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def test_it_runs_from_another_folder_prints_its_command_and_ends_with_loss_time_and_log(project, tmp_path):
+    """The project's path has a space in it."""
+    assert " " in str(project.folder)
+    done = shell(project, *TRAIN, cwd=tmp_path)
+    assert "+ python -m torch.distributed.run --standalone --nproc_per_node=1" in done.stdout
+    last = done.stdout.strip().split("\n")[-1]
+    assert last.startswith("ok: val_loss ") and " s of training; log: " in last
+    assert Path(last.split("log: ")[1]) == project.logs()[0]
+    assert done.stderr == ""
+
+
+def test_two_at_once_write_two_logs(project):
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    both = [subprocess.Popen(["bash", str(project.folder / "run.sh"), *TRAIN], stdin=subprocess.DEVNULL,
+                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**environment(), "PATH": path})
+            for _ in range(2)]
+    for process in both:
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, output.decode()
+    assert len(project.logs()) == 2
+
+
+def test_without_a_hub_it_says_how_to_fetch_later_and_offers_the_sample(project):
+    for path in (ROOT / "data").glob("*.py"):
+        shutil.copy(path, project.folder / "data" / path.name)
+    began = time.monotonic()
+    done = shell(project, "--track", "fineweb", code=2, HF_ENDPOINT="http://127.0.0.1:9")
+    assert time.monotonic() - began < 60
+    last = done.stderr.strip().split("\n")[-1]
+    assert "`python data/cached_fineweb10B.py 25`" in last and "./run.sh --track sample" in last
+    assert "Traceback" not in done.stderr
+    assert "5.2 GB" in done.stdout
+
+
+def test_help_names_every_launch_option(project):
+    from harness.plan import Options
+    text = shell(project, "--help").stdout
+    assert all(f"--{name}" in text for name in Options.__dataclass_fields__)
+    assert "example: ./run.sh --seed 1" in text
+
+
+@pytest.mark.parametrize("words, message", [
+    (["--python"], "--python has no value"),
+    (["--python", "/no/such/python"], "not a Python of 3.11 or later with torch 2.11"),
+    (["--nproc_per_node", "two"], "--nproc_per_node two: expected a whole number"),
+    (["--track", "tiny", "--nproc_per_node", "0"], "expected a whole number of at least 1"),
+])
+def test_wrong_words_get_one_line_and_exit_code_2(project, words, message):
+    done = shell(project, *words, code=2)
+    assert message in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_without_any_fitting_python_it_says_so(project, tmp_path):
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("python3", "python3.14", "python3.13", "python3.12", "python3.11", "python"):
+        (folder / name).write_text("#!/bin/sh\nexit 1\n")
+        (folder / name).chmod(0o755)
+    done = subprocess.run(["bash", str(project.folder / "run.sh")], capture_output=True, text=True, timeout=60,
+                          env={**environment(), "PATH": f"{folder}:/usr/bin:/bin"}, stdin=subprocess.DEVNULL)
+    assert done.returncode == 2 and "found no Python of 3.11 or later" in done.stderr
+    assert not (project.folder / ".venv").exists() and not (project.folder / ".venv.lock").exists()
