@@ -52,10 +52,9 @@ def test_committed_shards_match_the_manifest():
 
 def test_the_folder_is_small_and_the_sources_add_up():
     assert sum(path.stat().st_size for path in SAMPLE.iterdir() if path.suffix != ".json") < 10_000_000
-    for key in ("documents", "text_bytes"):
-        parts = sum(facts[key] for facts in MANIFEST["files"].values())
-        assert sum(source[key] for source in MANIFEST["sources"].values()) == parts
     train, val = (MANIFEST["files"][path.name]["text_bytes"] for path in (TRAIN, VAL))
+    whole = sum(source["text_bytes"] for source in MANIFEST["sources"].values())
+    assert 0 <= whole - train - val < 2 * MANIFEST["files"][TRAIN.name]["documents"]  # a space at each cut
     assert 0.06 < val / (train + val) < 0.08
 
 
