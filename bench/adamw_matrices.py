@@ -29,8 +29,8 @@ def main() -> None:
         torch.manual_seed(run.seed)
         model = GPT(hp).to(run.device)
         adam, _ = train_gpt2.build_optimizers(model, hp)
-        matrices = torch.optim.AdamW(model.blocks.parameters(), lr=hp.matrix_lr, betas=hp.adam_betas, weight_decay=0.0,
-                                     fused=True)
+        matrices = torch.optim.AdamW(model.blocks.parameters(), lr=hp.matrix_lr, betas=hp.adam_betas,
+                                     weight_decay=0.0, fused=True)
         train(hp, model, [adam, matrices], run)
 
 

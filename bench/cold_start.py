@@ -21,8 +21,10 @@ def measure(quick: bool) -> Result:
     rows = [Row("./run.sh to the first step line (step:0, validated)", first(r"step:0/"), "s"),
             Row("./run.sh to the line of the first training step", first(r"step:1/"), "s"),
             Row("... of it setting up the run, after `import torch`", part("setup_ns"), "s"),
-            Row("... warm-up", part("warmup_ns"), "s"), Row("... its two validations", part("validation_ns"), "s")]
-    how = ("`./run.sh --python PYTHON` with the default model and two steps: choosing the environment, checking shards, "
-           "starting the ranks, warm-up, the first validation over all validation tokens. A line is timed when it comes "
-           "out of the pipe; a step's line comes when the next step is done.")
+            Row("... warm-up", part("warmup_ns"), "s"),
+            Row("... its two validations", part("validation_ns"), "s")]
+    how = ("`./run.sh --python PYTHON` with the default model and two steps: choosing the environment, "
+           "checking shards, starting the ranks, warm-up, the first validation over all validation "
+           "tokens. A line is timed when it comes out of the pipe; a step's line comes when the next step "
+           "is done.")
     return Result(rows, how, {"lines": [launch.lines for launch in launches]})

@@ -1,4 +1,4 @@
-"""The reference's claims for Muon, each measured: about 1.5 times faster, less state than Adam, under 2 % overhead."""
+"""The reference's claims for Muon: about 1.5 times faster, less state than Adam, under 2 % overhead."""
 import dataclasses
 
 import torch
@@ -10,7 +10,7 @@ from bench.rounds import Result, Row
 from bench.time_to_loss import DEFAULT, default_curve
 from train_gpt2 import GPT, RECIPES
 
-LRS = (0.0015, 0.003, 0.006, 0.012)
+LRS = (0.0015, 0.003, 0.006)
 
 
 def newton_schulz_flops(hp) -> int:
@@ -31,11 +31,22 @@ def state_bytes(hp) -> dict[str, int]:
 
 
 def tuned(project: Project, quick: bool) -> tuple[float, dict[float, float]]:
-    """Return AdamW's best learning rate and all final losses, from runs of half the length."""
-    losses, n = {}, 2 if quick else RECIPES["sample"].num_iterations // 2
-    for lr in LRS[:2] if quick else LRS:
-        flags = [*(TINY if quick else []), f"--num_iterations={n}", f"--cooldown_iters={n}", f"--val_every={n}"]
+    """Return AdamW's best learning rate and all final losses, from runs of half the length.
+
+    Where the best one lies at the edge of those tried, the next one beyond is tried too, once.
+    """
+    losses: dict[float, float] = {}
+    n = 2 if quick else RECIPES["sample"].num_iterations // 2
+    flags = [*(TINY if quick else []), f"--num_iterations={n}", f"--cooldown_iters={n}", f"--val_every={n}"]
+
+    def attempt(lr: float) -> None:
         losses[lr] = project.run(script(project), f"--matrix_lr={lr}", *flags).curve()[-1][1]
+
+    for lr in LRS[:2] if quick else LRS:
+        attempt(lr)
+    best = min(losses, key=losses.get)
+    if not quick and best in (min(losses), max(losses)):
+        attempt(best / 2 if best == min(losses) else best * 2)
     return min(losses, key=losses.get), losses
 
 
@@ -62,18 +73,21 @@ def measure(quick: bool) -> Result:
             Row("Muon against AdamW: time to AdamW's final loss", [gains[1]], "x less", ">= 1.5"),
             Row("final loss: Muon", [muon[-1][1]], "nats"),
             Row(f"final loss: AdamW, matrix learning rate {lr}", [adamw[-1][1]], "nats"),
-            Row("state of the matrices, Muon over Adam (counted)", [state["muon"] / state["adam"]], "", "<= 0.99"),
-            Row("Newton-Schulz, share of a step's operations at 124M and 524,288 tokens (counted)", [100 * overhead], "%",
+            Row("state of the matrices, Muon over Adam (counted)", [state["muon"] / state["adam"]], "",
+                "<= 0.99"),
+            Row("Newton-Schulz, share of a step's operations at 124M and 524,288 tokens (counted)",
+                [100 * overhead], "%", "<= 2"),
+            Row("... at laptop size (counted)", [100 * newton_schulz_flops(laptop) / step_flops(laptop)], "%",
                 "<= 2"),
-            Row("... at laptop size (counted)", [100 * newton_schulz_flops(laptop) / step_flops(laptop)], "%", "<= 2"),
             Row("Muon's share of the step's time at laptop size, two ranks",
                 [100 * answer["Muon"] / answer["ns"] for answer in answers], "%", "<= 2")]
-    how = (f"The model and schedule of `sample`, once with Muon and once with AdamW (betas {laptop.adam_betas}, no decay) "
-           f"for the blocks' matrices, through the same harness, one seed; AdamW's learning rate was taken from "
-           f"{', '.join(f'{k}: {v:.4f}' for k, v in losses.items())} nats in runs of half the length; embedding and head "
-           f"keep their own Adam. Both then run in full, and Muon's curve is read where it meets AdamW's final loss. State: "
-           f"one float32 buffer a weight against two. Operations: 5 x (4 m^2 n + 2 m^3) for each m x n matrix over the "
-           f"model's of a step. Muon's time includes what it waits for the other rank.")
+    how = ("The model and schedule of `sample`, once with Muon and once with AdamW (betas "
+           f"{laptop.adam_betas}, no decay) for the blocks' matrices, through the same harness, one seed; "
+           f"AdamW's learning rate was taken from {', '.join(f'{k}: {v:.4f}' for k, v in losses.items())} "
+           "nats in runs of half the length; embedding and head keep their own Adam. Both then run in "
+           "full, and Muon's curve is read where it meets AdamW's final loss. State: one float32 buffer a "
+           "weight against two. Operations: 5 x (4 m^2 n + 2 m^3) for each m x n matrix over the model's "
+           "of a step. Muon's time includes what it waits for the other rank.")
     return Result(rows, how, {"muon": muon, "adamw": adamw, "tuning": {str(k): v for k, v in losses.items()},
                               "parts_ns": answers, "state_bytes_124m": state,
                               "recipe": dataclasses.asdict(laptop)})

@@ -26,8 +26,8 @@ def step_on_order(orders: Connection, kind: str, hp: Hyperparameters) -> None:
         optimizer.step()
         dist.barrier()
         ns = time.monotonic_ns() - begin
-        state = sum(t.numel() * t.element_size() for entry in optimizer.state.values() for t in entry.values())
-        orders.send({"ns": ns, "state_bytes": state})
+        buffers = [t for entry in optimizer.state.values() for t in entry.values()]
+        orders.send({"ns": ns, "state_bytes": sum(t.numel() * t.element_size() for t in buffers)})
 
 
 def measure(quick: bool) -> Result:
@@ -50,16 +50,18 @@ def measure(quick: bool) -> Result:
     one, two = found["torch, 1 thread"], found["torch, 2 threads"]
     rows = [Row("sharded Muon, 2 ranks, against torch.optim.Muon on the same 2 cores",
                 ratios(two, found["bfloat16, 2 ranks"]), "x less time", ">= 4"),
-            Row("... against torch.optim.Muon on one core", ratios(one, found["bfloat16, 2 ranks"]), "x less time"),
-            Row("... one rank against torch.optim.Muon on one core", ratios(one, found["bfloat16, 1 rank"]), "x less time"),
+            Row("... against torch.optim.Muon on one core", ratios(one, found["bfloat16, 2 ranks"]),
+                "x less time"),
+            Row("... one rank against torch.optim.Muon on one core", ratios(one, found["bfloat16, 1 rank"]),
+                "x less time"),
             Row("... float32 Newton-Schulz, 2 ranks, against torch.optim.Muon (bfloat16) on 2 cores",
                 ratios(two, found["float32, 2 ranks"]), "x less time"),
             Row("momentum held by each of 2 ranks, over torch.optim.Muon's",
                 [state["bfloat16, 2 ranks"] / state["torch, 1 thread"]], "", "<= 0.51"),
             *[Row(f"seconds a step: {name}", times, "s") for name, times in found.items()]]
     count = 6 * hp.n_layer
-    how = (f"{count} matrices of a {hp.n_layer}-layer model {hp.n_embd} wide, random gradients; all processes wait "
-           f"asleep while one group steps. torch.optim.Muon always iterates in bfloat16 and each process does all "
-           f"matrices; ours deals them to the ranks, which then gather the updates. With R ranks the arithmetic alone "
-           f"gives R at most on R cores, whatever the goal says.")
+    how = (f"{count} matrices of a {hp.n_layer}-layer model {hp.n_embd} wide, random gradients; all "
+           "processes wait asleep while one group steps. torch.optim.Muon always iterates in bfloat16 and "
+           "each process does all matrices; ours deals them to the ranks, which then gather the updates. "
+           "With R ranks the arithmetic alone gives R at most on R cores, whatever the goal says.")
     return Result(rows, how, {"seconds": found, "state_bytes": state})

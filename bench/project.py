@@ -1,4 +1,4 @@
-"""Whole runs for benchmarks: in a copy of the project, so that logs land there and nobody's edits reach a measurement."""
+"""Whole runs for benchmarks, in a copy of the project: logs land there, and no edit reaches a measurement."""
 import json
 import os
 import shutil
@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from bench.rounds import ROOT
 
-TINY = ["--n_layer=1", "--n_embd=32", "--seq_len=64", "--batch_tokens=1024", "--num_iterations=4", "--val_every=2"]
+TINY = ["--n_layer=1", "--n_embd=32", "--seq_len=64", "--batch_tokens=1024", "--num_iterations=4",
+        "--val_every=2"]
 
 
 class Launch(NamedTuple):
@@ -32,7 +33,7 @@ class Project:
     def __enter__(self) -> "Project":
         self.folder = Path(tempfile.mkdtemp(prefix="bench_project_"))
         hidden = shutil.ignore_patterns("__pycache__", "results")
-        for name in ("harness", "bench", "data/sample"):
+        for name in ("harness", "bench", "data/sample", "data/gpt2"):
             shutil.copytree(ROOT / name, self.folder / name, ignore=hidden)
         for name in ("train_gpt2.py", "run.sh", "requirements.txt"):
             shutil.copy(ROOT / name, self.folder / name)
@@ -49,22 +50,24 @@ class Project:
         print(f"+ run.sh {' '.join(command[4:])}", file=sys.stderr, flush=True)
         begin, lines = time.monotonic(), []
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "MALLOC_"))}
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=self.folder,
-                              stdin=subprocess.DEVNULL, env={**environment, "PYTHONPATH": str(self.folder)}) as process:
+        environment["PYTHONPATH"] = str(self.folder)  # for submissions that lie in bench/
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                              cwd=self.folder, stdin=subprocess.DEVNULL, env=environment) as process:
             for line in process.stdout:
                 lines.append((time.monotonic() - begin, line.rstrip("\n")))
         if process.returncode:
             raise RuntimeError(f"{' '.join(command)}: exit code {process.returncode}\n" +
                                "\n".join(line for _, line in lines[-20:]))
         [log] = set(runs.glob("*.txt")) - before
-        events = [line.split(" ", 1) for line in log.read_text().split("\n") if line.startswith(("#:val ", "#:end "))]
+        lines_of_log = log.read_text().split("\n")
+        events = [line.split(" ", 1) for line in lines_of_log if line.startswith(("#:val ", "#:end "))]
         vals = [json.loads(text) for kind, text in events if kind == "#:val"]
         [end] = [json.loads(text) for kind, text in events if kind == "#:end"]
         return Launch(vals, end, lines)
 
 
 def crossing(curve: list[tuple[float, float, int]], loss: float) -> tuple[float, float] | None:
-    """Return training seconds and steps at which a curve first comes down to a loss, linear between validations."""
+    """Return training seconds and steps at which a curve first meets a loss, linear between validations."""
     for (t0, high, s0), (t1, low, s1) in zip(curve, curve[1:]):
         if low <= loss:
             part = (high - loss) / (high - low) if high > low else 0.0

@@ -1,4 +1,4 @@
-"""Ranks that wait for orders: real processes of one thread in one gloo group, so that two groups can take turns.
+"""Ranks that wait for orders: processes of one thread in a gloo group, so that two groups can take turns.
 
 A group that waits sleeps in a pipe and takes no CPU time from the other.
 """
@@ -28,7 +28,7 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "MALLOC_MMA
 
 
 class Ranks:
-    """n processes running function(orders, *args), where orders is a pipe: ask() sends, the function answers."""
+    """n processes running function(orders, *args); orders is a pipe: ask() sends, the function answers."""
 
     def __init__(self, n: int, function: Callable, *args: Any, threads: int = 1):
         context, self.pipes, self.processes = multiprocessing.get_context("spawn"), [], []
@@ -40,7 +40,8 @@ class Ranks:
         try:
             for rank in range(n):
                 ours, theirs = context.Pipe()
-                process = context.Process(target=_serve, args=(function, rank, n, store, theirs, args), daemon=True)
+                process = context.Process(target=_serve, args=(function, rank, n, store, theirs, args),
+                                          daemon=True)
                 process.start()
                 theirs.close()
                 self.pipes.append(ours)
@@ -50,7 +51,7 @@ class Ranks:
                 os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
 
     def ask(self, *order: Any) -> list:
-        """Send an order to all ranks and return their answers, by rank. Raises RuntimeError where a rank failed."""
+        """Send an order to all ranks; return their answers by rank. Raises RuntimeError where one failed."""
         for pipe in self.pipes:
             pipe.send(order)
         answers = [pipe.recv() for pipe in self.pipes]
@@ -102,7 +103,7 @@ class Orders:
         self.reducer(loss_sum, list(zip(x.split(rows), y.split(rows))), y.numel() * self.world_size)
 
     def steps(self, model: nn.Module, optimizers: list) -> Iterator[int]:
-        """Yield steps as ordered: ("steps", k) answers the nanoseconds of k steps and of each optimizer in them."""
+        """Yield steps as ordered: ("steps", k) answers the nanoseconds of k steps and of each optimizer."""
         self.reducer = REDUCERS[self.reduction](model, model)
         spent = {type(optimizer).__name__: 0 for optimizer in optimizers}
         for optimizer in optimizers:
@@ -139,8 +140,9 @@ def train_on_order(orders: Connection, overrides: dict[str, Any]) -> None:
     train(hp, model, build_optimizers(model, hp), Orders(orders, hp, "exact"))
 
 
-def gemm_gflops(shapes: list[tuple[int, int, int]], precision: str | None, seconds: float) -> dict[str, float]:
-    """Return GFLOP/s of float32 products m x k by k x n on this rank, while all ranks do the same (collective).
+def gemm_gflops(shapes: list[tuple[int, int, int]], precision: str | None,
+                seconds: float) -> dict[str, float]:
+    """Return GFLOP/s of float32 products m x k by k x n on this rank while all do the same (collective).
 
     precision: torch's name of the route; None: the one in force. The best of several repetitions.
     """
@@ -162,10 +164,10 @@ def gemm_gflops(shapes: list[tuple[int, int, int]], precision: str | None, secon
 
 
 def step_flops(hp: Any) -> int:
-    """Return the model's floating point operations of a step: 6 a matrix weight and token, and causal attention.
+    """Return the model's operations in a step: 6 a matrix weight and token, and causal attention.
 
-    Attention a layer and token: a query meets seq_len / 2 keys on average, twice (scores, values), 2 operations each,
-    forward once and backward twice: 6 * seq_len * n_embd. Newton-Schulz, norms and recomputation do not count.
+    Attention a layer and token: a query meets seq_len / 2 keys on average, twice (scores, values), 2
+    operations each, forward once and backward twice: 6 * seq_len * n_embd. Newton-Schulz does not count.
     """
     weights = 12 * hp.n_layer * hp.n_embd**2 + hp.vocab_size * hp.n_embd
     return hp.batch_tokens * (6 * weights + 6 * hp.n_layer * hp.seq_len * hp.n_embd)

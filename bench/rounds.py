@@ -1,4 +1,4 @@
-"""How a ratio is measured: alternating rounds in one run, median and spread, the machine's state before and after."""
+"""How a ratio is measured: alternating rounds in one run, median and spread, the state of the machine."""
 import os
 import platform
 import statistics
@@ -66,7 +66,7 @@ def ratios(above: list[float], below: list[float]) -> list[float]:
 
 
 def foreign_load(seconds: float = 2.0) -> float | None:
-    """Return how many cores other processes keep busy while this one sleeps; None where /proc does not say."""
+    """Return how many cores others keep busy while this process sleeps; None where /proc does not say."""
     def busy_ticks() -> int:
         ticks = [int(n) for n in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
         return sum(ticks) - ticks[3] - ticks[4]  # idle, waiting for a disk

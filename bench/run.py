@@ -1,26 +1,27 @@
 """Run the benchmarks and write docs/performance.md from all results.
 
-Each one compares what it measures in alternating rounds of one run. Results stay in bench/results/*.json, so single
-ones can be repeated and the page written anew. Leave the machine alone meanwhile; it takes about 25 minutes.
+Each one compares what it measures in alternating rounds of one run. Results stay in bench/results/*.json, so
+single ones can be repeated and the page written anew. Leave the machine alone meanwhile: about 25 minutes.
 """
 import argparse
 import importlib
 import json
 import math
-import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+if __name__ == "__main__":  # run as a file, python puts bench/ on the path, not the repository
+    sys.path.insert(0, str(ROOT))
 
 from bench.page import page  # noqa: E402
-from bench.rounds import conditions, foreign_load  # noqa: E402
+from bench.rounds import Result, conditions, foreign_load  # noqa: E402
 
-NAMES = ["gemm_share", "two_ranks", "harness_cost", "stream_rate", "muon_sharded", "cold_start", "time_to_loss",
-         "muon_claims"]
+NAMES = ["gemm_share", "two_ranks", "harness_cost", "stream_rate", "muon_sharded", "cold_start",
+         "time_to_loss", "muon_claims"]
 
 
 def finite(value):
@@ -32,37 +33,42 @@ def finite(value):
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def run_one(name: str, quick: bool) -> dict:
+def run_one(name: str, measure: Callable[[bool], Result], quick: bool) -> dict:
     """Run one benchmark; return what its result file holds."""
     print(f"=== {name}", file=sys.stderr, flush=True)
     before, begin = foreign_load(), time.monotonic()
     facts = conditions()
-    result = importlib.import_module(f"bench.{name}").measure(quick)
+    result = measure(quick)
     seconds, after = time.monotonic() - begin, foreign_load()
     for row in result.rows:
-        print("  ".join(filter(None, (row.name, row.measured(), row.goal and f"goal {row.goal}", row.verdict()))),
-              flush=True)
+        print("  ".join(filter(None, (row.name, row.measured(), row.goal and f"goal {row.goal}",
+                                      row.verdict()))), flush=True)
     rows = [{**row._asdict(), "measured": row.measured(), "verdict": row.verdict()} for row in result.rows]
     return finite({"name": name, "quick": quick, "conditions": facts, "seconds": round(seconds, 1),
                    "foreign_load": [before, after], "rows": rows, "how": result.how, "raw": result.raw})
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter,
                                      epilog="example: python bench/run.py --only stream_rate")
-    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=", ".join(NAMES))
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that they run, measures nothing")
-    parser.add_argument("-o", "--output", type=Path, help="page to write; default docs/performance.md, with --quick none")
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME",
+                        help=", ".join(NAMES))
+    parser.add_argument("--quick", action="store_true",
+                        help="tiny sizes: shows that they run, measures nothing")
+    parser.add_argument("-o", "--output", type=Path,
+                        help="page to write; default docs/performance.md, with --quick none")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench_results_") as aside:
         results = Path(aside) if options.quick else ROOT / "bench" / "results"
         results.mkdir(exist_ok=True)
         for name in options.only:
-            text = json.dumps(run_one(name, options.quick), indent=1)
+            measure = importlib.import_module(f"bench.{name}").measure
+            text = json.dumps(run_one(name, measure, options.quick), indent=1)
             (results / f"{name}.json").write_text(text + "\n")
-        found = [json.loads(file.read_text()) for name in NAMES if (file := results / f"{name}.json").exists()]
+        files = [results / f"{name}.json" for name in NAMES]
+        found = [json.loads(file.read_text()) for file in files if file.exists()]
     output = options.output or (None if options.quick else ROOT / "docs" / "performance.md")
-    text = page(found, os.path.relpath(output, ROOT) if options.output else None)
+    text = page(found, "python bench/run.py")
     if output:
         output.write_text(text)
         print(f"wrote {output}", file=sys.stderr)

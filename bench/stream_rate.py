@@ -41,13 +41,16 @@ def measure(quick: bool) -> Result:
         write_shard(path, np.random.default_rng(0).integers(0, 50257, tokens + 1, dtype=np.uint16))
         stream_rate(path, batch, 1, steps)  # into the page cache
         found = interleaved({
-            "one": lambda: stream_rate(path, batch, 1, steps), "eight": lambda: stream_rate(path, batch, 8, 8 * steps),
+            "one": lambda: stream_rate(path, batch, 1, steps),
+            "eight": lambda: stream_rate(path, batch, 8, 8 * steps),
             "numpy": lambda: numpy_rate(path, batch, steps - 1)}, rounds)
     millions = {name: [rate / 1e6 for rate in rates] for name, rates in found.items()}
     rows = [Row("stream read rate, world size 1", millions["one"], "M tokens/s", ">= 100"),
             Row("stream read rate of one rank of 8", millions["eight"], "M tokens/s", ">= 100"),
-            Row("... world size 1 over a plain np.fromfile and widening", ratios(found["one"], found["numpy"]), "x")]
-    how = (f"take_share of {batch} tokens in a loop that does nothing else, so that prefetching hides nothing, from one "
-           f"shard of {tokens / 1e6:.0f} M tokens in the page cache; int64 tensors are delivered. At world size 8 one rank "
-           f"reads its eighth; eight ranks read at once on cores of their own.")
+            Row("... world size 1 over a plain np.fromfile and widening",
+                ratios(found["one"], found["numpy"]), "x")]
+    how = (f"take_share of {batch} tokens in a loop that does nothing else, so that prefetching hides "
+           f"nothing, from one shard of {tokens / 1e6:.0f} M tokens in the page cache; int64 tensors are "
+           "delivered. At world size 8 one rank reads its eighth; eight ranks read at once on cores of "
+           "their own.")
     return Result(rows, how, found)

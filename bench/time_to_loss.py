@@ -47,22 +47,25 @@ def measure(quick: bool) -> Result:
         if short:
             best = min(short, key=lambda run: run["seconds"] if run["val_loss"] <= target else float("inf"))
             if best["val_loss"] <= target:
-                rows.append(Row(f"... with the schedule cut to {best['steps']} steps, as a share", [best["seconds"] / needed],
+                rows.append(Row(f"... with the schedule cut to {best['steps']} steps, as a share",
+                                [best["seconds"] / needed],
                                 "", "<= 0.1"))
-    how = (f"Both on all cores of this machine, one after the other, one seed each: nanoGPT's recipe (one process, "
-           f"float32, eager, its cosine ending with the {seconds:.0f} s; bench/nanogpt_recipe.py), evaluated at its own "
-           f"context of 64, and `./run.sh {' '.join(DEFAULT)}`. The same training text, vocabulary and validation tokens; "
-           f"validation counts for neither. The loss between two validations is taken as linear. Also tried: the same "
-           f"recipe with fewer steps, so that its learning rate is already down when it meets that loss.")
+    how = ("Both on all cores of this machine, one after the other, one seed each: nanoGPT's recipe (one "
+           f"process, float32, eager, its cosine ending with the {seconds:.0f} s; "
+           "bench/nanogpt_recipe.py), evaluated at its own context of 64, and `./run.sh "
+           f"{' '.join(DEFAULT)}`. The same training text, vocabulary and validation tokens; validation "
+           "counts for neither. The loss between two validations is taken as linear. Also tried: the same "
+           "recipe with fewer steps, so that its learning rate is already down when it meets that loss.")
     return Result(rows, how, {**raw, "shorter": short})
 
 
 def shorter_schedules(project: Project, steps: float, target: float) -> list[dict[str, float]]:
-    """Return final loss and time of the recipe cut to less and less of the steps at which it met the target."""
+    """Return final loss and time of the recipe cut to fewer and fewer of the steps that met the target."""
     found = []
     for part in (0.8, 0.65, 0.5):
         n = max(1, round(steps * part / 5) * 5)
-        seconds, loss, _ = project.run(f"--num_iterations={n}", f"--cooldown_iters={n}", f"--val_every={n}").curve()[-1]
+        seconds, loss, _ = project.run(f"--num_iterations={n}", f"--cooldown_iters={n}",
+                                       f"--val_every={n}").curve()[-1]
         found.append({"steps": n, "seconds": seconds, "val_loss": loss})
         if loss > target:
             break

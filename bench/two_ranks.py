@@ -16,7 +16,8 @@ def measure(quick: bool) -> Result:
             return tokens * k * 1e9 / max(answer["ns"] for answer in ranks.ask("steps", k))
 
         def gflops(ranks: Ranks) -> float:
-            return sum(max(rank.values()) for rank in ranks.ask("gemm", SHAPES[:1] + SHAPES[3:4], None, seconds))
+            answers = ranks.ask("gemm", SHAPES[:1] + SHAPES[3:4], None, seconds)
+            return sum(max(rank.values()) for rank in answers)
 
         for ranks in (one, two):
             ranks.ask("steps", 3)
@@ -26,7 +27,8 @@ def measure(quick: bool) -> Result:
             Row("... the same for matrix products alone: the hardware's ceiling",
                 ratios(found["gemm_two"], found["gemm_one"]), "x"),
             Row("tokens/s, one rank", found["one"], ""), Row("tokens/s, two ranks", found["two"], "")]
-    how = (f"A group of one rank and a group of two, all of one thread, take turns: {k} steps each a round, in changing "
-           f"order; the group that waits sleeps. The ceiling is two processes multiplying 512x512 and 1024x128x512 "
-           f"matrices at once, over one: two virtual CPUs that share a core stay far below 2.")
+    how = (f"A group of one rank and a group of two, all of one thread, take turns: {k} steps each a "
+           "round, in changing order; the group that waits sleeps. The ceiling is two processes "
+           "multiplying 512x512 and 1024x128x512 matrices at once, over one: two virtual CPUs that share "
+           "a core stay far below 2.")
     return Result(rows, how, found)

@@ -34,7 +34,7 @@ SEED = "sample 1"
 HELD_OUT_FRAC = 0.07  # of each source's bytes, in whole documents
 # Longer addresses are reports of departments more than speeches, and repeat each other (1905 to 1907).
 MAX_ADDRESS_CHARS = 100_000
-# A stream of whole documents makes a small batch one chapter: 0.17 nats worse after 200 steps (docs/experiments.md).
+# A stream of whole documents makes a small batch one chapter: worse by 0.16 nats (docs/experiments.md).
 PASSAGE_CHARS = 2000
 
 PACKAGES = {
@@ -150,12 +150,12 @@ def read_austen(archive: Path) -> Iterator[Document]:
 
 
 def shuffled(documents: Iterable[Document]) -> list[Document]:
-    """Return the documents in the order of a hash of seed and name: it depends on no library and no input order."""
+    """Return the documents in the order of a hash of seed and name, whatever library and input order."""
     return sorted(documents, key=lambda d: hashlib.sha256(f"{SEED}:{d[0]}".encode()).digest())
 
 
 def passages(document: Document) -> Iterator[Document]:
-    """Yield a document in passages of PASSAGE_CHARS characters or a little more, cut behind a sentence or line."""
+    """Yield a document in passages of PASSAGE_CHARS characters or more, cut behind a sentence or line."""
     name, text = document
     cut = rf"(?s).{{{PASSAGE_CHARS},}}?(?:\. |\n)(?=.{{{PASSAGE_CHARS // 2}}})|.+"
     for i, passage in enumerate(re.findall(cut, text)):
@@ -163,7 +163,7 @@ def passages(document: Document) -> Iterator[Document]:
 
 
 def split(documents: Iterable[Document]) -> tuple[list[Document], list[Document]]:
-    """Return (train, val), each shuffled: HELD_OUT_FRAC of every source's bytes goes to val, whole documents."""
+    """Return (train, val), each shuffled: of every source HELD_OUT_FRAC goes to val, in whole documents."""
     documents = shuffled(documents)
     room: dict[str, float] = {}
     for name, text in documents:

@@ -22,7 +22,8 @@ class CheckpointError(ValueError):
 def optimizer_state(optimizers: list, model: nn.Module) -> list[dict]:
     """Return each optimizer's groups and state by parameter name, gathered from all ranks (collective).
 
-    A state that several ranks hold is taken from the lowest of them. Tensors on CPU; only rank 0's list is complete.
+    A state that several ranks hold is taken from the lowest of them. Tensors on CPU; only rank 0's list is
+    complete.
     """
     names = {p: name for name, p in model.named_parameters()}
     mine = []
@@ -40,14 +41,16 @@ def optimizer_state(optimizers: list, model: nn.Module) -> list[dict]:
 
 
 def restore(state: dict, model: nn.Module, optimizers: list) -> None:
-    """Load what load() returned into model, optimizers and random state; optimizers drop what this rank lacks need of.
+    """Load what load() returned into model, optimizers and random state.
 
-    Raises ValueError where the checkpoint is of another model or other optimizers.
+    Optimizers drop what this rank lacks need of. Raises ValueError where the checkpoint is of another model
+    or other optimizers.
     """
     try:
         model.load_state_dict(state["model"])
     except RuntimeError as error:
-        raise CheckpointError(f"the checkpoint is of another model: {str(error).splitlines()[-1].strip()}") from None
+        reason = str(error).splitlines()[-1].strip()
+        raise CheckpointError(f"the checkpoint is of another model: {reason}") from None
     names = {p: name for name, p in model.named_parameters()}
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
         groups, index = [], {}
@@ -72,12 +75,13 @@ def save(folder: Path, step: int, model: nn.Module, optimizers: list, facts: dic
         target = folder / f"step{step:06d}"
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
-        with open(target / "state.pt.part", "wb") as f:
+        part, whole = target / "state.pt.part", target / "state.pt"
+        with open(part, "wb") as f:
             torch.save(state, f)
             f.flush()
             os.fsync(f.fileno())
-        os.replace(target / "state.pt.part", target / "state.pt")
-        write_atomically(target / "COMPLETE", json.dumps({"sha256": file_sha256(target / "state.pt")}).encode())
+        os.replace(part, whole)
+        write_atomically(target / "COMPLETE", json.dumps({"sha256": file_sha256(whole)}).encode())
         for old in sorted(folder.glob("step*"))[:-KEPT]:
             shutil.rmtree(old)
     dist.barrier()
@@ -96,7 +100,8 @@ def load(folder: Path) -> tuple[dict, str, list[str]]:
             found = file_sha256(candidate / "state.pt")
             if found != expected:
                 raise ValueError(f"sha256 {found[:16]}..., COMPLETE says {expected[:16]}...")
-            return torch.load(candidate / "state.pt", map_location="cpu", weights_only=True), candidate.name, refused
+            state = torch.load(candidate / "state.pt", map_location="cpu", weights_only=True)
+            return state, candidate.name, refused
         except (OSError, ValueError, KeyError, TypeError) as error:
             refused.append(f"{candidate.name} is not whole ({error})")
     raise CheckpointError(f"{folder}: no whole checkpoint; {'; '.join(refused) or 'it holds none'}")

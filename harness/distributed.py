@@ -16,7 +16,8 @@ TIMEOUT = timedelta(minutes=10)
 def process_group(device: str) -> Iterator[None]:
     """Join the group that the launcher describes, or make one of this process alone; one that exists is kept.
 
-    On CPU a rank has one thread unless OMP_NUM_THREADS says otherwise: the number of threads may change the bits.
+    On CPU a rank has one thread unless OMP_NUM_THREADS says otherwise: the number of threads may change the
+    bits.
     """
     if device == "cpu":
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))

@@ -1,4 +1,5 @@
 """How a run ends: once, soon, with the right status, whatever happens to whichever rank."""
+import contextlib
 import functools
 import itertools
 import json
@@ -10,6 +11,9 @@ import threading
 import time
 import traceback
 from datetime import timedelta
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, NoReturn, Self
 
 import torch.distributed as dist
 
@@ -18,7 +22,8 @@ from harness.runlog import is_disk_full
 POLL_S = 0.25      # how often a rank looks for trouble elsewhere (one small request to the store)
 ANSWER_S = 3.0     # how long rank 0 waits for the accounts of ranks that are alive
 LEAVE_S = 8.0      # how long another rank waits for rank 0's end line; the agent kills after 30 s
-EXIT_CODES = {"ok": 0, "stopped": 0, "failed": 1, "refused": 2, "nonfinite": 3, "rank_lost": 4, "disk_full": 5}
+EXIT_CODES = {"ok": 0, "stopped": 0, "failed": 1, "refused": 2, "nonfinite": 3, "rank_lost": 4,
+              "disk_full": 5}
 _runs = itertools.count()
 
 
@@ -34,13 +39,13 @@ class BadInput(ValueError):
     status = "refused"
 
 
-def exit_code(end):
+def exit_code(end: dict[str, Any]) -> int:
     """Return the exit code for an end line: 128 + signal number when interrupted, as a shell counts."""
     return 128 + end["signal"] if end["status"] == "interrupted" else EXIT_CODES[end["status"]]
 
 
-def is_collective_error(exc):
-    """True for an exception that only says a peer or the network is in trouble."""
+def is_collective_error(exc: BaseException | None) -> bool:
+    """Tell whether an exception only says that a peer or the network is in trouble."""
     while exc is not None:
         if isinstance(exc, dist.DistError) or "/gloo/" in str(exc):
             return True
@@ -49,8 +54,11 @@ def is_collective_error(exc):
 
 
 @functools.cache
-def _let_forked_children_be():
-    """A forked child (data loader worker) shares the wakeup socket: its SIGTERM would look like ours."""
+def _let_forked_children_be() -> None:
+    """Take our handlers out of forked children (data loader workers).
+
+    They share the wakeup socket: their SIGTERM would look like ours.
+    """
     def forget():
         if signal.getsignal(signal.SIGTERM) is _noop:
             signal.set_wakeup_fd(-1)
@@ -59,20 +67,23 @@ def _let_forked_children_be():
     os.register_at_fork(after_in_child=forget)
 
 
-def _noop(number, frame):
+def _noop(number: int, frame: FrameType | None) -> None:
     """Be a Python handler: with one in place the C handler writes to the wakeup socket, at once."""
 
 
 class Endings:
-    """Context manager around a run, on every rank: whatever happens to whichever rank, the run ends once,
-    soon, with the right status, and every rank leaves with the same exit code.
+    """Context manager around a run, on every rank: the run ends once, soon, with the right status.
+
+    Every rank leaves with the same exit code, whatever happens to whichever rank. Enter and leave it in the
+    main thread, once there is a group.
 
     A thread on each rank waits for signals, and between them looks at the store, the launcher and the peers
     of its host: Python handlers run only when a collective returns, and NCCL need not notice a dead peer.
     In trouble a rank files its account (error, signal, collective) in the store; on seeing that, each other
     one files its own; rank 0 gathers them, decides, writes the end line through end(**fields) and tells the
     others. Then all leave by os._exit, for a group with a rank missing cannot be shut down; in a group of one
-    an exception goes on to the caller instead. Enter and leave it in the main thread, once there is a group."""
+    an exception goes on to the caller instead.
+    """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -93,7 +104,7 @@ class Endings:
         store.set_timeout(timedelta(seconds=ANSWER_S))
         self.inbox, self.finished, self.code = [], threading.Event(), None
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         _let_forked_children_be()
         self.ear, self.mouth = socket.socketpair()
         self.ear.settimeout(POLL_S)
@@ -105,7 +116,8 @@ class Endings:
         threading.Thread(target=self._watch, name="endings", daemon=True).start()
         return self
 
-    def __exit__(self, exc_type, exc, tb):
+    def __exit__(self, exc_type: type[BaseException] | None, exc: BaseException | None,
+                 tb: TracebackType | None) -> bool:
         if exc is None:
             account = {"kind": "done"}
         else:
@@ -119,22 +131,27 @@ class Endings:
         signal.set_wakeup_fd(self.wakeup_fd)
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
-        self.ear.close(), self.mouth.close()
+        self.ear.close()
+        self.mouth.close()
         return False
 
-    def _watch(self):
+    def _watch(self) -> None:
+        """Wait for the end of the run or for trouble, and see to it; what the thread does."""
         try:
             account = self._wait()
             if account["kind"] != "done":
                 self._settle(account)
             elif self.rank == 0:
-                self._tell(self.end(status="ok"))
+                end = self.end(status="ok")
+                self.code = self._tell(end)
+                if self.code:  # no room for the end line
+                    say(f"run ended: {end['status']}\n")
         except BaseException:  # a fault of our own must not leave a run that hangs
             os.write(2, traceback.format_exc().encode())
             os._exit(70)
         self.finished.set()
 
-    def _wait(self):
+    def _wait(self) -> dict[str, Any]:
         """Return this rank's account: of the end of its run, or of trouble here or elsewhere."""
         while True:
             try:
@@ -157,11 +174,12 @@ class Endings:
                 return {"kind": "collective", "status": "failed", "type": type(error).__name__,
                         "message": f"the store does not answer: {error}"[:1000], "traceback": ""}
 
-    def _orphaned(self):
+    def _orphaned(self) -> bool:
+        """Tell whether the launcher that started this rank is gone."""
         return bool(self.agent) and os.getppid() != self.agent
 
-    def _gone(self, rank):
-        """True when a rank of this host has no process, or a zombie."""
+    def _gone(self, rank: int) -> bool:
+        """Tell whether a rank of this host has no process, or a zombie."""
         try:
             os.kill(self.pids[rank], 0)
         except ProcessLookupError:
@@ -174,17 +192,15 @@ class Endings:
         except OSError:
             return False
 
-    def _settle(self, account):
+    def _settle(self, account: dict[str, Any]) -> None:
         """Agree with the others on the end of a run in trouble; leave, unless alone with an exception."""
         account = {"rank": self.rank, "order": 0, **account}
         if account.get("status") == "failed" and account["kind"] == "error":
             say(f"rank {self.rank}: {account['traceback']}")
-        try:
+        with contextlib.suppress(dist.DistError):  # where the launcher, which keeps the store, is gone
             account["order"] = self.store.add("order", 1)
             self.store.set(f"account/{self.rank}", json.dumps(account))
             self.store.set("trouble", "1")
-        except dist.DistError:
-            pass  # the launcher, which kept the store, is gone: decide with what is known here
         if self.rank == 0:
             end = self.end(**self._verdict(*self._gather(account)))
             self.code = self._tell(end)
@@ -194,11 +210,12 @@ class Endings:
         if self.world_size > 1 or account["kind"] not in ("error", "collective"):
             os._exit(self.code)
 
-    def _gather(self, own):
+    def _gather(self, own: dict[str, Any]) -> tuple[dict[int, dict], set[int], set[int]]:
         """Return rank 0's view: accounts by rank, ranks that are gone, ranks that do not answer."""
         accounts, deadline = {0: own}, time.monotonic() + ANSWER_S
         while True:
-            gone = {r for r in self.neighbours if self._gone(r)}  # before the accounts: a rank files, then leaves
+            # before the accounts: a rank files, then leaves
+            gone = {r for r in self.neighbours if self._gone(r)}
             try:
                 for rank in set(range(self.world_size)) - accounts.keys():
                     if self.store.check([f"account/{rank}"]):
@@ -210,9 +227,12 @@ class Endings:
                 return accounts, missing & gone, missing - gone
             time.sleep(0.02)
 
-    def _verdict(self, accounts, gone, silent):
-        """Return the fields of the end line. A missing rank counts before a signal, for an agent that lost
-        one signals the others; of exceptions and signals the first counts."""
+    def _verdict(self, accounts: dict[int, dict], gone: set[int], silent: set[int]) -> dict[str, Any]:
+        """Return the fields of the end line.
+
+        A missing rank counts before a signal, for an agent that lost one signals the others; of exceptions
+        and signals the first counts.
+        """
         accounts = sorted(accounts.values(), key=lambda a: a["order"])
         own = next((a for a in accounts if a["kind"] in ("error", "signal")), None)
         lost = sorted(gone | (silent - set(self.neighbours)) or (silent if own is None else ()))
@@ -229,15 +249,14 @@ class Endings:
         reason = own or next(a for a in accounts if a["kind"] == "collective")
         return {key: reason[key] for key in ("status", "rank", "type", "message", "traceback")}
 
-    def _tell(self, end):
+    def _tell(self, end: dict[str, Any]) -> int:
         """Tell the other ranks that the end line stands; return the exit code."""
-        try:
-            self.store.set("ended", str(exit_code(end)))
-        except dist.DistError:
-            pass
-        return exit_code(end)
+        code = exit_code(end)
+        with contextlib.suppress(dist.DistError):
+            self.store.set("ended", str(code))
+        return code
 
-    def _hear(self):
+    def _hear(self) -> int:
         """Wait for rank 0's end line; return the exit code it gives, or that of a lost rank."""
         deadline = time.monotonic() + LEAVE_S
         while time.monotonic() < deadline:
@@ -253,20 +272,27 @@ class Endings:
         return EXIT_CODES["rank_lost"]
 
 
-def say(text):
+def say(text: str) -> None:
     """Print on stderr and flush stdout, giving up after a second.
-    A full pipe, or the main thread's hold on stdout, could block for ever; a closed terminal raises."""
+
+    A full pipe, or the main thread's hold on stdout, could block for ever; a closed terminal raises.
+    """
     def speak():
-        try:
+        with contextlib.suppress(OSError):
             os.write(2, text.encode())
             sys.stdout.flush()
-        except OSError:
-            pass
     speaker = threading.Thread(target=speak, daemon=True)
     speaker.start()
     speaker.join(1.0)
 
 
-def status_of(exc):
+def status_of(exc: BaseException) -> str:
     """Return the status a run has that this exception ended."""
     return "disk_full" if is_disk_full(exc) else getattr(exc, "status", "failed")
+
+
+def refuse(error: Exception) -> NoReturn:
+    """Leave with exit code 2; rank 0 says why, in one line."""
+    if dist.get_rank() == 0:
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr, flush=True)
+    sys.exit(2)

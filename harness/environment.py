@@ -1,4 +1,4 @@
-"""The facts of place that a log records: versions, hardware, git, settings, a calibration of the host."""
+"""The head of a log: all code, and the facts of place: versions, hardware, git, settings, calibration."""
 import dataclasses
 import os
 import platform
@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
+from harness.clock import host_clocks
+from harness.endings import BadInput
 from harness.plan import Plan
-from harness.runlog import ROOT, canonical, read_source, sha256
+from harness.runlog import ROOT, RunLog, canonical, loaded_files, new_run_id, read_source, sha256
 
 UNKNOWN = "unavailable"
 
@@ -30,8 +33,35 @@ def command(*words: str) -> str:
     return done.stdout.rstrip("\n") if done.returncode == 0 else UNKNOWN
 
 
+def open_log(plan: Plan, script: Path, argv: list[str], device: torch.device, parameters: dict[str, int],
+             resumed: dict | None) -> tuple[RunLog, dict[str, Path]]:
+    """Open the log of a run and write its head; return it and the loaded files that it holds.
+
+    On ranks other than 0 the log writes nothing. Raises BadInput where a file or the folder is unfit.
+    """
+    loaded = loaded_files()
+    loaded |= {f"harness/{file.name}": file for file in (ROOT / "harness").glob("*.py")}  # the launcher too
+    try:
+        source = read_source(script, script=True)
+        files = {path: read_source(file) for path, file in loaded.items() if file != script}
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+    files["harness/tracks.toml"] = read_source(ROOT / "harness" / "tracks.toml")
+    code = code_facts(source, files)
+    manifest = {**run_facts(plan, script, argv, dist.get_world_size()), "code": code,
+                "parameters": parameters, "resumed_from": resumed, "sys": system_facts(device),
+                "git": git_facts(), "calibration": calibrate(device), "clocks": host_clocks(), "format": 1}
+    folder = ROOT / "records" / "runs"
+    try:
+        log = RunLog(folder if dist.get_rank() == 0 else None, new_run_id(code["digest"]))
+    except OSError as error:
+        raise BadInput(f"{folder}: cannot write a log there ({error.strerror})") from None
+    log.sources(source, {**manifest, "run_id": log.run_id}, files, environment_lines(device))
+    return log, loaded
+
+
 def code_facts(script: bytes, files: dict[str, bytes]) -> dict:
-    """Return the digests of a run's code: the script, the harness (harness/*.py), the other files, all of it."""
+    """Return the digests of a run's code: script, harness (harness/*.py), other files, all of it."""
     harness = {path.name: sha256(read_source(path)) for path in sorted(Path(__file__).parent.glob("*.py"))}
     others = {path: sha256(source) for path, source in files.items() if not path.startswith("harness/")}
     parts = {"script": sha256(script), "harness": sha256(canonical(harness).encode()), "others": others}
@@ -47,7 +77,8 @@ def run_facts(plan: Plan, script: Path, argv: list[str], world_size: int) -> dic
     row = {k: v for k, v in dataclasses.asdict(plan.track).items() if k != "harness"}
     return {
         "script": script.relative_to(ROOT).as_posix() if script.is_relative_to(ROOT) else script.name,
-        "track": plan.track.name, "track_digest": plan.track.digest, "track_row": row, "seed": plan.options.seed,
+        "track": plan.track.name, "track_digest": plan.track.digest, "track_row": row,
+        "seed": plan.options.seed,
         "argv": [without_paths(word) for word in argv], "launch": launch,
         "overrides": plan.overrides, "hyperparameters": dataclasses.asdict(hp), "world_size": world_size,
         "nodes": int(os.environ.get("GROUP_WORLD_SIZE", 1)), "reduction": plan.track.reduction,
@@ -60,13 +91,16 @@ def without_paths(value: Any) -> Any:
     """Return text without the folders of this host and its user: a log names neither."""
     if not isinstance(value, str):
         return value
-    return value.replace(str(ROOT), ".").replace(sys.prefix, "<python>").replace(str(Path.home()), "~")
+    for folder, name in ((str(ROOT), "."), (sys.prefix, "<python>"), (str(Path.home()), "~")):
+        value = value.replace(folder, name) if folder != "/" else value
+    return value
 
 
 def git_facts() -> dict:
     """Return commit and dirty flag of the checkout."""
     status = command("git", "status", "--porcelain")
-    return {"commit": command("git", "rev-parse", "HEAD"), "dirty": status if status == UNKNOWN else bool(status)}
+    dirty = status if status == UNKNOWN else bool(status)
+    return {"commit": command("git", "rev-parse", "HEAD"), "dirty": dirty}
 
 
 def cpu_name() -> str:
@@ -87,7 +121,8 @@ def changed_settings() -> list[str]:
 
 def system_facts(device: torch.device) -> dict:
     """Return versions, processor, GPUs, threads. No host name, no user name."""
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count() if device.type == "cuda" else 0)]
+    count = torch.cuda.device_count() if device.type == "cuda" else 0
+    gpus = [torch.cuda.get_device_name(i) for i in range(count)]
     return {
         "python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda,
         "platform": f"{platform.system()} {platform.machine()}", "cpu": cpu_name(), "cpus": os.cpu_count(),
@@ -107,7 +142,7 @@ def environment_lines(device: torch.device) -> list[str]:
 
 
 def calibrate(device: torch.device, repeats: int = 5) -> dict[str, float]:
-    """Return what this rank's device does: float32 GEMM in GFLOP/s, copy in GB/s, counting reads and writes."""
+    """Return what this rank's device does: float32 GEMM in GFLOP/s, copy in GB/s (reads and writes)."""
     size = 4096 if device.type == "cuda" else 512
     a, b = torch.ones(size, size, device=device), torch.ones(size, size, device=device)
     source = torch.ones(size * size * 4, device=device)
@@ -129,8 +164,9 @@ def calibrate(device: torch.device, repeats: int = 5) -> dict[str, float]:
 def keep_float32_fast() -> str:
     """Take oneDNN's float32 matrix product where it keeps float32, and return the precision that was set.
 
-    torch calls that route 'medium'. It is over twice as fast as MKL on AMD processors, with float32's rounding;
-    on those with AMX it rounds inputs to bfloat16, and MKL is as fast as the hardware: there it is 'highest'.
+    torch calls that route 'medium'. It is over twice as fast as MKL on AMD processors, with float32's
+    rounding; on those with AMX it rounds inputs to bfloat16, and MKL is as fast as the hardware: there it is
+    'highest'.
     """
     a, b = torch.rand(256, 256, generator=torch.Generator().manual_seed(0)).sub(0.5).split(128)
     exact = a.double() @ b.double().mT

@@ -37,14 +37,15 @@ def usage() -> str:
     """Return the help text, launch options and hyperparameters included."""
     from harness.plan import Options
     options = ", ".join(f"--{name}" for name in Options.__dataclass_fields__)
-    return (f"usage: ./run.sh [--name value ...]\n\n{__doc__.strip()}\n\nLaunch options, which leave the training as "
-            f"it is: {options}; --python FILE for run.sh itself.\nEvery field of the submission's Hyperparameters is "
-            f"a flag too; an override is logged, and such a run is no record.\n\nexample: ./run.sh --seed 1")
+    return (f"usage: ./run.sh [--name value ...]\n\n{__doc__.strip()}\n\n"
+            f"Launch options, which leave the training as it is: {options}; --python FILE for run.sh.\n"
+            f"Every field of the submission's Hyperparameters is a flag too; an override is logged, and such "
+            f"a run is no record.\n\nexample: ./run.sh --seed 1")
 
 
 def launch(argv: list[str]) -> int:
     """Settle what is open, get the data, start the ranks; return the exit code."""
-    from harness.plan import parse_flags, world_sizes
+    from harness.plan import parse_flags
     from harness.runlog import read_source
     flags = parse_flags(argv)
     own = {name: flags.pop(name, default) for name, default in OWN_FLAGS.items()}
@@ -58,28 +59,32 @@ def launch(argv: list[str]) -> int:
     cuda = torch.cuda.is_available()
     nodes = number("nnodes", own["nnodes"])
     if nodes > 1 and not (own["rdzv_endpoint"] and own["rdzv_id"]):
-        raise ValueError(f"--nnodes {nodes} needs --rdzv_endpoint HOST:PORT and --rdzv_id ID, the same on every node")
+        raise ValueError(f"--nnodes {nodes} needs --rdzv_endpoint HOST:PORT and --rdzv_id ID, on every node")
     ranks = own["nproc_per_node"] and number("nproc_per_node", own["nproc_per_node"])
     plan = plan_with_data(recipes, rest, ranks and ranks * nodes, cuda)
+    places = torch.cuda.device_count() if plan.device == "cuda" else min(8, physical_cores())
     if ranks is None:
-        places = torch.cuda.device_count() if plan.device == "cuda" else min(8, physical_cores())
-        sizes = world_sizes(plan.hp, plan.track, plan.rows)
-        legal = [n for n in sizes if n <= places * nodes and n % nodes == 0]
-        if not legal:
-            raise ValueError(f"no number of ranks on {nodes} nodes divides a step of {plan.hp.batch_tokens} tokens")
-        ranks = legal[-1] // nodes
-        if ranks < places:
-            print(f"using {ranks} of {places} {'GPUs' if plan.device == 'cuda' else 'cores'}: a step does not divide "
-                  f"over more")
-    elif plan.device == "cuda" and ranks > torch.cuda.device_count():
-        raise ValueError(f"--nproc_per_node {ranks}: this host has {torch.cuda.device_count()} GPUs")
+        ranks = choose_ranks(plan, places, nodes)
+    elif plan.device == "cuda" and ranks > places:
+        raise ValueError(f"--nproc_per_node {ranks}: this host has {places} GPUs")
     print(f"track {plan.track.name}: {plan.tokens / 1e6:.1f} M tokens in {plan.hp.num_iterations} steps, to "
           f"{plan.track.target} nats; {plan.track.cost}")
     where = "--standalone" if nodes == 1 else (f"--nnodes={nodes} --rdzv_backend=c10d --rdzv_endpoint="
                                                f"{own['rdzv_endpoint']} --rdzv_id={own['rdzv_id']}")
     command = f"python -m torch.distributed.run {where} --nproc_per_node={ranks}"
-    print(f"+ {command} {shlex.join([own['script'], *rest])}", flush=True)
+    print(f"+ {command} {shlex.join([os.path.relpath(script), *rest])}", flush=True)
     return start([str(script), *rest], ranks, nodes, own["rdzv_endpoint"], own["rdzv_id"])
+
+
+def choose_ranks(plan: Any, places: int, nodes: int) -> int:
+    """Return the ranks of this host: as many as it has places for, and as a step divides over."""
+    from harness.plan import world_sizes
+    legal = [n for n in world_sizes(plan.hp, plan.track, plan.rows) if n <= places * nodes and n % nodes == 0]
+    if not legal:
+        raise ValueError(f"a step of {plan.hp.batch_tokens} tokens divides over no ranks on {nodes} nodes")
+    if legal[-1] < places * nodes:
+        print(f"{legal[-1] // nodes} ranks for {places} GPUs or cores: a step does not divide over more")
+    return legal[-1] // nodes
 
 
 def number(name: str, text: str) -> int:
@@ -115,8 +120,9 @@ def plan_with_data(recipes: dict[str, Any], argv: list[str], world_size: int | N
         print(f"{error}\n{track.download}; {free:.0f} GB of disk are free here\n+ {track.fetch}", flush=True)
         words[0] = sys.executable if words[0] == "python" else words[0]
         if subprocess.run(words, cwd=ROOT).returncode:
-            raise ValueError(f"the data of track {track.name} is not here; fetch it later with `{track.fetch}`, or "
-                             f"train now on text that the repository carries: ./run.sh --track sample") from None
+            raise ValueError(f"the data of track {track.name} is not here; fetch it later with "
+                             f"`{track.fetch}`, or train now on text that the repository carries: "
+                             f"./run.sh --track sample") from None
         return make_plan(recipes, argv, world_size, cuda)
 
 
@@ -147,9 +153,12 @@ def start(command: list[str], ranks: int, nodes: int, endpoint: str | None, run_
     ours = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
     taken = [s.name for s in ours if signal.getsignal(s) is not signal.SIG_IGN]  # nohup: one is ignored
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # a submission may lie anywhere; the harness that referees it is this one
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     config = LaunchConfig(
         min_nodes=nodes, max_nodes=nodes, nproc_per_node=ranks, run_id=run_id or uuid.uuid4().hex,
-        max_restarts=0, rdzv_backend="c10d", rdzv_endpoint=endpoint or "localhost:0", signals_to_handle=",".join(taken))
+        max_restarts=0, rdzv_backend="c10d", rdzv_endpoint=endpoint or "localhost:0",
+        signals_to_handle=",".join(taken))
     try:
         elastic_launch(config, sys.executable)(*command)
     except ChildFailedError as error:

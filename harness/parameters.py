@@ -6,18 +6,20 @@ from torch import nn
 
 
 def check_optimizers(model: nn.Module, optimizers: list) -> None:
-    """Raise ValueError unless every parameter that wants a gradient is in exactly one group of one optimizer."""
+    """Raise ValueError unless each parameter that wants a gradient is in exactly one optimizer group."""
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     held = [id(p) for group in groups for p in group["params"]]
     for name, p in model.named_parameters():
-        if p.requires_grad and held.count(id(p)) != 1:
-            raise ValueError(f"parameter {name} is in {held.count(id(p))} optimizer groups, expected exactly 1")
+        times = held.count(id(p))
+        if p.requires_grad and times != 1:
+            raise ValueError(f"parameter {name} is in {times} optimizer groups, expected exactly 1")
 
 
 def active_parameters(model: nn.Module) -> int:
-    """Return the number of parameters that take part in matrix products: all but tables that are only looked up."""
+    """Return how many parameters take part in matrix products: all but tables that are only looked up."""
     looked_up = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    looked_up -= {id(p) for m in model.modules() if not isinstance(m, nn.Embedding) for p in m.parameters(recurse=False)}
+    looked_up -= {id(p) for m in model.modules() if not isinstance(m, nn.Embedding)
+                  for p in m.parameters(recurse=False)}
     return sum(p.numel() for p in model.parameters() if id(p) not in looked_up)
 
 

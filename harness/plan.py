@@ -32,6 +32,7 @@ class Plan(NamedTuple):
     hp: Any  # the submission's Hyperparameters
     overrides: dict[str, Any]
     data: Data
+    vocabulary: Path
     tokens: int  # that the run takes
     rows: int  # sequences of one forward and backward pass
     device: str
@@ -76,7 +77,7 @@ def typed(name: str, text: str, like: Any, kind: str) -> Any:
 
 
 def sort_flags(flags: dict[str, str], hyperparameters: Any) -> tuple[Options, dict[str, Any]]:
-    """Return launch options and hyperparameter overrides. Raises ValueError naming the closest to an unknown."""
+    """Return launch options and hyperparameter overrides; ValueError names the closest to an unknown."""
     options = {f.name: f for f in dataclasses.fields(Options)}
     fields = {f.name: f for f in dataclasses.fields(hyperparameters)}
     chosen: dict[str, Any] = {}
@@ -95,7 +96,7 @@ def sort_flags(flags: dict[str, str], hyperparameters: Any) -> tuple[Options, di
 
 
 def world_sizes(hp: Any, track: Track, rows: int, most: int = 64) -> list[int]:
-    """Return the world sizes that divide a step evenly; where the track reduces `exact`, powers of two only."""
+    """Return the world sizes that divide a step evenly; where reduction is `exact`, powers of two only."""
     passes = hp.batch_tokens // (rows * hp.seq_len)
     sizes = [n for n in range(1, most + 1) if passes % n == 0]
     return [n for n in sizes if n & (n - 1) == 0] if track.reduction == "exact" else sizes
@@ -114,33 +115,34 @@ def check_batch(hp: Any, track: Track, device_batch_size: int | None, world_size
     micro_batches = hp.batch_tokens // unit
     if track.reduction == "exact":
         if device_batch_size not in (None, hp.micro_batch):
-            raise ValueError(f"--device_batch_size {device_batch_size}: track {track.name} reduces exactly, in "
-                             f"micro-batches of {hp.micro_batch} sequences; leave the flag out")
+            raise ValueError(f"--device_batch_size {device_batch_size}: track {track.name} reduces exactly, "
+                             f"in micro-batches of {hp.micro_batch} sequences; leave the flag out")
         if micro_batches & (micro_batches - 1):
-            raise ValueError(f"batch_tokens={hp.batch_tokens} makes {micro_batches} micro-batches of {unit} tokens; "
-                             f"exact reduction needs a power of two: choose another micro_batch")
+            raise ValueError(f"batch_tokens={hp.batch_tokens} makes {micro_batches} micro-batches of {unit} "
+                             f"tokens; exact reduction needs a power of two: choose another micro_batch")
     rows = device_batch_size or hp.micro_batch
     sequences = hp.batch_tokens // hp.seq_len
     if sequences % rows:
         divisors = [n for n in range(1, sequences + 1) if sequences % n == 0]
-        raise ValueError(f"--device_batch_size {rows} does not divide the {sequences} sequences of a step; use "
-                         f"{', '.join(map(str, divisors))}")
+        raise ValueError(f"--device_batch_size {rows} does not divide the {sequences} sequences of a step; "
+                         f"use {', '.join(map(str, divisors))}")
     sizes = world_sizes(hp, track, rows, max(64, world_size or 1))
     if world_size is not None and world_size not in sizes:
-        raise ValueError(f"batch_tokens={hp.batch_tokens} does not divide over world_size={world_size} ranks of "
-                         f"{rows} sequences of {hp.seq_len}; use {', '.join(map(str, sizes))} ranks")
+        raise ValueError(f"batch_tokens={hp.batch_tokens} does not divide over world_size={world_size} ranks "
+                         f"of {rows} sequences of {hp.seq_len}; use {', '.join(map(str, sizes))} ranks")
     if track.val_piece % hp.seq_len:
-        raise ValueError(f"seq_len={hp.seq_len} does not divide the track's validation piece of {track.val_piece} "
-                         f"tokens; use a power of two up to {track.val_piece}")
+        raise ValueError(f"seq_len={hp.seq_len} does not divide the track's validation piece of "
+                         f"{track.val_piece} tokens; use a power of two up to {track.val_piece}")
     return rows
 
 
 def choose_track(argv: list[str], cuda: bool) -> tuple[Track, str]:
-    """Return the track and the device that flags ask for: without any, fineweb on a GPU and sample on a CPU."""
+    """Return the track and the device that flags ask for; without any, fineweb on a GPU, sample on a CPU."""
     flags, tracks = parse_flags(argv), load_tracks()
     device = flags.get("device", "cuda" if cuda else "cpu")
     if device not in ("cpu", "cuda") or (device == "cuda" and not cuda):
-        raise ValueError(f"--device {device}: expected cpu{' or cuda' if cuda else '; there is no CUDA device'}")
+        expected = "cpu or cuda" if cuda else "cpu; there is no CUDA device"
+        raise ValueError(f"--device {device}: expected {expected}")
     name = flags.get("track", "fineweb" if device == "cuda" else "sample")
     if name not in tracks:
         raise ValueError(f"--track {name}: no such track; there are {', '.join(tracks)}")
@@ -164,4 +166,7 @@ def make_plan(recipes: dict[str, Any], argv: list[str], world_size: int | None, 
         raise ValueError(f"--resume {options.resume}: no such folder of checkpoints")
     tokens = getattr(hp, "train_tokens", hp.num_iterations * hp.batch_tokens)  # its own, where batches differ
     data = find_data(track, folder, tokens, hp.epochs)
-    return Plan(options, track, hp, overrides, data, tokens, rows, device)
+    vocabularies = [path for path in (folder / "vocab.bpe", ROOT / track.vocabulary) if path.is_file()]
+    if not vocabularies:
+        raise ValueError(f"{track.vocabulary}: no such vocabulary, nor {folder}/vocab.bpe")
+    return Plan(options, track, hp, overrides, data, vocabularies[0], tokens, rows, device)

@@ -1,4 +1,4 @@
-"""Gradients of a step: micro-batches in, the mean gradient over the global batch out, the same at every world size."""
+"""From micro-batches to the mean gradient over the global batch, the same at every world size."""
 from collections.abc import Callable
 from contextlib import nullcontext
 
@@ -11,11 +11,11 @@ LossSum = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
 class ExactReducer:
-    """Sum micro-batch gradients pairwise in one binary tree over their global index; divide once, at the root.
+    """Sum micro-batch gradients pairwise in a binary tree over their global index; divide once, at the root.
 
-    The tree does not depend on how the micro-batches are spread over a power of two of ranks, so neither do the bits
-    (where each pass gives the same bits on each rank: CPU with one thread, or deterministic kernels). The gradients
-    are views of one flat float32 buffer, whose last element is the loss.
+    The tree does not depend on how the micro-batches are spread over a power of two of ranks, so neither do
+    the bits (where each pass gives the same bits on each rank: CPU with one thread, or deterministic
+    kernels). The gradients are views of one flat float32 buffer, whose last element is the loss.
     """
 
     def __init__(self, model: nn.Module, net: nn.Module):
@@ -30,7 +30,7 @@ class ExactReducer:
         self.flat = torch.zeros(length, device=self.params[0].device)
 
     def __call__(self, loss_sum: LossSum, passes: list[tuple[Tensor, Tensor]], tokens: int) -> Tensor:
-        """Set every .grad to the mean over the step's tokens and return the mean loss, a scalar (collective)."""
+        """Set every .grad to the mean over the step's tokens; return the mean loss, a scalar (collective)."""
         *views, loss_view = self.flat[:sum(self.sizes) + 1].split([*self.sizes, 1])
         for p, view in zip(self.params, views):
             p.grad = view.view_as(p)
@@ -49,7 +49,7 @@ class ExactReducer:
         return loss_view.detach().clone().squeeze()
 
     def _over_ranks(self, mine: Tensor) -> Tensor:
-        """Return the tree's sum over ranks: each rank sums a share of the elements, then all gather the shares."""
+        """Return the tree's sum over ranks: each sums a share of the elements, then all gather the shares."""
         shares = torch.empty_like(mine)
         dist.all_to_all_single(shares, mine)
         level = list(shares.chunk(self.world_size))
@@ -60,16 +60,16 @@ class ExactReducer:
 
 
 class FastReducer:
-    """torch's DistributedDataParallel: buckets are reduced while the backward pass goes on; equal up to rounding."""
+    """torch's DistributedDataParallel: reduces buckets during the backward pass; equal up to rounding."""
 
     def __init__(self, model: nn.Module, net: nn.Module):
         device = next(model.parameters()).device
         self.net = DistributedDataParallel(net, device_ids=[device.index] if device.type == "cuda" else None,
-                                           broadcast_buffers=False, gradient_as_bucket_view=True)
+                                           gradient_as_bucket_view=True)
         self.model = model
 
     def __call__(self, loss_sum: LossSum, passes: list[tuple[Tensor, Tensor]], tokens: int) -> Tensor:
-        """Set every .grad to the mean over the step's tokens and return the mean loss, a scalar (collective)."""
+        """Set every .grad to the mean over the step's tokens; return the mean loss, a scalar (collective)."""
         self.model.zero_grad(set_to_none=True)
         total = 0.0
         for i, (x, y) in enumerate(passes, start=1):

@@ -1,22 +1,25 @@
-"""What a run says: the public speedrun's step lines and the events into the log, a bar or plain lines on the terminal."""
+"""What a run says: the public speedrun's step lines and events in the log, a bar or lines on the terminal."""
 import contextlib
 import math
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from harness.runlog import ROOT, RunLog
+from harness.runlog import RunLog
 from harness.track import Track
 from harness.validate import write_text
 from harness.vocabulary import decode, token_bytes
 
 
 class Report:
-    """Writes each line to the log and shows it; on ranks other than 0 the log writes nothing and nothing is shown."""
+    """Writes each line to the log and shows it; on ranks other than 0 nothing is written or shown."""
 
-    def __init__(self, track: Track, log: RunLog, steps: int, rank: int):
-        self.log, self.track, self.steps, self.rank = log, track, steps, rank
+    def __init__(self, track: Track, vocabulary: Path, log: RunLog, steps: int, rank: int):
+        self.track, self.vocabulary, self.log, self.steps, self.rank = track, vocabulary, log, steps, rank
         self._passed: set[str] = set()
         self._bar = tqdm(total=steps, unit="step", dynamic_ncols=True, smoothing=0.05,
                          disable=rank != 0 or not sys.stderr.isatty())
@@ -47,20 +50,23 @@ class Report:
         self.log.line(text)
         self.log.event("val", **facts)
         self.line(text)
+        if self._bar.n == 0:
+            self._bar.reset()  # the time left is that of the steps, not of the start
         for name, loss in self.track.baselines.items():
             if facts["val_loss"] < loss and name not in self._passed:
                 self._passed.add(name)
-                self.say(f"passed the {name} baseline ({loss:.4f} nats) after {facts['train_time_ns'] / 1e9:.1f} s")
+                seconds = facts["train_time_ns"] / 1e9
+                self.say(f"passed the {name} baseline ({loss:.4f} nats) after {seconds:.1f} s")
 
     def say(self, text: str) -> None:
         """Log and show words that are no measurement."""
         self.log.text(text)
         self.line(text)
 
-    def sample(self, logits_of, seq_len: int, device: torch.device) -> None:
+    def sample(self, logits_of: Callable[[Tensor], Tensor], seq_len: int, device: torch.device) -> None:
         """Show what the model writes; rank 0 only, the others go on."""
         if self.rank == 0:
-            table = token_bytes(ROOT / self.track.vocabulary)
+            table = token_bytes(self.vocabulary)
             ids = write_text(logits_of, self.track.vocab_size - 1, self.track.vocab_size, seq_len, device)
             words = " ".join(decode(ids, table).split())
             self.say(f"the model writes: {''.join(c if c.isprintable() else '?' for c in words)}")

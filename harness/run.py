@@ -1,4 +1,4 @@
-"""A run, from the referee's side: open it, take tokens from it, let it reduce gradients, let it yield the steps.
+"""A run, from the referee's side: open it, take its tokens, let it reduce gradients and yield the steps.
 
     with open_run(__file__, RECIPES) as run:
         for step in run.steps(model, optimizers):
@@ -20,22 +20,18 @@ from torch import Tensor, nn
 from harness import checkpoint, environment
 from harness.clock import Clock, host_clocks
 from harness.distributed import process_group
-from harness.endings import BadInput, Endings, NonFinite
+from harness.endings import BadInput, Endings, NonFinite, refuse
 from harness.parameters import active_parameters, check_optimizers, weights_sha256
-from harness.plan import Plan, make_plan
+from harness.plan import Plan, choose_track, make_plan
 from harness.reduce import REDUCERS, LossSum
 from harness.report import Report
-from harness.runlog import ROOT, RunLog, loaded_files, new_run_id, read_source
-from harness.shards import read_shard
+from harness.runlog import loaded_files, read_source
 from harness.tokens import TokenStream
-from harness.tripwires import (CAUSALITY_TOLERANCE, HarnessWatch, Tripwire, WatchedEnvironment, check_causality,
-                               combined, state_digest)
-from harness.validate import validate
+from harness.tripwires import HarnessWatch, Tripwire, WatchedEnvironment
+from harness.validate import Validation
 from harness.warmup import Snapshot
 
 WARMUP_STEPS = 2
-_WATCH = HarnessWatch([module for name, module in sys.modules.items()
-                       if name.startswith("harness.") and name != __name__])
 
 
 class Run:
@@ -65,17 +61,18 @@ class Run:
         return torch.compile(function, dynamic=False) if wanted else function
 
     def take(self, n: int) -> Tensor:
-        """Return this rank's contiguous share of the next n tokens of the stream, and the token that follows it.
+        """Return this rank's contiguous share of the stream's next n tokens, and the token that follows it.
 
-        int64 on the device, shape (n / world_size + 1,). Every rank must call it with the same n. In the warm-up the
-        tokens are random and nothing is taken.
+        int64 on the device, shape (n / world_size + 1,). Every rank must call it with the same n. In the
+        warm-up the tokens are random and nothing is taken.
         """
         if self._warming:
-            share = torch.randint(self.track.vocab_size, (n // self.world_size + 1,), generator=self._generator)
+            shape = (n // self.world_size + 1,)
+            share = torch.randint(self.track.vocab_size, shape, generator=self._generator)
         else:
             if self._taken + n > self._plan.tokens:
-                raise Tripwire(f"tokens: {self._taken} + {n} taken, the recipe says {self._plan.tokens}; give "
-                               f"Hyperparameters a train_tokens if a step does not take batch_tokens")
+                raise Tripwire(f"tokens: {self._taken} + {n} taken, the recipe says {self._plan.tokens}; "
+                               f"give Hyperparameters a train_tokens if a step does not take batch_tokens")
             share = self._stream.take_share(n, self.rank, self.world_size)
             self._taken += n
         return share.to(self.device, non_blocking=True)
@@ -83,8 +80,8 @@ class Run:
     def accumulate(self, loss_sum: LossSum, x: Tensor, y: Tensor) -> None:
         """Set every parameter's .grad to the mean gradient over the tokens of all ranks (collective).
 
-        loss_sum(net, x, y) returns the loss summed over tokens; it is called on one micro-batch of rows after the
-        other. Their mean is logged as train_loss.
+        loss_sum(net, x, y) returns the loss summed over tokens; it is called on one micro-batch of rows after
+        the other. Their mean is logged as train_loss.
         """
         rows = self._plan.rows
         passes = list(zip(x.split(rows), y.split(rows)))
@@ -98,6 +95,8 @@ class Run:
 
     def log(self, **scalars: float | Tensor) -> None:
         """Log numbers of this step. Tensors are read one step later, so that nothing waits for the device."""
+        if reserved := {"step", "seq"} & scalars.keys():
+            raise ValueError(f"run.log: {', '.join(reserved)} is the harness's own; choose another name")
         self._scalars |= scalars
 
     def print(self, *words: object) -> None:
@@ -108,8 +107,8 @@ class Run:
     def steps(self, model: nn.Module, optimizers: list) -> Iterator[int]:
         """Yield the number of each step to take; validate, time and log between them.
 
-        The first ones are the warm-up, on random tokens: all that they change in model, optimizers and random state
-        is put back before the clock starts.
+        The first ones are the warm-up, on random tokens: all that they change in model, optimizers and random
+        state is put back before the clock starts.
         """
         self._prepare(model, optimizers)
         with self._clock.spending("warmup"):
@@ -117,7 +116,7 @@ class Run:
             self._warming = True
             for _ in range(WARMUP_STEPS):
                 yield self._first_step
-            self._logits(self._val_inputs.clone().fill_(0))
+            self._validation.logits(self._validation.inputs.clone().fill_(0))
             self._warming, self._scalars = False, {}
             snapshot.put_back()
             del snapshot
@@ -168,63 +167,27 @@ class Run:
         resumed = self._resume()
         self._stream = TokenStream(self._plan.data.train, self.hp.epochs, self._taken)
         self._streams = TokenStream.opened
-        val = torch.from_numpy(read_shard(self._plan.data.val)[:self.track.val_tokens + 1].astype("int64"))
-        self._val_tokens = val.to(self.device)
-        self._val_inputs = self._val_tokens[:self.track.val_piece].view(-1, self.hp.seq_len)
-        self._net = self.compile(model)
-        self._reducer = REDUCERS[self.track.reduction](model, self._net)
-        self._open_log({"active": active, "total": sum(p.numel() for p in model.parameters())}, resumed)
-        self._report = Report(self.track, self._log, self.hp.num_iterations, self.rank)
+        net = self.compile(model)
+        self._validation = Validation(self.track, self._plan.data.val, self.hp, model, net, self.device)
+        self._reducer = REDUCERS[self.track.reduction](model, net)
+        parameters = {"active": active, "total": sum(p.numel() for p in model.parameters())}
+        self._log, self._known = environment.open_log(self._plan, self._script, self._argv, self.device,
+                                                      parameters, resumed)
+        self.log_path = self._log.path
+        self._report = Report(self.track, self._plan.vocabulary, self._log, self.hp.num_iterations, self.rank)
         self._clock.spent_ns["setup"] = self._clock.account()["wall_ns"]
-
-    def _open_log(self, parameters: dict[str, int], resumed: dict | None) -> None:
-        self._known = loaded_files()
-        try:
-            script = read_source(self._script, script=True)
-            files = {path: read_source(file) for path, file in self._known.items() if file != self._script}
-        except ValueError as error:
-            raise BadInput(str(error)) from None
-        files["harness/tracks.toml"] = read_source(ROOT / "harness" / "tracks.toml")
-        code = environment.code_facts(script, files)
-        manifest = {
-            **environment.run_facts(self._plan, self._script, self._argv, self.world_size), "code": code,
-            "parameters": parameters,
-            "resumed_from": resumed, "sys": environment.system_facts(self.device), "git": environment.git_facts(),
-            "calibration": environment.calibrate(self.device), "clocks": host_clocks(), "format": 1}
-        folder = ROOT / "records" / "runs"
-        try:
-            log = RunLog(folder if self.rank == 0 else None, new_run_id(code["digest"]))
-        except OSError as error:
-            raise BadInput(f"{folder}: cannot write a log there ({error.strerror})") from None
-        log.sources(script, {**manifest, "run_id": log.run_id}, files, environment.environment_lines(self.device))
-        self._log, self.log_path = log, log.path
 
     # between the timed segments
 
-    @torch.no_grad()
-    def _logits(self, inputs: Tensor) -> Tensor:
-        self._model.eval()
-        try:
-            return self._net(inputs)
-        finally:
-            self._model.train()
-
     def _validate(self, step: int) -> None:
         """Validate on the track's tokens, off the clock, and look at the tripwires."""
-        track, seq_len = self.track, self.hp.seq_len
         with self._clock.spending("validation"):
-            before = state_digest(self._model, [])
-            loss = validate(self._logits, self._val_tokens, track.val_piece, seq_len)
-            tolerance = CAUSALITY_TOLERANCE[getattr(self.hp, "dtype", "float32")]
-            if math.isfinite(loss):
-                check_causality(self._logits, self._val_inputs, track.vocab_size - 1, tolerance, self._generator)
-            if state_digest(self._model, []) != before:
-                raise Tripwire("validation: the weights changed while the model was asked for logits")
+            loss, weights = self._validation.measure(self._generator)
             self._check_tripwires()
             facts = {"step": step, "val_loss": loss, "train_time_ns": self._clock.train_time_ns,
-                     "tokens": self._taken, "weights": combined(before)}
-            if track.val_bytes:
-                facts["bits_per_byte"] = loss * track.val_tokens / math.log(2) / track.val_bytes
+                     "tokens": self._taken, "weights": weights}
+            if self.track.val_bytes:
+                facts["bits_per_byte"] = loss * self.track.val_tokens / math.log(2) / self.track.val_bytes
             if self.device.type == "cuda":
                 facts["peak_memory_mib"] = torch.cuda.max_memory_allocated(self.device) >> 20
             self._result = facts
@@ -233,19 +196,15 @@ class Run:
                 raise NonFinite(f"val_loss is {loss} at step {step}")
             tenth = -(-self.hp.num_iterations // 10)
             if step in (0, self.hp.num_iterations) or 0 <= step - tenth < self.hp.val_every:
-                self._report.sample(self._model_logits, seq_len, self.device)
-
-    @torch.no_grad()
-    def _model_logits(self, inputs: Tensor) -> Tensor:
-        """The model itself: another input shape would compile it anew."""
-        return self._model(inputs)
+                self._report.sample(self._validation.model_logits, self.hp.seq_len, self.device)
 
     def _check_tripwires(self, final: bool = False) -> None:
         _WATCH.check()
         if TokenStream.opened != self._streams:
             raise Tripwire("tokens: another stream was opened; a run reads its tokens once, through run.take")
-        if self._stream.position != self._taken:
-            raise Tripwire(f"tokens: the stream stands at {self._stream.position}, the run took {self._taken}")
+        position = self._stream.position
+        if position != self._taken:
+            raise Tripwire(f"tokens: the stream stands at {position}, the run took {self._taken}")
         if final and self._taken != self._plan.tokens:
             raise Tripwire(f"tokens: {self._taken} taken, the recipe says {self._plan.tokens}")
         for path, file in loaded_files().items():
@@ -279,9 +238,11 @@ class Run:
     def say_result(self) -> None:
         """Show, at the very end, the loss, the training time and where the log lies."""
         if self._log:
+            self._report.close()
             step, loss = self._result["step"], self._result["val_loss"]
-            self._report.line(f"{self.status}: val_loss {loss:.4f} after {step} steps and "
-                              f"{self._result['train_time_ns'] / 1e9:.1f} s of training; log: {self.log_path}")
+            seconds = self._result["train_time_ns"] / 1e9
+            self._report.line(f"{self.status}: val_loss {loss:.4f} after {step} steps and {seconds:.1f} s "
+                              f"of training; log: {self.log_path}")
 
     def close(self) -> None:
         """End what runs beside the training."""
@@ -301,15 +262,19 @@ class Run:
 def open_run(script: str, recipes: dict[str, Any], argv: list[str] | None = None) -> Iterator[Run]:
     """Open a run of a script on the recipe that its track names, and end it whatever happens (collective).
 
-    argv: flags instead of the command line's. Leaves the process with exit code 2 on input that cannot be run; with
-    another code, the end line's, where a run of several ranks fails.
+    argv: flags instead of the command line's. Leaves the process with exit code 2 on input that cannot be
+    run; with another code, the end line's, where a run of several ranks fails.
     """
     argv = sys.argv[1:] if argv is None else argv
-    flags = dict(zip(argv, argv[1:]))  # make_plan reads and checks them; the group comes before
-    with process_group(flags.get("--device", "cuda" if torch.cuda.is_available() else "cpu")):
+    cuda = torch.cuda.is_available()
+    try:
+        _, device = choose_track(argv, cuda)
+    except ValueError:
+        device = "cpu"  # make_plan says below what is wrong, once
+    with process_group(device):
         try:
             read_source(Path(script).resolve(), script=True)
-            plan = make_plan(recipes, argv, dist.get_world_size(), torch.cuda.is_available())
+            plan = make_plan(recipes, argv, dist.get_world_size(), cuda)
         except (ValueError, OSError) as error:
             refuse(error)
         run = Run(plan, Path(script).resolve(), argv)
@@ -319,6 +284,8 @@ def open_run(script: str, recipes: dict[str, Any], argv: list[str] | None = None
             with endings:
                 os.environ.__class__ = WatchedEnvironment
                 yield run
+            if endings.code:
+                sys.exit(endings.code)
             run.say_result()
         except BaseException:
             if endings.code is None:
@@ -329,8 +296,4 @@ def open_run(script: str, recipes: dict[str, Any], argv: list[str] | None = None
             run.close()
 
 
-def refuse(error: Exception) -> None:
-    """Leave with exit code 2; rank 0 says why, in one line."""
-    if dist.get_rank() == 0:
-        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr, flush=True)
-    sys.exit(2)
+_WATCH = HarnessWatch([module for name, module in sys.modules.items() if name.startswith("harness.")])

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def canonical(value: dict) -> str:
-    """Return one line of JSON: keys sorted, no spaces, ASCII, full precision, non-finite numbers as strings."""
+    """Return a line of JSON: keys sorted, no spaces, ASCII, full precision, non-finite numbers as strings."""
     def finite(v):
         if isinstance(v, float) and not math.isfinite(v):
             return str(v)
@@ -33,8 +33,8 @@ def canonical(value: dict) -> str:
 def read_source(path: Path, script: bool = False) -> bytes:
     """Return the bytes of a source file that a log can carry and give back.
 
-    Raises ValueError for NUL, CR, what is not UTF-8, 4 MiB and more and, in the entry script, which is ripped with
-    sed, a bare rule line or a missing final newline.
+    Raises ValueError for NUL, CR, what is not UTF-8, 4 MiB and more and, in the entry script, which is ripped
+    with sed, a bare rule line or a missing final newline.
     """
     source = path.read_bytes()
     found = "a NUL byte" if b"\0" in source else "a carriage return" if b"\r" in source else None
@@ -51,7 +51,7 @@ def read_source(path: Path, script: bool = False) -> bytes:
         elif lines[-1]:
             found = "no newline at its end"
         elif not (first := first_import(source)).startswith("harness"):
-            raise ValueError(f"{path.name} imports {first} first; the harness must come first, to bind clock and loss")
+            raise ValueError(f"{path.name} imports {first} first; the harness must come first")
     if found:
         raise ValueError(f"{path.name} has {found}; a log could not give the file back, mend it first")
     return source
@@ -62,7 +62,7 @@ def first_import(source: bytes) -> str:
     try:
         body = ast.parse(source).body
     except SyntaxError as error:
-        raise ValueError(f"the script is not Python of this version: line {error.lineno}: {error.msg}") from None
+        raise ValueError(f"not Python of this version: line {error.lineno}: {error.msg}") from None
     names = (node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
              for node in body if isinstance(node, (ast.Import, ast.ImportFrom)))
     return next(names, None) or "nothing"
@@ -86,9 +86,9 @@ def new_run_id(code_digest: str) -> str:
 
 
 class RunLog:
-    """One log file, created exclusively and written in whole lines, unbuffered; writes nothing where folder is None.
+    """One log file, created exclusively, written in whole lines, unbuffered; none where folder is None.
 
-    Safe to call from several threads. A line that cannot be written raises OSError; the file keeps whole lines only.
+    Safe to call from several threads. A line that cannot be written raises OSError; no part of it stays.
     """
 
     def __init__(self, folder: Path | None, run_id: str):
@@ -102,7 +102,7 @@ class RunLog:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
-            self._spare = folder / f".{run_id}.spare"  # given up on a full disk, so that the end line still fits
+            self._spare = folder / f".{run_id}.spare"  # given up on a full disk for the end line
             self._spare.write_bytes(bytes(SPARE_BYTES))
 
     def write(self, data: bytes) -> None:
@@ -137,8 +137,8 @@ class RunLog:
     def text(self, text: str) -> None:
         """Append what a submission says, each line behind '> ', so that it can look like nothing else.
 
-        Every character at which some reader or terminal breaks a line breaks it here; others that do not print
-        are written as in a Python string.
+        Every character at which some reader or terminal breaks a line breaks it here; others that do not
+        print are written as in a Python string.
         """
         for line in text.splitlines() or [""]:
             shown = "".join(c if c.isprintable() or c == "\t" else ascii(c)[1:-1] for c in line)
@@ -146,16 +146,24 @@ class RunLog:
                 self.line("> " + shown[begin:begin + TEXT_CHARACTERS])
 
     def sources(self, script: bytes, manifest: dict, files: dict[str, bytes], environment: list[str]) -> None:
-        """Append everything above the second rule: the script, the manifest, the project's other files."""
-        self.write(script)
-        self.line(RULE)
-        self.event("manifest", **manifest)
-        for path, source in files.items():
-            self.file(path, source)
-        for line in environment:
-            self.line(line)
-        self.line(RULE)
+        """Append everything above the second rule: the script, the manifest, the project's other files.
+
+        Where it cannot be written the log is ended before the OSError goes on.
+        """
         self._record("start", track=manifest["track"], seed=manifest["seed"], code=manifest["code"]["digest"])
+        try:
+            self.write(script)
+            self.line(RULE)
+            self.event("manifest", **manifest)
+            for path, source in files.items():
+                self.file(path, source)
+            for line in environment:
+                self.line(line)
+            self.line(RULE)
+        except OSError as error:
+            status = "disk_full" if is_disk_full(error) else "failed"
+            self.end(status, type=type(error).__name__, message=str(error))
+            raise
 
     def file(self, path: str, source: bytes) -> None:
         """Append one project file, every line behind a bar; `bytes` tells whether it ends in a newline."""
@@ -166,9 +174,9 @@ class RunLog:
             self._events += 1
 
     def end(self, status: str, **fields) -> dict:
-        """Append `#:end`, whose sha256 covers every byte above it, and the ledger's end line; return its fields.
+        """Append `#:end`, whose sha256 covers every byte above, and the ledger's end line; return its fields.
 
-        Later calls change nothing. Where the disk is full the status says so if it was to be ok, and what cannot be
+        Later calls change nothing. Where the disk is full the status says so if it was to be ok; what cannot be
         written at all is told in the field `unwritten`.
         """
         with self._lock:
@@ -178,7 +186,8 @@ class RunLog:
                     self._write_end()
                 except OSError as error:
                     self._spare.unlink(missing_ok=True)
-                    self._end |= {"status": "disk_full"} if is_disk_full(error) and status in ("ok", "stopped") else {}
+                    if is_disk_full(error) and status in ("ok", "stopped"):
+                        self._end["status"] = "disk_full"
                     try:
                         self._write_end()
                     except OSError as again:
@@ -198,7 +207,8 @@ class RunLog:
         """Append a line to the ledger, which counts the attempts that nobody submitted."""
         if self._ledger is None:
             return
-        entry = canonical({"what": what, "run_id": self.run_id, "realtime_ns": time.time_ns(), **fields}) + "\n"
+        facts = {"what": what, "run_id": self.run_id, "realtime_ns": time.time_ns(), **fields}
+        entry = canonical(facts) + "\n"
         try:
             with open(self._ledger, "ab", buffering=0) as f:
                 fcntl.flock(f, fcntl.LOCK_EX)

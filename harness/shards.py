@@ -1,7 +1,7 @@
 """The .bin shard, read and written in one place. Needs numpy, not torch.
 
-256 little-endian int32 (magic, version, token count, zeros), then uint16 tokens: the format of the public FineWeb
-shards (https://github.com/KellerJordan/modded-nanogpt).
+256 little-endian int32 (magic, version, token count, zeros), then uint16 tokens: the format of the public
+FineWeb shards (https://github.com/KellerJordan/modded-nanogpt).
 """
 import hashlib
 import json
@@ -42,7 +42,8 @@ def check_shard(path: str | Path) -> int:
     except OSError as error:
         raise ShardError(f"{path}: cannot be read ({error.strerror})") from None
     if size < HEADER_BYTES:
-        raise ShardError(f"{path}: {size} bytes, expected a header of {HEADER_BYTES}; fetch or build it again")
+        raise ShardError(f"{path}: {size} bytes, expected a header of {HEADER_BYTES}; "
+                         f"fetch or build it again")
     magic, version, tokens = np.frombuffer(header, dtype="<i4")[:3].tolist()
     if magic != MAGIC:
         raise ShardError(f"{path}: magic {magic}, expected {MAGIC}; rebuild it with data/fineweb.py")

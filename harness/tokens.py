@@ -43,10 +43,10 @@ class TokenStream:
         return self.take_share(n, 0, 1)[:n]
 
     def take_share(self, n: int, rank: int, world_size: int) -> Tensor:
-        """Take the next n tokens; return the rank's contiguous share and one token more, the last one's target.
+        """Take the next n tokens; return the rank's contiguous share and one token more.
 
-        int64 on CPU, shape (n / world_size + 1,). The one more is not taken; it is absent at the very end of
-        the stream. Ranks must call with the same n.
+        int64 on CPU, shape (n / world_size + 1,). The one more, the last one's target, is not taken; it is
+        absent at the very end of the stream. Ranks must call with the same n.
         """
         if n % world_size:
             raise ValueError(f"{n} tokens do not divide by world_size {world_size}")

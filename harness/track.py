@@ -62,7 +62,8 @@ def load_tracks(path: Path = TRACKS) -> dict[str, Track]:
         missing = [k for k, required in known.items() if required and k not in row and k != "name"]
         unknown = [k for k in row if k not in known]
         if missing or unknown:
-            raise ValueError(f"{path.name}: track {name} lacks the fields {missing} and has the unknown {unknown}")
+            raise ValueError(f"{path.name}: track {name} lacks the fields {missing} and has the unknown "
+                             f"{unknown}")
     return {name: Track(name=name, **row) for name, row in rows.items()}
 
 
@@ -72,10 +73,10 @@ def count_tokens(paths: list[Path]) -> int:
 
 
 def find_data(track: Track, folder: Path, train_tokens: int, epochs: int) -> Data:
-    """Return the shards that train_tokens tokens, the target of the last, and the validation need, all checked.
+    """Return the shards that train_tokens tokens, the last one's target and the validation need, all checked.
 
-    Checked are header, size, sha256 where the folder's manifest.json pins it, ids within the vocabulary, and that
-    there are enough tokens. Raises ShardError.
+    Checked are header, size, sha256 where the folder's manifest.json pins it, ids within the vocabulary, and
+    that there are enough tokens. Raises ShardError.
     """
     if not folder.is_dir():
         raise ShardError(f"{folder}: no such data folder; get the data with `{track.fetch}`")
@@ -90,17 +91,19 @@ def find_data(track: Track, folder: Path, train_tokens: int, epochs: int) -> Dat
         if have * epochs > train_tokens:
             break
     if have * epochs <= train_tokens:
-        raise ShardError(f"{folder}: {len(train)} training shards hold {have} tokens, times {epochs} epochs; the "
-                         f"run takes {train_tokens} and one more for the last target; get more: `{track.fetch}`")
-    if check_shard(val[0]) <= track.val_tokens:
-        raise ShardError(f"{val[0]}: {check_shard(val[0])} tokens, the track validates on {track.val_tokens} and "
-                         f"one more; get the data with `{track.fetch}`")
+        raise ShardError(f"{folder}: {len(train)} training shards hold {have} tokens, times {epochs} epochs; "
+                         f"the run takes {train_tokens} and one more for the last target; get more: "
+                         f"`{track.fetch}`")
+    val_tokens = check_shard(val[0])
+    if val_tokens <= track.val_tokens:
+        raise ShardError(f"{val[0]}: {val_tokens} tokens, the track validates on {track.val_tokens} and one "
+                         f"more; get the data with `{track.fetch}`")
     scans = scan_shards([*used, val[0]])
     pinned = pinned_hashes(folder)
     for path, scan in scans.items():
         if scan.max_token >= track.vocab_size:
-            raise ShardError(f"{path}: token id {scan.max_token}, expected ids below {track.vocab_size}; the shard "
-                             f"was made with another vocabulary")
+            raise ShardError(f"{path}: token id {scan.max_token}, expected ids below {track.vocab_size}; the "
+                             f"shard was made with another vocabulary")
         if path.name in pinned and pinned[path.name] != scan.sha256:
             raise ShardError(f"{path}: sha256 {scan.sha256[:16]}..., manifest.json pins "
                              f"{pinned[path.name][:16]}...; get the file again with `{track.fetch}`")
@@ -109,10 +112,11 @@ def find_data(track: Track, folder: Path, train_tokens: int, epochs: int) -> Dat
 
 def pinned_hashes(folder: Path) -> dict[str, str]:
     """Return file name -> sha256 from the folder's manifest.json; empty where there is none."""
+    path = folder / "manifest.json"
     try:
-        files = json.loads((folder / "manifest.json").read_text())["files"]
+        files = json.loads(path.read_text())["files"]
         return {name: entry["sha256"] for name, entry in files.items()}
     except FileNotFoundError:
         return {}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ShardError(f"{folder / 'manifest.json'}: no manifest of shards ({error}); fetch it again") from None
+        raise ShardError(f"{path}: no manifest of shards ({error}); fetch it again") from None

@@ -25,12 +25,12 @@ class Tripwire(RuntimeError):
 
 
 @torch.no_grad()
-def check_causality(logits_of: Callable[[Tensor], Tensor], inputs: Tensor, end_of_text: int, tolerance: float,
-                    generator: torch.Generator, cuts: int = 2) -> None:
+def check_causality(logits_of: Callable[[Tensor], Tensor], inputs: Tensor, end_of_text: int,
+                    tolerance: float, generator: torch.Generator, cuts: int = 2) -> None:
     """Raise Tripwire where logits depend on later tokens, of their own sequence or of those below it.
 
-    inputs: a real validation piece, int64 (B, T). What follows a random cut is replaced by random tokens of the
-    same piece (end-of-text positions are kept); the logits before it may move by rounding only.
+    inputs: a real validation piece, int64 (B, T). What follows a random cut is replaced by random tokens of
+    the same piece (end-of-text positions are kept); the logits before it may move by rounding only.
     """
     flat = inputs.flatten()
     before = logits_of(inputs).flatten(0, 1)
@@ -42,12 +42,13 @@ def check_causality(logits_of: Callable[[Tensor], Tensor], inputs: Tensor, end_o
         after = logits_of(torch.where(keep, flat, others).view_as(inputs)).flatten(0, 1)
         change = float((after[:cut] - before[:cut]).abs().max())
         if not change <= tolerance:
-            raise Tripwire(f"causality: other tokens from position {cut} on moved earlier logits by {change:.3g}, "
-                           f"rounding explains {tolerance:g}; the model sees what it has to predict")
+            raise Tripwire(f"causality: other tokens from position {cut} on moved earlier logits by "
+                           f"{change:.3g}, rounding explains {tolerance:g}; the model sees what it has to "
+                           f"predict")
 
 
 def tensors_of(model: nn.Module, optimizers: list) -> Iterator[tuple[str, Tensor]]:
-    """Yield name and tensor of all that a model and its optimizers hold, plain attributes too, in fixed order."""
+    """Yield names and tensors of all that model and optimizers hold, plain attributes too, in fixed order."""
     seen: set[int] = set()
     holders = dict(model.named_modules()) | {f"optimizer{i}": o for i, o in enumerate(optimizers)}
     for prefix, holder in holders.items():
@@ -67,7 +68,7 @@ def _inside(name: str, value: Any, depth: int = 5) -> Iterator[tuple[str, Tensor
 
 @torch.no_grad()
 def state_digest(model: nn.Module, optimizers: list) -> dict[str, int]:
-    """Return an integer a tensor, computed on its device: the sum of its words times their places, mod 2^64."""
+    """Return an integer a tensor, computed on its device: the sum of words times places, mod 2^64."""
     digests = {}
     for name, tensor in tensors_of(model, optimizers):
         flat = tensor.detach().contiguous().flatten()
@@ -85,7 +86,7 @@ def combined(digests: dict[str, int]) -> str:
 
 
 class HarnessWatch:
-    """Compares the harness in memory with its source and with what its modules held when they were imported."""
+    """Compares the harness in memory with its source and with what its modules held at import."""
 
     def __init__(self, modules: list[ModuleType]):
         self._bound = {(m, k): v for m in modules for k, v in vars(m).items() if callable(v)}

@@ -1,25 +1,70 @@
 """Validation: the model gives logits from inputs alone, the harness computes the loss."""
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from harness.shards import read_shard
+from harness.track import Track
+from harness.tripwires import CAUSALITY_TOLERANCE, Tripwire, check_causality, combined, state_digest
 
 # bound at import, before the submission can replace them
 _cross_entropy, _all_reduce, _fsum = F.cross_entropy, dist.all_reduce, math.fsum
 
 
+class Validation:
+    """A track's validation of one model, whose compiled form is net."""
+
+    def __init__(self, track: Track, shard: Path, hp: Any, model: nn.Module, net: Callable,
+                 device: torch.device):
+        self.track, self.model, self.net, self.seq_len = track, model, net, hp.seq_len
+        self.dtype = getattr(hp, "dtype", "float32")
+        tokens = torch.from_numpy(read_shard(shard)[:track.val_tokens + 1].astype("int64"))
+        self.tokens = tokens.to(device)
+        self.inputs = self.tokens[:track.val_piece].view(-1, self.seq_len)
+
+    @torch.no_grad()
+    def logits(self, inputs: Tensor) -> Tensor:
+        """Return the compiled model's logits, computed in eval mode."""
+        self.model.eval()
+        try:
+            return self.net(inputs)
+        finally:
+            self.model.train()
+
+    @torch.no_grad()
+    def model_logits(self, inputs: Tensor) -> Tensor:
+        """Return the logits of the model itself: another input shape would compile it anew."""
+        return self.model(inputs)
+
+    def measure(self, generator: torch.Generator) -> tuple[float, str]:
+        """Return the loss in nats and the digest of the weights that gave it (collective).
+
+        Raises Tripwire where the logits depend on later tokens or the weights change.
+        """
+        before = state_digest(self.model, [])
+        loss = validate(self.logits, self.tokens, self.track.val_piece, self.seq_len)
+        tolerance = CAUSALITY_TOLERANCE[self.dtype]
+        if math.isfinite(loss):
+            check_causality(self.logits, self.inputs, self.track.vocab_size - 1, tolerance, generator)
+        if state_digest(self.model, []) != before:
+            raise Tripwire("validation: the weights changed while the model was asked for logits")
+        return loss, combined(before)
+
+
 @torch.no_grad()
 def validate(logits_of: Callable[[Tensor], Tensor], tokens: Tensor, piece: int, seq_len: int) -> float:
-    """Return the mean cross-entropy in nats of tokens[1:], given what precedes each in its sequence (collective).
+    """Return the mean cross-entropy in nats of tokens[1:], each given those before it (collective).
 
-    tokens: int64 on the device, shape (n + 1,), n a multiple of piece, piece of seq_len. Each piece is one call
-    with inputs (piece / seq_len, seq_len), whatever the world size; ranks take pieces in turn. Cross-entropy in
-    float32, summed in float64 in the order of the pieces: each world size gives the same number, on CPU to the
-    last bit. NaN where a loss is not finite.
+    Given are those of its own sequence only. tokens: int64 on the device, shape (n + 1,), n a multiple of
+    piece, piece of seq_len. Each piece is one call with inputs (piece / seq_len, seq_len), whatever the world
+    size; ranks take pieces in turn. Cross-entropy in float32, summed in float64 in the order of the pieces:
+    each world size gives the same number, on CPU to the last bit. NaN where a loss is not finite.
     """
     n = len(tokens) - 1
     sums = torch.zeros(n // piece, dtype=torch.float64, device=tokens.device)
@@ -33,7 +78,7 @@ def validate(logits_of: Callable[[Tensor], Tensor], tokens: Tensor, piece: int, 
 
 
 def checked_logits(logits: Any, batch: int, seq_len: int) -> Tensor:
-    """Return the logits of a call. Raises ValueError where their shape is not (batch, seq_len, vocabulary)."""
+    """Return the logits of a call; ValueError where their shape is not (batch, seq_len, vocabulary)."""
     if not isinstance(logits, Tensor) or logits.ndim != 3 or logits.shape[:2] != (batch, seq_len):
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(f"model(inputs) returned {found}, expected logits of shape ({batch}, {seq_len}, "

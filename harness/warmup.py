@@ -24,7 +24,7 @@ class Snapshot:
 
     @torch.no_grad()
     def put_back(self) -> None:
-        """Restore everything. Raises Tripwire where the model or an optimizer still differs from what it was."""
+        """Restore everything. Raises Tripwire where model or optimizers still differ from what they were."""
         for name, tensor in self._named():
             if name in self._tensors:
                 tensor.copy_(self._tensors[name])

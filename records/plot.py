@@ -94,7 +94,7 @@ def facts(log: Log, ladder: bool) -> dict[str, float]:
     """Return names and losses for horizontal lines: the target and, asked for, the track's n-gram losses."""
     rungs = log.track.get("baselines") if ladder else None
     lines = {**rungs} if isinstance(rungs, dict) else {}
-    lines["target"] = log.manifest.get("target")
+    lines["target"] = log.track.get("target")
     return {shown(k, 30): number(v) for k, v in lines.items() if v is not None and is_finite(number(v))}
 
 

@@ -5,7 +5,6 @@ import math
 import os
 import re
 import stat
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,16 +80,13 @@ class Log:
 
     @property
     def script_path(self) -> str:
-        """The script's path, relative to the repository; train_gpt2.py where the manifest does not say."""
-        return str(self.manifest.get("script_path", "train_gpt2.py"))
+        """The script's path, relative to the repository; its name where it lay elsewhere."""
+        return str(self.manifest.get("script"))
 
     @property
     def track(self) -> dict[str, Any]:
-        """The row of the run's track in the tracks.toml that the log carries; empty where there is none."""
-        try:
-            row = tomllib.loads(self.files["harness/tracks.toml"].source.decode()).get(self.manifest["track"])
-        except (KeyError, TypeError, ValueError, RecursionError):
-            row = None
+        """The row of the run's track: its target, baselines, data; empty where the manifest has none."""
+        row = self.manifest.get("track_row")
         return row if isinstance(row, dict) else {}
 
 

@@ -19,8 +19,8 @@ sys.path.insert(0, str(ROOT))
 from harness.shards import write_shard  # noqa: E402
 
 torch.set_num_threads(1)
-TINY = ["--n_layer=2", "--n_embd=32", "--vocab_size=257", "--seq_len=16", "--batch_tokens=256", "--micro_batch=4",
-        "--num_iterations=6", "--cooldown_iters=3", "--val_every=3", "--epochs=1"]
+TINY = ["--n_layer=2", "--n_embd=32", "--vocab_size=257", "--seq_len=16", "--batch_tokens=256",
+        "--micro_batch=4", "--num_iterations=6", "--cooldown_iters=3", "--val_every=3", "--epochs=1"]
 TINY_ROW = """
 [tiny]
 recipe = "sample"
@@ -57,14 +57,16 @@ for script, flags in json.loads(sys.stdin.read()):
             code = 1
             traceback.print_exc()
     new = [str(path.resolve()) for path in set(runs.glob("*.txt")) - before]
-    answers.append({"code": code, "stdout": out.getvalue(), "stderr": err.getvalue(), "log": new[0] if new else None})
+    log = new[0] if new else None
+    answers.append({"code": code, "stdout": out.getvalue(), "stderr": err.getvalue(), "log": log})
 print(json.dumps(answers))
 """
 
 
 def _rank(function: Callable, rank: int, world_size: int, store: str, results, args: tuple) -> None:
     try:
-        dist.init_process_group("gloo", store=dist.FileStore(store, world_size), rank=rank, world_size=world_size)
+        dist.init_process_group("gloo", store=dist.FileStore(store, world_size), rank=rank,
+                                world_size=world_size)
         results.put((rank, True, function(*args)))
         dist.destroy_process_group()
     except BaseException:
@@ -73,13 +75,14 @@ def _rank(function: Callable, rank: int, world_size: int, store: str, results, a
 
 @pytest.fixture
 def ranks(tmp_path: Path) -> Callable:
-    """Return call(n, function, *args) -> [what function returned on rank 0, 1, ...]: numpy arrays or plain values."""
+    """Return call(n, function, *args) -> [function's numpy arrays or plain values on rank 0, 1, ...]."""
     calls = iter(range(1000))
 
     def call(n: int, function: Callable, *args: object) -> list:
         context = multiprocessing.get_context("fork")  # torch is loaded already
         results, store = context.Queue(), str(tmp_path / f"store{next(calls)}")
-        processes = [context.Process(target=_rank, args=(function, rank, n, store, results, args)) for rank in range(n)]
+        processes = [context.Process(target=_rank, args=(function, rank, n, store, results, args))
+                     for rank in range(n)]
         for process in processes:
             process.start()
         answers = {}
@@ -131,8 +134,8 @@ class Project:
 
     def command(self, ranks: int, *flags: str, script: str = "train_gpt2.py") -> list[str]:
         """Return the command line of a run of the tiny track with some ranks; later flags win."""
-        return [sys.executable, str(self.folder / "harness" / "launch.py"), f"--nproc_per_node={ranks}", "--track=tiny",
-                f"--script={self.folder / script}", *TINY, *flags]
+        return [sys.executable, str(self.folder / "harness" / "launch.py"), f"--nproc_per_node={ranks}",
+                "--track=tiny", f"--script={self.folder / script}", *TINY, *flags]
 
     def run(self, ranks: int, *flags: str, script: str = "train_gpt2.py", code: int = 0,
             timeout: float = 120) -> subprocess.CompletedProcess:
@@ -145,17 +148,19 @@ class Project:
     def many(self, *cases: tuple[str, list[str]], timeout: float = 240) -> list[dict]:
         """Run several submissions one after the other in ONE process, as a sweep does, each with some flags.
 
-        Returns for each its exit code (1 where an exception came out), stdout, stderr, and the path of its log.
+        Returns for each its exit code (1 where an exception came out), stdout, stderr, and the path of its
+        log.
         """
         words = [(str(self.folder / script), ["--track=tiny", *TINY, *flags]) for script, flags in cases]
-        done = subprocess.run([sys.executable, "-c", MANY], input=json.dumps(words), capture_output=True, text=True,
-                              timeout=timeout, env=environment(), cwd=self.folder)
+        done = subprocess.run([sys.executable, "-c", MANY], input=json.dumps(words), capture_output=True,
+                              text=True, timeout=timeout, env=environment(), cwd=self.folder)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])
 
     def logs(self) -> list[Path]:
         """Return the logs, oldest first."""
-        return sorted((self.folder / "records" / "runs").glob("*.txt"), key=lambda path: path.stat().st_mtime_ns)
+        logs = (self.folder / "records" / "runs").glob("*.txt")
+        return sorted(logs, key=lambda path: path.stat().st_mtime_ns)
 
     def submission(self, name: str, *changes: tuple[str, str]) -> str:
         """Write a variant of train_gpt2.py with some text replaced, and return its name."""
@@ -169,7 +174,8 @@ class Project:
 
 def environment() -> dict[str, str]:
     """Return the environment of a launch, without what an outer torchrun may have left."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("TORCHELASTIC", "MASTER_", "RANK", "WORLD_"))}
+    outer = ("TORCHELASTIC", "MASTER_", "RANK", "WORLD_")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(outer)}
     return {**kept, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1"}
 
 

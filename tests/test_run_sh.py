@@ -1,4 +1,4 @@
-"""run.sh as a person types it: any folder, no terminal, twice at once, without a hub, with the wrong Python."""
+"""run.sh as a person types it: any folder, no terminal, twice at once, no hub, the wrong Python."""
 import os
 import shutil
 import subprocess
@@ -15,8 +15,9 @@ TRAIN = ["--track", "tiny", "--nproc_per_node", "1", *TINY]
 def shell(project, *words, code=0, timeout=120, cwd=None, **variables):
     """Run ./run.sh of a project with this test's Python in front of the PATH."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    done = subprocess.run(["bash", str(project.folder / "run.sh"), *words], capture_output=True, text=True, cwd=cwd,
-                          timeout=timeout, env={**environment(), "PATH": path, **variables}, stdin=subprocess.DEVNULL)
+    done = subprocess.run(["bash", str(project.folder / "run.sh"), *words], capture_output=True, text=True,
+                          cwd=cwd, timeout=timeout, env={**environment(), "PATH": path, **variables},
+                          stdin=subprocess.DEVNULL)
     assert done.returncode == code, f"exit code {done.returncode}:\n{done.stdout}\n{done.stderr}"
     return done
 
@@ -35,7 +36,8 @@ def test_it_runs_from_another_folder_prints_its_command_and_ends_with_loss_time_
 def test_two_at_once_write_two_logs(project):
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     both = [subprocess.Popen(["bash", str(project.folder / "run.sh"), *TRAIN], stdin=subprocess.DEVNULL,
-                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**environment(), "PATH": path})
+                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                             env={**environment(), "PATH": path})
             for _ in range(2)]
     for process in both:
         output, _ = process.communicate(timeout=120)
@@ -79,7 +81,8 @@ def test_without_any_fitting_python_it_says_so(project, tmp_path):
     for name in ("python3", "python3.14", "python3.13", "python3.12", "python3.11", "python"):
         (folder / name).write_text("#!/bin/sh\nexit 1\n")
         (folder / name).chmod(0o755)
-    done = subprocess.run(["bash", str(project.folder / "run.sh")], capture_output=True, text=True, timeout=60,
-                          env={**environment(), "PATH": f"{folder}:/usr/bin:/bin"}, stdin=subprocess.DEVNULL)
+    done = subprocess.run(["bash", str(project.folder / "run.sh")], capture_output=True, text=True,
+                          timeout=60, stdin=subprocess.DEVNULL,
+                          env={**environment(), "PATH": f"{folder}:/usr/bin:/bin"})
     assert done.returncode == 2 and "found no Python of 3.11 or later" in done.stderr
     assert not (project.folder / ".venv").exists() and not (project.folder / ".venv.lock").exists()

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from train_gpt2 import GPT, RECIPES, Hyperparameters, Muon, build_optimizers, loss_sum, lr_factor, newton_schulz
+from train_gpt2 import (GPT, RECIPES, Hyperparameters, Muon, build_optimizers, loss_sum, lr_factor,
+                        newton_schulz, rotate)
 
 TINY = dict(vocab_size=257, n_layer=2, n_head=2, n_embd=32, seq_len=16)
 
@@ -60,7 +61,8 @@ def test_muon_is_torchs_muon_up_to_bfloat16(alone):
     ours, theirs = matrices(width=128), matrices(width=128)
     start = [p.detach().numpy().copy() for p in ours]
     take_muon_steps(ours, Muon(ours, lr=0.02, momentum=0.95, dtype=torch.bfloat16), steps=1)
-    take_muon_steps(theirs, torch.optim.Muon(theirs, lr=0.02, momentum=0.95, weight_decay=0, nesterov=True), steps=1)
+    torchs = torch.optim.Muon(theirs, lr=0.02, momentum=0.95, weight_decay=0, nesterov=True)
+    take_muon_steps(theirs, torchs, steps=1)
     for a, b, c in zip(ours, theirs, start):
         difference = np.linalg.norm(a.detach().numpy() - b.detach().numpy())
         assert difference < 0.03 * np.linalg.norm(b.detach().numpy() - c)
@@ -132,11 +134,11 @@ def test_the_schedule_is_the_references_trapezoid():
 
 def test_rotary_turns_by_minus_theta_and_keeps_relative_positions():
     """The score of a query and a key depends on their distance alone."""
-    from train_gpt2 import rotate
     torch.manual_seed(0)
     model = GPT(Hyperparameters(**TINY, dtype="float32"))
-    q, k = torch.randn(1, 1, 1, 16).expand(1, 16, 1, 16), torch.randn(1, 1, 1, 16).expand(1, 16, 1, 16)
-    scores = rotate(q, model.cos_T1D, model.sin_T1D)[0, :, 0] @ rotate(k, model.cos_T1D, model.sin_T1D)[0, :, 0].T
+    q, k = (torch.randn(1, 1, 1, 16).expand(1, 16, 1, 16) for _ in range(2))
+    q, k = (rotate(x, model.cos_T1D, model.sin_T1D)[0, :, 0] for x in (q, k))
+    scores = q @ k.T
     for offset in range(-15, 16):
         diagonal = scores.diagonal(offset)
         assert (diagonal - diagonal[0]).abs().max() < 1e-4
@@ -170,7 +172,8 @@ def test_every_parameter_is_trained_by_exactly_one_optimizer(alone):
 
 
 def test_recipes_differ_in_size_only_and_divide():
+    names = {f.name for f in dataclasses.fields(Hyperparameters)}
     for hp in RECIPES.values():
         assert hp.n_embd % hp.n_head == 0
         assert hp.batch_tokens % (hp.micro_batch * hp.seq_len) == 0
-        assert {f.name for f in dataclasses.fields(hp)} == {f.name for f in dataclasses.fields(Hyperparameters)}
+        assert {f.name for f in dataclasses.fields(hp)} == names

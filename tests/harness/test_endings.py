@@ -18,9 +18,9 @@ def launch(project: Project, ranks: int, script: str = "train_gpt2.py") -> subpr
 
     The process gets an attribute `ranks`, the process ids of its ranks in order.
     """
-    process = subprocess.Popen(project.command(ranks, *LONG, script=script), env=environment(), cwd=project.folder,
-                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               start_new_session=True)
+    process = subprocess.Popen(project.command(ranks, *LONG, script=script), env=environment(),
+                               cwd=project.folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True, start_new_session=True)
     for line in process.stdout:
         if line.startswith("step:3/"):
             process.ranks = rank_pids(process)
@@ -30,12 +30,15 @@ def launch(project: Project, ranks: int, script: str = "train_gpt2.py") -> subpr
 
 def rank_pids(process: subprocess.Popen) -> list[int]:
     """Return the process ids of the ranks, in order."""
-    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True).stdout
+    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True,
+                              text=True).stdout
+
     def rank(pid: int) -> int:
         for entry in open(f"/proc/{pid}/environ").read().split("\0"):
             if entry.startswith("RANK="):
                 return int(entry.removeprefix("RANK="))
         return -1
+
     found = {rank(int(pid)): int(pid) for pid in children.split()}
     return [found[r] for r in sorted(found) if r >= 0]
 
@@ -53,7 +56,8 @@ def finish(project: Project, process: subprocess.Popen, began: float) -> tuple[d
     return (ends[0] if ends else {}), process.returncode, errors
 
 
-@pytest.mark.parametrize("number, ranks", [(signal.SIGTERM, 2), (signal.SIGINT, 2), (signal.SIGINT, 1), (signal.SIGHUP, 2)])
+@pytest.mark.parametrize("number, ranks", [
+    (signal.SIGTERM, 2), (signal.SIGINT, 2), (signal.SIGINT, 1), (signal.SIGHUP, 2)])
 def test_a_signal_to_the_launcher_interrupts_the_run(project, number, ranks):
     process = launch(project, ranks)
     began = time.monotonic()
@@ -74,10 +78,12 @@ def test_ctrl_c_reaches_the_whole_process_group(project):
 
 def test_an_exception_on_rank_1_is_told_with_its_rank_type_and_message(project):
     script = project.submission("fails.py", (STEP, STEP + (
-        "        if run.rank == 1 and step == 5 and not run._warming:\n            raise ValueError('bad thing')\n")))
+        "        if run.rank == 1 and step == 5 and not run._warming:\n"
+        "            raise ValueError('bad thing')\n")))
     process = launch(project, 2, script)
     end, code, errors = finish(project, process, time.monotonic())
-    assert (end["status"], end["rank"], end["type"], end["message"]) == ("failed", 1, "ValueError", "bad thing")
+    assert (end["status"], end["rank"]) == ("failed", 1)
+    assert (end["type"], end["message"]) == ("ValueError", "bad thing")
     assert code == 1 and "fails.py" in end["traceback"] and errors.count("Traceback") == 1
 
 
@@ -102,7 +108,8 @@ def test_a_killed_rank_0_leaves_a_log_without_end_and_an_open_ledger_entry(proje
 
 def test_a_loss_that_is_not_a_number_ends_the_run_as_a_result(project):
     script = project.submission("diverges.py", (STEP, STEP + (
-        "        if step == 2 and not run._warming:\n            model.lm_head.weight.data.fill_(float('nan'))\n")))
+        "        if step == 2 and not run._warming:\n"
+        "            model.lm_head.weight.data.fill_(float('nan'))\n")))
     done = project.run(2, script=script, code=3)
     [log] = project.logs()
     [end] = events(log, "end")
@@ -124,7 +131,8 @@ def test_a_full_disk_ends_the_run_with_whole_lines_in_the_log(project):
 
 def test_the_right_end_is_written_even_when_rank_0_fails_first(project):
     script = project.submission("fails.py", (STEP, STEP + (
-        "        if run.rank == 0 and step == 5 and not run._warming:\n            raise KeyError('lost')\n")))
+        "        if run.rank == 0 and step == 5 and not run._warming:\n"
+        "            raise KeyError('lost')\n")))
     process = launch(project, 2, script)
     end, code, _ = finish(project, process, time.monotonic())
     assert (end["status"], end["rank"], end["type"], code) == ("failed", 0, "KeyError", 1)

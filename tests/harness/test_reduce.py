@@ -12,13 +12,14 @@ ROWS = 16  # sequences of a step
 
 
 def train(reducer_class, rows, dtype, steps):
-    """Return the losses and all weights after some steps of the submission's optimizers, rows sequences a pass."""
+    """Return losses and all weights after steps of the submission's optimizers, rows sequences a pass."""
     torch.manual_seed(0)
     hp = Hyperparameters(**HP, dtype=dtype)
     model = GPT(hp)
     optimizers, reducer = build_optimizers(model, hp), reducer_class(model, model)
     generator, losses = torch.Generator().manual_seed(1), []
-    share = slice(dist.get_rank() * ROWS // dist.get_world_size(), (dist.get_rank() + 1) * ROWS // dist.get_world_size())
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    share = slice(rank * ROWS // world_size, (rank + 1) * ROWS // world_size)
     for _ in range(steps):
         tokens = torch.randint(3, (ROWS, 17), generator=generator).cumsum(1)  # learnable
         x, y = tokens[share, :-1], tokens[share, 1:]
@@ -29,8 +30,9 @@ def train(reducer_class, rows, dtype, steps):
 
 
 def bfloat16_works() -> bool:
+    ones = torch.ones(4, 4, dtype=torch.bfloat16)
     try:
-        return bool(torch.isfinite(torch.ones(4, 4, dtype=torch.bfloat16) @ torch.ones(4, 4, dtype=torch.bfloat16)).all())
+        return bool(torch.isfinite(ones @ ones).all())
     except RuntimeError:
         return False
 
@@ -49,8 +51,10 @@ def test_exact_reduction_gives_the_same_bits_on_1_2_and_4_ranks(ranks, dtype):
 
 
 def test_fast_reduction_is_the_same_up_to_rounding_at_any_world_size_and_device_batch(ranks):
-    """float32 sums of 256 terms in another order: 1e-7 a gradient, which 20 steps of Newton-Schulz may raise tenfold
-    or so; 1e-5 on losses near 5 is a hundred roundings."""
+    """float32 sums of 256 terms in another order: 1e-5 on losses near 5 is a hundred roundings.
+
+    It is 1e-7 a gradient, which 20 steps of Newton-Schulz may raise tenfold or so.
+    """
     [(losses, _)] = ranks(1, train, ExactReducer, 2, "float32", 20)
     for world_size, rows in ((1, 16), (1, 4), (2, 8), (2, 2), (4, 4)):
         for other, _ in ranks(world_size, train, FastReducer, rows, "float32", 20):

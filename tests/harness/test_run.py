@@ -1,6 +1,7 @@
 """Whole runs of a tiny track: the same training on any number of ranks, resumed, watched, refused."""
 import json
 import math
+import os
 import shutil
 import socket
 import subprocess
@@ -31,13 +32,14 @@ def test_1_2_and_4_ranks_train_to_the_same_bits_across_shard_borders(project):
     assert len({end["weights_sha256"] for end in ends}) == 1
     assert len({end["val_loss"] for end in ends}) == 1
     assert ends[0]["val_loss"] < math.log(257) and ends[0]["status"] == "ok"
-    vals = [[(v["step"], v["val_loss"], v["weights"], v["tokens"]) for v in events(log, "val")] for log in project.logs()]
+    vals = [[(v["step"], v["val_loss"], v["weights"], v["tokens"]) for v in events(log, "val")]
+            for log in project.logs()]
     assert vals[0] == vals[1] == vals[2]
     assert [v[0] for v in vals[0]] == [0, 3, 6] and [v[3] for v in vals[0]] == [0, 768, 1536]
 
 
 def test_fast_reduction_and_other_device_batches_train_the_same_up_to_rounding(tmp_path):
-    """Six steps; the losses near 5 come from the same numbers summed in another order: 1e-5 is a hundred roundings."""
+    """Six steps; losses near 5 from the same numbers summed in another order: 1e-5 is a hundred roundings."""
     project = Project(tmp_path, reduction="fast")
     project.run(1)
     project.run(2, "--device_batch_size=2")
@@ -64,9 +66,10 @@ def test_two_agents_on_one_host_train_what_one_agent_with_two_ranks_does(project
 
 def test_torchrun_as_people_type_it_and_plain_python_give_the_same(project):
     flags = project.command(1)[5:]
-    for start in ([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"], [sys.executable]):
-        subprocess.run([*start, "train_gpt2.py", "--track=tiny", *flags], env=environment(), cwd=project.folder, check=True,
-                       capture_output=True, timeout=120)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    for start in (torchrun, []):
+        subprocess.run([sys.executable, *start, "train_gpt2.py", "--track=tiny", *flags], env=environment(),
+                       cwd=project.folder, check=True, capture_output=True, timeout=120)
     one, two = project.logs()
     assert result(one)["weights_sha256"] == result(two)["weights_sha256"]
 
@@ -105,19 +108,26 @@ def test_a_run_stopped_and_resumed_equals_the_uninterrupted_one_bit_for_bit(proj
 
 def test_tripwires_trip_each_on_its_own_submission(project):
     """One process, one run after the other: what one did must not touch the next."""
-    look_ahead = project.submission("ahead.py", ("x_BTC = norm(self.wte(idx_BT))", "x_BTC = norm(self.wte(idx_BT).flip(1).cumsum(1).flip(1))"))
-    trains = project.submission("trains.py", ("            x_BTC = norm(self.wte(idx_BT))",
-        "            if not self.training:\n                self.wte.weight.data += 1e-4\n            x_BTC = norm(self.wte(idx_BT))"))
-    keeps = project.submission("keeps.py", (TRAIN, TRAIN + "        model.seen = getattr(model, 'seen', torch.zeros(1)) + 1\n"))
-    replaces = project.submission("replaces.py", (
-        "    for step in run.steps(model, optimizers):\n",
-        "    import harness.validate\n    harness.validate._cross_entropy = lambda *a, **k: torch.zeros(128)\n"
-        "    for step in run.steps(model, optimizers):\n"))
-    twice = project.submission("twice.py", ("        tokens = run.take(hp.batch_tokens)\n",
-                                            "        run.take(hp.batch_tokens)\n        tokens = run.take(hp.batch_tokens)\n"))
-    rewinds = project.submission("rewinds.py", (TRAIN, TRAIN + "        run._stream._position = 0\n"))
-    reads = project.submission("reads.py", (TRAIN, TRAIN + "        import os\n        os.environ.get('MY_LEARNING_RATE')\n"))
-    late = project.submission("late.py", (TRAIN, TRAIN + "        import late_module\n"))
+    def adds(name: str, *lines: str) -> str:
+        """Write a submission with lines more at the end of a step."""
+        return project.submission(name, (TRAIN, TRAIN + "".join(f"        {line}\n" for line in lines)))
+
+    look_ahead = project.submission("ahead.py", (
+        "x_BTC = norm(self.wte(idx_BT))", "x_BTC = norm(self.wte(idx_BT).flip(1).cumsum(1).flip(1))"))
+    embed = "            x_BTC = norm(self.wte(idx_BT))"
+    trains = project.submission("trains.py", (embed, (
+        "            if not self.training:\n"
+        "                self.wte.weight.data += 1e-4\n" + embed)))
+    keeps = adds("keeps.py", "model.seen = getattr(model, 'seen', torch.zeros(1)) + 1")
+    loop = "    for step in run.steps(model, optimizers):\n"
+    replaces = project.submission("replaces.py", (loop, (
+        "    import harness.validate\n"
+        "    harness.validate._cross_entropy = lambda *a, **k: torch.zeros(128)\n" + loop)))
+    take = "        tokens = run.take(hp.batch_tokens)\n"
+    twice = project.submission("twice.py", (take, "        run.take(hp.batch_tokens)\n" + take))
+    rewinds = adds("rewinds.py", "run._stream._position = 0")
+    reads = adds("reads.py", "import os", "os.environ.get('MY_LEARNING_RATE')")
+    late = adds("late.py", "import late_module")
     (project.folder / "late_module.py").write_text("x = 1\n")
     scripts = {"train_gpt2.py": None, look_ahead: "causality", trains: "validation: the weights changed",
                keeps: "warmup: .seen", twice: "tokens: ", rewinds: "tokens: the stream stands at",
@@ -135,35 +145,43 @@ def test_tripwires_trip_each_on_its_own_submission(project):
     assert event["path"] == "late_module.py"
 
 
-def test_bad_input_is_one_line_with_exit_code_2_and_leaves_nothing(project):
-    data = project.folder / "data"
+def bad_data(data: Path) -> list[tuple[list[str], str]]:
+    """Make variants of the tiny data that cannot be used; return the flag for each and what is said of it."""
+    train, val = "tiny_train_000001.bin", "tiny_val_000000.bin"
+
     def variant(name, change):
         shutil.copytree(data / "tiny", data / name)
         change(data / name)
         return [f"--data={data / name}"]
 
     def set_header(folder, index, value):
-        path = folder / "tiny_train_000001.bin"
-        content = bytearray(path.read_bytes())
+        content = bytearray((folder / train).read_bytes())
         content[4 * index:4 * index + 4] = int(value).to_bytes(4, "little")
-        path.write_bytes(content)
+        (folder / train).write_bytes(content)
 
     def pin(folder):
-        (folder / "manifest.json").write_text(json.dumps({"files": {"tiny_val_000000.bin": {"sha256": "0" * 64}}}))
+        (folder / "manifest.json").write_text(json.dumps({"files": {val: {"sha256": "0" * 64}}}))
 
-    project.submission("late_import.py", ("from harness.run import Run, open_run  # first", "import os\nfrom harness.run import Run, open_run  # first"))
-    (project.folder / "no_newline.py").write_text((project.folder / "train_gpt2.py").read_text().rstrip("\n"))
-    cases = [
-        (variant("truncated", lambda f: open(f / "tiny_train_000001.bin", "r+b").truncate(1500)), "1500 bytes, but its header"),
+    return [
+        (variant("truncated", lambda f: os.truncate(f / train, 1500)), "1500 bytes, but its header"),
         (variant("magic", lambda f: set_header(f, 0, 7)), "magic 7, expected 20240520"),
         (variant("version", lambda f: set_header(f, 1, 9)), "version 9, expected 1"),
         (variant("count", lambda f: set_header(f, 2, 5)), "header counts 5 tokens"),
-        (variant("vocabulary", lambda f: write_shard(f / "tiny_train_000001.bin", np.full(602, 300))), "token id 300"),
+        (variant("vocabulary", lambda f: write_shard(f / train, np.full(602, 300))), "token id 300"),
         (variant("few", lambda f: (f / "tiny_train_000002.bin").unlink()), "the run takes 1536 and one more"),
-        (variant("few_val", lambda f: write_shard(f / "tiny_val_000000.bin", np.zeros(512))), "validates on 512 and one more"),
+        (variant("few_val", lambda f: write_shard(f / val, np.zeros(512))), "validates on 512 and one more"),
         (variant("missing", lambda f: [p.unlink() for p in f.glob("tiny_train*")]), "no tiny_train_*.bin"),
         (variant("pinned", pin), "manifest.json pins 000000"),
         ([f"--data={data / 'nowhere'}"], "no such data folder"),
+    ]
+
+
+def test_bad_input_is_one_line_with_exit_code_2_and_leaves_nothing(project):
+    first = "from harness.run import Run, open_run  # first"
+    project.submission("late_import.py", (first, f"import os\n{first}"))
+    (project.folder / "no_newline.py").write_text((project.folder / "train_gpt2.py").read_text().rstrip("\n"))
+    cases = [
+        *bad_data(project.folder / "data"),
         (["--micro_batch=5"], "is not a multiple of micro_batch*seq_len"),
         (["--nproc_per_node=3"], "use 1, 2, 4 ranks"),
         (["--num_iteration=3"], "the closest is --num_iterations"),
@@ -189,7 +207,8 @@ def test_bad_input_is_one_line_with_exit_code_2_and_leaves_nothing(project):
 def test_a_model_over_the_tracks_size_or_a_parameter_without_optimizer_is_refused(project):
     project.submission("forgets.py", ("return [adam, muon]", "return [adam]"))
     done = project.run(2, script="forgets.py", code=2)
-    assert done.stderr.count("\n") == 1 and "parameter blocks.0.attn.c_q.weight is in 0 optimizer groups" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "parameter blocks.0.attn.c_q.weight is in 0 optimizer groups" in done.stderr
     done = project.run(1, "--n_embd=512", code=2)
     assert "active parameters, track tiny allows 1000000" in done.stderr
     assert project.logs() == []
@@ -212,8 +231,8 @@ def test_a_track_needs_a_row_and_a_folder_but_no_code(project):
     """The tiny track is itself a third track; here another row with another folder and recipe fields."""
     rows = project.folder / "harness" / "tracks.toml"
     text = rows.read_text()
-    start = text.index("[tiny]")
-    rows.write_text(text + text[start:].replace("[tiny]", "[mine]").replace("data/tiny", "data/mine").replace("tiny_", "m_"))
+    row = text[text.index("[tiny]"):].replace("[tiny]", "[mine]")
+    rows.write_text(text + row.replace("data/tiny", "data/mine").replace("tiny_", "m_"))
     (project.folder / "data" / "tiny").rename(project.folder / "data" / "mine")
     for path in list((project.folder / "data" / "mine").glob("tiny_*")):
         path.rename(path.with_name(path.name.replace("tiny_", "m_")))
@@ -223,11 +242,13 @@ def test_a_track_needs_a_row_and_a_folder_but_no_code(project):
 
 
 def test_the_log_holds_scalars_words_and_a_clock_that_adds_up(project):
-    script = project.submission("talks.py", (TRAIN, TRAIN + "        run.log(lr=optimizers[1].param_groups[0]['lr'])\n"
-                                                    "        run.print('#:end {}')\n"))
+    script = project.submission("talks.py", (TRAIN, TRAIN + (
+        "        run.log(lr=optimizers[1].param_groups[0]['lr'])\n"
+        "        run.print('#:end {}')\n")))
     project.run(1, script=script)
     [log] = project.logs()
-    assert [round(e["lr"], 6) for e in events(log, "scalar")] == [0.02] * 4 + [round(0.02 * 2 / 3, 6), round(0.02 / 3, 6)]
+    expected = [0.02] * 4 + [round(0.02 * 2 / 3, 6), round(0.02 / 3, 6)]
+    assert [round(e["lr"], 6) for e in events(log, "scalar")] == expected
     assert log.read_text().split("\n").count("> #:end {}") == 6
     end = result(log)
     parts = ("timed_ns", "setup_ns", "warmup_ns", "validation_ns", "checkpoint_ns", "unexplained_ns")

@@ -1,16 +1,11 @@
-"""The log: sources come back byte for byte, lines are whole whatever happens, nothing printed looks like an event."""
-import errno
+"""The log: sources come back byte for byte and run again, nothing printed looks like an event."""
+
 import json
-import multiprocessing
 import os
-import random
 import re
-import resource
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -19,12 +14,11 @@ from conftest import TINY, Project, environment, events
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.runlog import RULE, RunLog, canonical, is_disk_full, new_run_id, read_source, sha256
+from harness.runlog import RULE, RunLog, canonical, new_run_id, read_source, sha256
 from records.extract import write_files
 from records.reader import read_log
 
 ROOT = Path(__file__).resolve().parents[2]
-FORK = multiprocessing.get_context("fork")
 IMPORT = b"import harness\n"
 
 
@@ -65,15 +59,26 @@ def test_a_script_ripped_from_its_log_trains_to_the_same_bits(real):
 
 
 def test_the_code_of_a_log_alone_trains_to_the_same_bits_in_an_empty_folder(real, tmp_path):
-    """It needs the data and, at the path that tracks.toml names, the vocabulary; the harness's launcher is not needed."""
+    """It needs the data and, at the path that tracks.toml names, the vocabulary, but no launcher."""
     log, folder = real.logs()[0], tmp_path / "from the log"
-    done = subprocess.run([sys.executable, "-m", "records", "extract", str(log), str(folder)], cwd=ROOT,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "records", "extract", str(log), str(folder)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     (folder / "data" / "tiny").mkdir(parents=True)
-    (folder / "data" / "tiny" / "vocab.bpe").write_bytes((real.folder / "data" / "tiny" / "vocab.bpe").read_bytes())
-    done = subprocess.run([sys.executable, "train_gpt2.py", "--track=tiny", f"--data={real.folder / 'data' / 'tiny'}", *TINY],
-                          cwd=folder, env=environment(), capture_output=True, text=True)
+    (folder / "data" / "tiny" / "vocab.bpe").write_bytes(
+        (real.folder / "data" / "tiny" / "vocab.bpe").read_bytes()
+    )
+    done = subprocess.run(
+        [sys.executable, "train_gpt2.py", "--track=tiny", f"--data={real.folder / 'data' / 'tiny'}", *TINY],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     [again] = (folder / "records" / "runs").glob("*.txt")
     assert bits(again) == bits(log)
@@ -83,8 +88,12 @@ def test_the_documented_line_of_python_unpacks_every_project_file(real, tmp_path
     [line] = re.findall(r"```sh\n(python3 -c .* LOG DIR)\n```", (ROOT / "docs" / "log_format.md").read_text())
     log, folder = real.logs()[0], tmp_path / "unpacked"
     line = line.replace("python3", '"$PYTHON"', 1).removesuffix("LOG DIR") + '"$LOG" "$DIR"'
-    subprocess.run(["sh", "-c", line], check=True, cwd=tmp_path,
-                   env={**os.environ, "PYTHON": sys.executable, "LOG": str(log), "DIR": str(folder)})
+    subprocess.run(
+        ["sh", "-c", line],
+        check=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHON": sys.executable, "LOG": str(log), "DIR": str(folder)},
+    )
     found = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     assert found == {path: file.source for path, file in read_log(log).files.items()} and len(found) > 15
 
@@ -95,6 +104,7 @@ def test_a_real_log_is_read_in_under_a_fifth_of_a_second(real):
     read = read_log(real.logs()[0])
     assert time.perf_counter() - begin < 0.2
     assert [v.step for v in read.vals] == [0, 3, 6] and read.track["baselines"] == {"unigram": 5.5}
+    assert read.script_path == "train_gpt2.py"
     assert [s.step for s in read.steps if s.train_loss is not None] == [1, 2, 3, 4, 5, 6]
 
 
@@ -109,18 +119,43 @@ def test_events_are_numbered_without_gaps(real):
 # sources
 
 BODIES = {
-    "empty": b"", "one newline": b"\n", "newlines": b"\n\n\n", "no final newline": b"x = 1", "form feed": b"a\fb\f\n",
-    "vertical tab": b"a\vb\n", "U+2028": "a\u2028b\u2029c\n".encode(), "U+0085": "a\x85b\n".encode(),
-    "information separators": b"a\x1cb\x1dc\x1ed\x1f\n", "BOM": b"\xef\xbb\xbfx\n", "emoji": "👩‍🚀\n".encode(),
-    "combining": "e\u0301 \u202e\n".encode(), "tabs": b"\tx\t\n", "trailing spaces": b"x  \n  \n", "escape": b"\x1b[2J\n",
-    "lone bars": b"|\n||\n|\n", "bars": b"|x|\n", "an event": b'#:end {"status":"ok","sha256":"0"}\n',
-    "the end of a file": b"#:endfile\n", "a file": b'#:file {"path":"evil.py","bytes":1,"sha256":"0"}\n|x\n#:endfile\n',
-    "a manifest": b'#:manifest {"format":1}\n', "a step": b"step:1/2 val_loss:1.0 train_time:0ms step_avg:nanms\n",
-    "text": b"> x\n", "99": b"=" * 99 + b"\n", "101": b"=" * 101 + b"\n", "rule and space": RULE.encode() + b" \n",
-    "space and rule": b" " + RULE.encode() + b"\n", "rule and form feed": RULE.encode() + b"\f\n",
-    "rule behind a bar": b"|" + RULE.encode() + b"\n", "backslashes": b"\\n \\0 \\\n", "DEL": b"\x7f\n",
-    "long line": b"x" * 1_000_000 + b"\n", "many lines": b"x\n" * 20_000, "two lines, the last open": b"a\nb",
-    "highest character": "\U0010ffff\n".encode(), "unassigned": "\ufffe\uffff\n".encode(), "a bar, open": b"|",
+    "empty": b"",
+    "one newline": b"\n",
+    "newlines": b"\n\n\n",
+    "no final newline": b"x = 1",
+    "form feed": b"a\fb\f\n",
+    "vertical tab": b"a\vb\n",
+    "U+2028": "a\u2028b\u2029c\n".encode(),
+    "U+0085": "a\x85b\n".encode(),
+    "information separators": b"a\x1cb\x1dc\x1ed\x1f\n",
+    "BOM": b"\xef\xbb\xbfx\n",
+    "emoji": "👩‍🚀\n".encode(),
+    "combining": "e\u0301 \u202e\n".encode(),
+    "tabs": b"\tx\t\n",
+    "trailing spaces": b"x  \n  \n",
+    "escape": b"\x1b[2J\n",
+    "lone bars": b"|\n||\n|\n",
+    "bars": b"|x|\n",
+    "an event": b'#:end {"status":"ok","sha256":"0"}\n',
+    "the end of a file": b"#:endfile\n",
+    "a file": b'#:file {"path":"evil.py","bytes":1,"sha256":"0"}\n|x\n#:endfile\n',
+    "a manifest": b'#:manifest {"format":1}\n',
+    "a step": b"step:1/2 val_loss:1.0 train_time:0ms step_avg:nanms\n",
+    "text": b"> x\n",
+    "99": b"=" * 99 + b"\n",
+    "101": b"=" * 101 + b"\n",
+    "rule and space": RULE.encode() + b" \n",
+    "space and rule": b" " + RULE.encode() + b"\n",
+    "rule and form feed": RULE.encode() + b"\f\n",
+    "rule behind a bar": b"|" + RULE.encode() + b"\n",
+    "backslashes": b"\\n \\0 \\\n",
+    "DEL": b"\x7f\n",
+    "long line": b"x" * 1_000_000 + b"\n",
+    "many lines": b"x\n" * 20_000,
+    "two lines, the last open": b"a\nb",
+    "highest character": "\U0010ffff\n".encode(),
+    "unassigned": "\ufffe\uffff\n".encode(),
+    "a bar, open": b"|",
 }
 
 
@@ -128,14 +163,19 @@ BODIES = {
 def test_a_source_comes_back_byte_for_byte(name, tmp_path):
     """As a project file; and as a script, inside a string, where it ends in a newline as a script must."""
     body = BODIES[name]
-    script = IMPORT + b'x = r"""\n' + body + (b'' if body.endswith(b"\n") else b"\n") + b'"""\n'
+    script = IMPORT + b'x = r"""\n' + body + (b"" if body.endswith(b"\n") else b"\n") + b'"""\n'
     files = {"file.py": body, "twice/file.py": body, "last.py": b"after = 1\n"}
     for path, source in {"script.py": script, **files}.items():
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_bytes(source)
     script = read_source(tmp_path / "script.py", script=True)
     log = RunLog(tmp_path / "runs", "r")
-    log.sources(script, manifest(script), {path: read_source(tmp_path / path) for path in files}, ["Running Python", " "])
+    log.sources(
+        script,
+        manifest(script),
+        {path: read_source(tmp_path / path) for path in files},
+        ["Running Python", " "],
+    )
     log.end("ok")
     read = read_log(log.path)
     assert rip(log.path) == read.script == script
@@ -154,9 +194,12 @@ def test_a_rule_line_in_a_project_file_survives_behind_its_bar(tmp_path):
 
 
 REFUSED = {
-    "CRLF": (IMPORT + b"x\r\n", "carriage return", True), "CR": (IMPORT + b"x\ry\n", "carriage return", True),
-    "NUL": (IMPORT + b"\0\n", "NUL", True), "latin-1": (IMPORT + "é\n".encode("latin-1"), "not UTF-8 at offset 15", True),
-    "a surrogate": (IMPORT + b"\xed\xa0\x80\n", "not UTF-8", True), "overlong": (IMPORT + b"\xc0\xaf\n", "not UTF-8", True),
+    "CRLF": (IMPORT + b"x\r\n", "carriage return", True),
+    "CR": (IMPORT + b"x\ry\n", "carriage return", True),
+    "NUL": (IMPORT + b"\0\n", "NUL", True),
+    "latin-1": (IMPORT + "é\n".encode("latin-1"), "not UTF-8 at offset 15", True),
+    "a surrogate": (IMPORT + b"\xed\xa0\x80\n", "not UTF-8", True),
+    "overlong": (IMPORT + b"\xc0\xaf\n", "not UTF-8", True),
     "UTF-16": ("import harness\n".encode("utf-16"), "not UTF-8", True),
     "4 MiB": (IMPORT + b"#" * (1 << 22) + b"\n", "expected fewer than", True),
     "a bare rule": (IMPORT + RULE.encode() + b"\n", "exactly 100 '=' (line 2)", False),
@@ -183,11 +226,34 @@ def test_a_source_that_could_not_be_given_back_is_refused_in_one_line(name, tmp_
 # what is said
 
 
-@given(st.lists(st.one_of(st.text(), st.sampled_from([
-    RULE, "\n", "\r", "\r\n", "\x85", "\u2028", "\f", "#:end {}", "|x", "step:1/2 val_loss:1.0", "> ", "\ud800", "\x1b[2K", "\0",
-    "x" * 10_000]))).map("".join))
+@given(
+    st.lists(
+        st.one_of(
+            st.text(),
+            st.sampled_from(
+                [
+                    RULE,
+                    "\n",
+                    "\r",
+                    "\r\n",
+                    "\x85",
+                    "\u2028",
+                    "\f",
+                    "#:end {}",
+                    "|x",
+                    "step:1/2 val_loss:1.0",
+                    "> ",
+                    "\ud800",
+                    "\x1b[2K",
+                    "\0",
+                    "x" * 10_000,
+                ]
+            ),
+        )
+    ).map("".join)
+)
 def test_printed_text_never_looks_like_anything_else(text):
-    """To a reader that breaks lines at newlines, to one that breaks them wherever Python does, and to a terminal."""
+    """To a reader that breaks lines at newlines, to one that does where Python does, and to a terminal."""
     with tempfile.TemporaryDirectory() as folder:
         log = RunLog(Path(folder), "r")
         log.sources(IMPORT, manifest(IMPORT), {}, [])
@@ -205,8 +271,12 @@ def test_printed_text_never_looks_like_anything_else(text):
         assert "".join(read.text) == text
 
 
-@given(st.recursive(st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text()),
-                    lambda inner: st.one_of(st.lists(inner), st.dictionaries(st.text(), inner))))
+@given(
+    st.recursive(
+        st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text()),
+        lambda inner: st.one_of(st.lists(inner), st.dictionaries(st.text(), inner)),
+    )
+)
 def test_an_event_is_one_line_of_ascii_json(value):
     line = canonical({"x": value, "nan": float("nan")})
     assert line.isascii() and line.isprintable()
@@ -219,168 +289,6 @@ def test_a_submission_cannot_give_an_event_another_number_or_kind(tmp_path):
     assert log.path.read_text() == '#:scalar {"kind":"end","seq":1,"step":1}\n'
 
 
-# whole lines
-
-
-def write_for_ever(folder: Path, run_id: str, ready) -> None:
-    """Write a log without a pause, as three threads would."""
-    log = RunLog(folder, run_id)
-    ready.set()
-    log.sources(IMPORT, manifest(IMPORT), {"a.py": b"x = 1\n" * 500, "b.py": b"y"}, ["Running Python"])
-    for i in range(10**9):
-        log.line(f"step:{i}/9 train_loss:1.0000 train_time:{i}ms step_avg:1.00ms")
-        log.event("scalar", step=i, words="x" * (i * 997 % 9000))
-        log.text("one\ntwo " + "y" * (i * 31 % 5000))
-
-
-def test_a_hundred_kills_leave_nothing_but_whole_lines(tmp_path):
-    rng, lengths, cut = random.Random(0), set(), 0
-    for i in range(100):
-        ready = FORK.Event()
-        writer = FORK.Process(target=write_for_ever, args=(tmp_path, f"r{i}", ready))
-        writer.start()
-        assert ready.wait(30)
-        time.sleep(rng.random() ** 3 * 0.05)
-        os.kill(writer.pid, signal.SIGKILL)
-        writer.join()
-        data = (tmp_path / f"r{i}.txt").read_bytes()
-        read = read_log(tmp_path / f"r{i}.txt")
-        cut += not data.endswith(b"\n")
-        lengths.add(len(read.steps))
-        assert read.end is None and [s.step for s in read.steps] == list(range(len(read.steps)))
-        assert 0 <= len(read.steps) - len(read.events) <= 1
-        assert not read.files or read.files["a.py"].source == b"x = 1\n" * 500
-    assert len(lengths) > 20, "the kills all came at the same moment"
-
-
-def make_log(folder: Path, run_id: str, made) -> None:
-    """Make a whole log, or say that there is one."""
-    try:
-        log = RunLog(folder, run_id)
-    except FileExistsError:
-        made.put((run_id, False))
-        return
-    log.sources(IMPORT, manifest(IMPORT), {}, [])
-    log.text(run_id)
-    log.end("ok")
-    made.put((run_id, True))
-
-
-def test_fifty_writers_at_once_never_share_a_log_and_keep_the_ledger_whole(tmp_path):
-    """Five processes of ten threads; each run id is wanted twice and granted once."""
-    made, gate = FORK.Queue(), FORK.Event()
-
-    def ten(first: int) -> None:
-        threads = [threading.Thread(target=make_log, args=(tmp_path, f"r{(first + i) % 25}", made)) for i in range(10)]
-        gate.wait(30)
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-
-    processes = [FORK.Process(target=ten, args=(10 * i,)) for i in range(5)]
-    for process in processes:
-        process.start()
-    gate.set()
-    answers = sorted(made.get(timeout=60) for _ in range(50))
-    for process in processes:
-        process.join(timeout=10)
-    assert answers == sorted((f"r{i}", granted) for i in range(25) for granted in (False, True))
-    for i in range(25):
-        read = read_log(tmp_path / f"r{i}.txt")
-        assert read.end["status"] == "ok" and read.text == [f"r{i}"]
-    entries = [json.loads(line) for line in (tmp_path / "ledger.jsonl").read_bytes().decode().splitlines()]
-    assert sorted((e["run_id"], e["what"]) for e in entries) == sorted(
-        (f"r{i}", what) for i in range(25) for what in ("start", "end"))
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*(f"r{i}.txt" for i in range(25)), "ledger.jsonl"])
-
-
 def test_run_ids_of_one_second_differ():
     assert len({new_run_id("0" * 64) for _ in range(1000)}) > 990
     assert re.fullmatch(r"\d{8}T\d{6}Z_abcdef01_[0-9a-f]{6}", new_run_id("abcdef0123"))
-
-
-def test_nothing_is_written_below_the_end_line_and_no_file_stays_open(tmp_path):
-    before = len(os.listdir("/dev/fd"))
-    for i in range(5):
-        log = RunLog(tmp_path, f"r{i}")
-        log.sources(IMPORT, manifest(IMPORT), {}, [])
-        first = log.end("ok", val_loss=1.0)
-        log.line("step:1/1 train_loss:1.0000 train_time:1ms step_avg:1.00ms")
-        log.text("late")
-        assert log.end("failed") is first and first["status"] == "ok"
-        assert read_log(log.path).end["status"] == "ok"
-    assert len(os.listdir("/dev/fd")) == before
-
-
-def test_a_rank_without_a_log_writes_nothing(tmp_path):
-    log = RunLog(None, "r")
-    log.sources(IMPORT, manifest(IMPORT), {"a.py": b""}, [])
-    log.text("x")
-    assert log.end("ok") == {"status": "ok"} and log.path is None
-
-
-def fill(folder: Path, room: int, answers) -> None:
-    """Write a log where files can have `room` bytes, until an error comes; end it."""
-    log = RunLog(folder, "r")
-    log.sources(IMPORT, manifest(IMPORT), {}, [])
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
-    try:
-        while True:
-            log.text("x" * 600)
-    except OSError as error:
-        answers.put((error.errno, log.end("disk_full" if is_disk_full(error) else "failed", val_loss=1.0)))
-
-
-@pytest.mark.parametrize("room", [65_536, 65_000, 64_600])
-def test_a_full_disk_leaves_whole_lines_and_says_so(room, tmp_path):
-    """Files cannot grow over `room`: a line of 603 bytes fails; the end line of under 200 fits after it, or not."""
-    answers = FORK.Queue()
-    writer = FORK.Process(target=fill, args=(tmp_path, room, answers))
-    writer.start()
-    number, end = answers.get(timeout=30)
-    writer.join()
-    assert number == errno.EFBIG and end["status"] == "disk_full"
-    data = (tmp_path / "r.txt").read_bytes()
-    read = read_log(tmp_path / "r.txt")
-    assert data.endswith(b"\n") and len(data) <= room and set(read.text) == {"x" * 600}
-    assert (read.end is None) == ("unwritten" in end)
-    assert read.end is None or (read.end["status"], read.end["val_loss"]) == ("disk_full", 1.0)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["ledger.jsonl", "r.txt"], "the spare file is still there"
-    assert [json.loads(line)["what"] for line in (tmp_path / "ledger.jsonl").read_text().splitlines()] == ["start", "end"]
-
-
-def test_the_spare_bytes_of_a_full_disk_let_the_end_line_through(tmp_path, monkeypatch):
-    """A file system with no room but what the spare file gives back, played by os.write."""
-    log = RunLog(tmp_path, "r")
-    log.sources(IMPORT, manifest(IMPORT), {}, [])
-    write = os.write
-
-    def full(fd: int, data: bytes) -> int:
-        if fd == log._fd and (tmp_path / ".r.spare").exists():
-            write(fd, data[:7])  # what fits into the last block
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return write(fd, data)
-
-    monkeypatch.setattr(os, "write", full)
-    with pytest.raises(OSError):
-        log.text("more")
-    assert log.end("ok")["status"] == "disk_full"
-    read = read_log(log.path)
-    assert read.end["status"] == "disk_full" and read.end["seq"] == 2 and not read.text
-
-
-def short_ledger(folder: Path) -> None:
-    log = RunLog(folder, "b")
-    room = (folder / "ledger.jsonl").stat().st_size + 20
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
-    log._record("start", track="t")
-
-
-def test_a_ledger_line_that_does_not_fit_leaves_no_half(tmp_path):
-    RunLog(tmp_path, "a")._record("start", track="t" * 2000)
-    writer = FORK.Process(target=short_ledger, args=(tmp_path,))
-    writer.start()
-    writer.join()
-    RunLog(tmp_path, "c")._record("start", track="t")
-    assert [json.loads(line)["run_id"] for line in (tmp_path / "ledger.jsonl").read_text().splitlines()] == ["a", "c"]

@@ -50,7 +50,8 @@ def test_epochs_repeat_the_stream_and_the_last_target_of_one_is_the_first_token_
 
 def test_a_stream_resumes_at_any_position(shards):
     for position in (0, 999, 1000, 1001, 1777, 1778, 2000):
-        assert torch.equal(TokenStream(shards, position=position).take(500), torch.arange(position, position + 500))
+        taken = TokenStream(shards, position=position).take(500)
+        assert torch.equal(taken, torch.arange(position, position + 500))
 
 
 def test_prefetching_changes_nothing_when_the_batch_changes(shards):

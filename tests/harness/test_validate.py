@@ -45,13 +45,19 @@ def test_every_world_size_gives_the_same_bits(ranks):
 
 
 def test_uniform_logits_give_the_logarithm_of_the_vocabulary(alone):
-    assert validate(lambda x: torch.zeros(*x.shape, 257), tokens(), 128, 16) == pytest.approx(math.log(257), abs=1e-6)
+    loss = validate(lambda x: torch.zeros(*x.shape, 257), tokens(), 128, 16)
+    assert loss == pytest.approx(math.log(257), abs=1e-6)
 
 
 def test_a_loss_that_is_not_finite_is_a_nan_on_every_rank(ranks):
     def broken():
-        bad = tokens()
-        return validate(lambda x: torch.full((*x.shape, 257), float("nan") if x[0, 0] == bad[0] else 0.0), bad, 128, 16)
+        ids = tokens()
+
+        def logits_of(x):
+            return torch.full((*x.shape, 257), math.nan if x[0, 0] == ids[0] else 0.0)
+
+        return validate(logits_of, ids, 128, 16)
+
     assert all(math.isnan(loss) for loss in ranks(2, broken))
 
 
@@ -77,8 +83,11 @@ def looks_at_the_next_sequence(x):
 
 @pytest.mark.parametrize("cheat", [looks_ahead, looks_at_the_next_sequence])
 def test_a_model_that_looks_ahead_trips(cheat):
-    """100 draws of one cut. A leak over one place shows where the cut is not at a border, one into the next sequence
-    only where it is: 1 cut in 16."""
+    """100 draws of one cut.
+
+    A leak over one place shows where the cut is not at a border, one into the next sequence only where it is:
+    1 cut in 16.
+    """
     generator, tripped = torch.Generator().manual_seed(0), 0
     for _ in range(100):
         try:
@@ -90,7 +99,8 @@ def test_a_model_that_looks_ahead_trips(cheat):
 
 
 def test_a_causal_model_never_trips():
-    check_causality(model(), tokens()[:128].view(-1, 16), 256, 1e-5, torch.Generator().manual_seed(0), cuts=50)
+    generator = torch.Generator().manual_seed(0)
+    check_causality(model(), tokens()[:128].view(-1, 16), 256, 1e-5, generator, cuts=50)
 
 
 def test_a_changed_weight_buffer_attribute_or_optimizer_state_changes_the_digest():
@@ -102,8 +112,8 @@ def test_a_changed_weight_buffer_attribute_or_optimizer_state_changes_the_digest
     adam.step()
     before = state_digest(gpt, [adam])
     assert before == state_digest(gpt, [adam])
-    changes = [gpt.wte.weight.data[0], gpt.cos_T1D[0], gpt.hidden[0], adam.state[gpt.wte.weight]["exp_avg"][0]]
-    for tensor in changes:
+    averages = adam.state[gpt.wte.weight]["exp_avg"]
+    for tensor in (gpt.wte.weight.data[0], gpt.cos_T1D[0], gpt.hidden[0], averages[0]):
         tensor += 1e-3
         after = state_digest(gpt, [adam])
         assert sum(before[name] != after[name] for name in before) == 1
@@ -131,7 +141,8 @@ def test_the_watch_finds_a_replaced_function_a_replaced_method_and_patched_code(
         with pytest.raises(Tripwire, match="Clock.stop"):
             watch.check()
     with monkeypatch.context() as patch:
-        patch.setattr(harness.validate.checked_logits, "__code__", (lambda logits, batch, seq_len: logits).__code__)
+        checks_nothing = lambda logits, batch, seq_len: logits  # noqa: E731
+        patch.setattr(harness.validate.checked_logits, "__code__", checks_nothing.__code__)
         with pytest.raises(Tripwire, match="checked_logits"):
             watch.check()
     watch.check()

@@ -1,4 +1,5 @@
-"""python -m records extract: what a log carries comes out byte for byte, and nothing outside of the folder."""
+"""python -m records extract: what a log carries comes out byte for byte, nothing outside of the folder."""
+
 import json
 from pathlib import Path
 
@@ -11,12 +12,11 @@ from records.extract import unsafe
 SCRIPT = b"import harness\n"
 
 
-def write(folder: Path, files: dict[str, bytes], script_path: str | None = None) -> Path:
+def write(folder: Path, files: dict[str, bytes], script: str = "train_gpt2.py") -> Path:
     """Write a whole log that carries some files."""
     log = RunLog(folder, "r")
-    named = {"script_path": script_path} if script_path is not None else {}
-    log.sources(SCRIPT, {"format": 1, "track": "t", "seed": 0, "code": {"script": sha256(SCRIPT), "digest": "d"}, **named},
-                files, [])
+    code = {"script": sha256(SCRIPT), "digest": "d"}
+    log.sources(SCRIPT, {"format": 1, "script": script, "track": "t", "seed": 0, "code": code}, files, [])
     log.end("ok")
     return log.path
 
@@ -26,8 +26,12 @@ def extract(log: Path, folder: Path) -> int:
 
 
 def test_script_and_files_come_out_byte_for_byte(tmp_path, capsys):
-    files = {"harness/a.py": b"x\n", "harness/__init__.py": b"", "lab/deep/er/b.py": b"no newline",
-             "c.py": b"\n\n|#:endfile\n" + RULE.encode() + b"\n"}
+    files = {
+        "harness/a.py": b"x\n",
+        "harness/__init__.py": b"",
+        "lab/deep/er/b.py": b"no newline",
+        "c.py": b"\n\n|#:endfile\n" + RULE.encode() + b"\n",
+    }
     log = write(tmp_path / "runs", files)
     for folder in (tmp_path / "absent" / "too", tmp_path):
         if folder == tmp_path:
@@ -43,10 +47,40 @@ def test_the_script_lands_where_the_manifest_says(tmp_path):
     assert (tmp_path / "out" / "bench" / "gpt2_adamw.py").read_bytes() == SCRIPT
 
 
-UNSAFE = ["", "/etc/passwd", "../a.py", "a/../../b.py", "a/./b.py", "a//b.py", "a/", "a\\b.py", "..\\b.py", "C:/a.py", "C:a.py",
-          "a\0.py", "a\n.py", "a\x1b.py", "\u202ea.py", "\ud800.py", "con", "lab/NUL.py", "com1.py", "LPT9", "aux .py",
-          "a. ", "a.", ".git/config", "lab/.hidden.py", "-rf", "~/a:b", "a?.py", "a*.py", "x" * 256, "é" * 128,
-          "a/" * 600 + "b"]
+UNSAFE = [
+    "",
+    "/etc/passwd",
+    "../a.py",
+    "a/../../b.py",
+    "a/./b.py",
+    "a//b.py",
+    "a/",
+    "a\\b.py",
+    "..\\b.py",
+    "C:/a.py",
+    "C:a.py",
+    "a\0.py",
+    "a\n.py",
+    "a\x1b.py",
+    "\u202ea.py",
+    "\ud800.py",
+    "con",
+    "lab/NUL.py",
+    "com1.py",
+    "LPT9",
+    "aux .py",
+    "a. ",
+    "a.",
+    ".git/config",
+    "lab/.hidden.py",
+    "-rf",
+    "~/a:b",
+    "a?.py",
+    "a*.py",
+    "x" * 256,
+    "é" * 128,
+    "a/" * 600 + "b",
+]
 
 
 @pytest.mark.parametrize("path", UNSAFE)
@@ -63,13 +97,25 @@ def test_an_unsafe_script_path_writes_nothing(tmp_path):
     assert not list(tmp_path.rglob("*.py"))
 
 
-@pytest.mark.parametrize("path", ["harness/a.py", "lab/é.py", "x" * 252 + ".py", "a b.py", "console.py", "com.py", "a..b"])
+@pytest.mark.parametrize(
+    "path", ["harness/a.py", "lab/é.py", "x" * 252 + ".py", "a b.py", "console.py", "com.py", "a..b"]
+)
 def test_an_ordinary_path_is_safe(path):
     assert unsafe(path) is None
 
 
-@pytest.mark.parametrize("paths", [("A.py", "a.py"), ("a", "a/b.py"), ("a/b.py", "A/B.PY"), ("\u00e9.py", "e\u0301.py"),
-                                   ("train_gpt2.py",), ("Train_GPT2.py",), ("train_gpt2.py/x",)])
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ("A.py", "a.py"),
+        ("a", "a/b.py"),
+        ("a/b.py", "A/B.PY"),
+        ("\u00e9.py", "e\u0301.py"),
+        ("train_gpt2.py",),
+        ("Train_GPT2.py",),
+        ("train_gpt2.py/x",),
+    ],
+)
 def test_two_files_never_meet_on_any_file_system(paths, tmp_path, capsys):
     assert extract(write(tmp_path / "runs", {path: b"x\n" for path in paths}), tmp_path / "out") == 2
     assert not (tmp_path / "out").exists()
@@ -83,8 +129,13 @@ def test_a_folder_that_is_in_use_is_left_alone(tmp_path, capsys):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
-    for name, words in (("full", "not empty"), ("link", "not a folder"), ("dangling", "not a folder"),
-                        ("full/mine.txt", "not a folder"), ("full/mine.txt/x", "cannot be written")):
+    for name, words in (
+        ("full", "not empty"),
+        ("link", "not a folder"),
+        ("dangling", "not a folder"),
+        ("full/mine.txt", "not a folder"),
+        ("full/mine.txt/x", "cannot be written"),
+    ):
         assert extract(log, tmp_path / name) == 2
         message = capsys.readouterr().err
         assert words in message and message.count("\n") == 1
@@ -95,8 +146,14 @@ def test_a_folder_that_is_in_use_is_left_alone(tmp_path, capsys):
 def test_what_is_no_whole_log_is_refused_in_one_line(tmp_path, capsys):
     log = write(tmp_path / "runs", {"a.py": b"x\n"})
     data = log.read_bytes()
-    cases = {"cut": data[:8], "empty": b"", "binary": bytes(range(256)) * 9, "tampered": data.replace(b"|x", b"|y"),
-             "resealed": reseal(data.replace(b"|x", b"|y")), "other script": reseal(b"# more\n" + data)}
+    cases = {
+        "cut": data[:8],
+        "empty": b"",
+        "binary": bytes(range(256)) * 9,
+        "tampered": data.replace(b"|x", b"|y"),
+        "resealed": reseal(data.replace(b"|x", b"|y")),
+        "other script": reseal(b"# more\n" + data),
+    }
     for name, bad in cases.items():
         (tmp_path / name).write_bytes(bad)
         assert extract(tmp_path / name, tmp_path / "out") == 2, name
@@ -113,6 +170,7 @@ def reseal(data: bytes) -> bytes:
 
 def test_the_help_of_each_command_ends_in_an_example_that_parses(tmp_path, capsys, monkeypatch):
     from records import __main__
+
     for name, (module, _, example) in __main__.COMMANDS.items():
         with pytest.raises(SystemExit):
             main([name, "--help"])

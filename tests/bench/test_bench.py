@@ -1,0 +1,105 @@
+"""The benchmarks: their arithmetic, their page, and that each of them runs (tiny: measures nothing)."""
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.muon_claims import newton_schulz_flops, state_bytes
+from bench.page import page
+from bench.project import crossing
+from bench.ranks import step_flops
+from bench.rounds import Result, Row, interleaved, ratios
+from bench.run import NAMES, finite
+from train_gpt2 import GPT, RECIPES
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def run(script: str, *flags: str) -> str:
+    """Run a script of bench/ and return its stdout."""
+    done = subprocess.run([sys.executable, str(ROOT / "bench" / script), *flags], capture_output=True,
+                          text=True,
+                          timeout=300, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_rounds_alternate_their_order():
+    order = []
+    found = interleaved({"a": lambda: order.append("a") or 1, "b": lambda: order.append("b") or 2}, 3)
+    assert order == ["a", "b", "b", "a", "a", "b"]
+    assert found == {"a": [1, 1, 1], "b": [2, 2, 2]}
+    assert ratios(found["b"], found["a"]) == [2, 2, 2]
+
+
+def test_a_verdict_follows_the_median_and_the_direction_of_the_goal():
+    assert Row("speed", [1.0, 2.0, 9.0], "x", ">= 1.9").verdict() == "pass"
+    assert Row("speed", [1.0, 1.8, 9.0], "x", ">= 1.9").verdict() == "miss"
+    assert Row("cost", [0.2], "%", "<= 0.1").verdict() == "miss"
+    assert Row("never met", [float("inf")], "", "<= 0.1").verdict() == "miss"
+    assert Row("no goal", [1.0], "s").verdict() == ""
+
+
+def test_a_crossing_lies_between_two_validations():
+    curve = [(0.0, 8.0, 0), (10.0, 6.0, 100), (20.0, 5.0, 200)]
+    assert crossing(curve, 5.5) == (15.0, 150.0)
+    assert crossing(curve, 4.0) is None
+
+
+def test_a_steps_operations_are_those_of_its_matrices_and_attention():
+    """Against the parameters of the model itself, and the published 123,568,128 active ones of the recipe."""
+    hp = RECIPES["fineweb"]
+    with torch.device("meta"):
+        model = GPT(hp)
+    active = sum(p.numel() for p in model.parameters()) - model.wte.weight.numel()
+    attention = 3 * 2 * 2 * (hp.seq_len / 2) * hp.n_embd * hp.n_layer  # 2 products, forward + 2 backward
+    assert active == 123_568_128
+    assert step_flops(hp) == hp.batch_tokens * (6 * active + attention)
+
+
+def test_newton_schulz_is_counted_as_the_reference_says():
+    """The reference's bound: 5 steps of 6 n m^2 at most, against 6 n m B for the gradient: 5 m / B."""
+    hp = RECIPES["fineweb"]
+    assert 0.003 < newton_schulz_flops(hp) / step_flops(hp) < 5 * hp.n_embd / hp.batch_tokens
+    assert state_bytes(hp) == {"muon": 4 * 84_934_656, "adam": 8 * 84_934_656}
+
+
+def test_the_page_shows_a_miss_and_warns_of_a_busy_machine():
+    result = {"name": "two_ranks", "quick": False, "seconds": 1.0, "foreign_load": [0.0, 1.5], "how": "So.",
+              "raw": {},
+              "conditions": {"cpu": "C", "cpus": 2, "memory_gib": 8, "gpu": None, "platform": "L",
+                             "python": "3",
+                             "torch": "2", "date": "today", "load": [1.5, 1, 1]},
+              "rows": [{**Row("gain", [1.2], "x", ">= 1.9")._asdict(), "measured": "1.2 x",
+                        "verdict": "miss"}]}
+    text = page([result], "python bench/run.py")
+    assert "| gain | 1.2 x | >= 1.9 | miss |" in text and "Others used 1.5 cores" in text
+    assert "not measured (--quick)" in page([{**result, "quick": True}], "python bench/run.py")
+    assert "Others used" not in page([{**result, "foreign_load": [0.0, None]}], "python bench/run.py")
+
+
+def test_results_without_a_number_are_valid_json():
+    assert json.loads(json.dumps(finite({1: [float("inf"), (1.5, float("nan"))]}), allow_nan=False)) == \
+        {"1": ["inf", [1.5, "nan"]]}
+    assert Result([], "", {}).raw == {}
+
+
+def test_the_stream_benchmark_runs_and_prints_its_page(tmp_path):
+    run("run.py", "--quick", "--only", "stream_rate", "-o", str(tmp_path / "page.md"))
+    assert "| stream read rate, world size 1 |" in (tmp_path / "page.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "stream_rate"])
+def test_each_benchmark_runs(name):
+    assert "## How each was measured" in run("run.py", "--quick", "--only", name)
+
+
+@pytest.mark.slow
+def test_the_gpu_benchmarks_run_on_a_cpu():
+    text = run("gpu.py", "--device", "cpu", "--quick", "--data", str(ROOT / "data" / "sample"))
+    assert "same bits (exact, deterministic kernels) | 1 (1: yes)" in text
+    assert "| val_loss after step 3 |" in text

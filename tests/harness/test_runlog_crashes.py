@@ -1,0 +1,214 @@
+"""The log keeps whole lines and says how it ended: kills at any moment, many writers, a full disk."""
+
+import errno
+import json
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from harness.runlog import RunLog, is_disk_full, sha256
+from records.reader import read_log
+
+FORK = multiprocessing.get_context("fork")
+IMPORT = b"import harness\n"
+
+
+def manifest(script: bytes) -> dict:
+    """Return a manifest that says as much as a reader insists on."""
+    return {"format": 1, "track": "t", "seed": 0, "code": {"script": sha256(script), "digest": "d"}}
+
+
+def ledger(folder: Path) -> list[dict]:
+    """Return the ledger's entries."""
+    return [json.loads(line) for line in (folder / "ledger.jsonl").read_text().split("\n")[:-1]]
+
+
+def write_for_ever(folder: Path, run_id: str, ready) -> None:
+    """Write a log without a pause, as three threads would."""
+    log = RunLog(folder, run_id)
+    ready.set()
+    log.sources(IMPORT, manifest(IMPORT), {"a.py": b"x = 1\n" * 500, "b.py": b"y"}, ["Running Python"])
+    for i in range(10**9):
+        log.line(f"step:{i}/9 train_loss:1.0000 train_time:{i}ms step_avg:1.00ms")
+        log.event("scalar", step=i, words="x" * (i * 997 % 9000))
+        log.text("one\ntwo " + "y" * (i * 31 % 5000))
+
+
+def test_a_hundred_kills_leave_nothing_but_whole_lines(tmp_path):
+    rng, lengths, cut = random.Random(0), set(), 0
+    for i in range(100):
+        ready = FORK.Event()
+        writer = FORK.Process(target=write_for_ever, args=(tmp_path, f"r{i}", ready))
+        writer.start()
+        assert ready.wait(30)
+        time.sleep(rng.random() ** 3 * 0.05)
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.join()
+        data = (tmp_path / f"r{i}.txt").read_bytes()
+        read = read_log(tmp_path / f"r{i}.txt")
+        cut += not data.endswith(b"\n")
+        lengths.add(len(read.steps))
+        assert read.end is None and [s.step for s in read.steps] == list(range(len(read.steps)))
+        assert 0 <= len(read.steps) - len(read.events) <= 1
+        assert not read.files or read.files["a.py"].source == b"x = 1\n" * 500
+    assert len(lengths) > 20, "the kills all came at the same moment"
+
+
+def make_log(folder: Path, run_id: str, made) -> None:
+    """Make a whole log, or say that there is one."""
+    try:
+        log = RunLog(folder, run_id)
+    except FileExistsError:
+        made.put((run_id, False))
+        return
+    log.sources(IMPORT, manifest(IMPORT), {}, [])
+    log.text(run_id)
+    log.end("ok")
+    made.put((run_id, True))
+
+
+def test_fifty_writers_at_once_never_share_a_log_and_keep_the_ledger_whole(tmp_path):
+    """Five processes of ten threads; each run id is wanted twice and granted once."""
+    made, gate = FORK.Queue(), FORK.Event()
+
+    def ten(first: int) -> None:
+        threads = [
+            threading.Thread(target=make_log, args=(tmp_path, f"r{(first + i) % 25}", made))
+            for i in range(10)
+        ]
+        gate.wait(30)
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    processes = [FORK.Process(target=ten, args=(10 * i,)) for i in range(5)]
+    for process in processes:
+        process.start()
+    gate.set()
+    answers = sorted(made.get(timeout=60) for _ in range(50))
+    for process in processes:
+        process.join(timeout=10)
+    assert answers == sorted((f"r{i}", granted) for i in range(25) for granted in (False, True))
+    for i in range(25):
+        read = read_log(tmp_path / f"r{i}.txt")
+        assert read.end["status"] == "ok" and read.text == [f"r{i}"]
+    wanted = sorted((f"r{i}", what) for i in range(25) for what in ("start", "end"))
+    assert sorted((entry["run_id"], entry["what"]) for entry in ledger(tmp_path)) == wanted
+    assert {p.name for p in tmp_path.iterdir()} == {*(f"r{i}.txt" for i in range(25)), "ledger.jsonl"}
+
+
+def test_nothing_is_written_below_the_end_line_and_no_file_stays_open(tmp_path):
+    before = len(os.listdir("/dev/fd"))
+    for i in range(5):
+        log = RunLog(tmp_path, f"r{i}")
+        log.sources(IMPORT, manifest(IMPORT), {}, [])
+        first = log.end("ok", val_loss=1.0)
+        log.line("step:1/1 train_loss:1.0000 train_time:1ms step_avg:1.00ms")
+        log.text("late")
+        assert log.end("failed") is first and first["status"] == "ok"
+        assert read_log(log.path).end["status"] == "ok"
+    assert len(os.listdir("/dev/fd")) == before
+
+
+def test_a_rank_without_a_log_writes_nothing(tmp_path):
+    log = RunLog(None, "r")
+    log.sources(IMPORT, manifest(IMPORT), {"a.py": b""}, [])
+    log.text("x")
+    assert log.end("ok") == {"status": "ok"} and log.path is None
+
+
+def fill(folder: Path, room: int, answers) -> None:
+    """Write a log where files can have `room` bytes, until an error comes; end it."""
+    log = RunLog(folder, "r")
+    log.sources(IMPORT, manifest(IMPORT), {}, [])
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+    try:
+        while True:
+            log.text("x" * 600)
+    except OSError as error:
+        answers.put((error.errno, log.end("disk_full" if is_disk_full(error) else "failed", val_loss=1.0)))
+
+
+@pytest.mark.parametrize("room", [65_536, 65_000, 64_600])
+def test_a_full_disk_leaves_whole_lines_and_says_so(room, tmp_path):
+    """No file can grow over `room`: a line of 603 bytes fails; the shorter end line fits after it, or not."""
+    answers = FORK.Queue()
+    writer = FORK.Process(target=fill, args=(tmp_path, room, answers))
+    writer.start()
+    number, end = answers.get(timeout=30)
+    writer.join()
+    assert number == errno.EFBIG and end["status"] == "disk_full"
+    data = (tmp_path / "r.txt").read_bytes()
+    read = read_log(tmp_path / "r.txt")
+    assert data.endswith(b"\n") and len(data) <= room and set(read.text) == {"x" * 600}
+    assert (read.end is None) == ("unwritten" in end)
+    assert read.end is None or (read.end["status"], read.end["val_loss"]) == ("disk_full", 1.0)
+    assert {p.name for p in tmp_path.iterdir()} == {"ledger.jsonl", "r.txt"}, "the spare file is still there"
+    assert [entry["what"] for entry in ledger(tmp_path)] == ["start", "end"]
+
+
+def test_the_spare_bytes_of_a_full_disk_let_the_end_line_through(tmp_path, monkeypatch):
+    """A file system with no room but what the spare file gives back, played by os.write."""
+    log = RunLog(tmp_path, "r")
+    log.sources(IMPORT, manifest(IMPORT), {}, [])
+    write = os.write
+
+    def full(fd: int, data: bytes) -> int:
+        if fd == log._fd and (tmp_path / ".r.spare").exists():
+            write(fd, data[:7])  # what fits into the last block
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(fd, data)
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError):
+        log.text("more")
+    assert log.end("ok")["status"] == "disk_full"
+    read = read_log(log.path)
+    assert read.end["status"] == "disk_full" and read.end["seq"] == 2 and not read.text
+
+
+def test_a_disk_that_fills_up_among_the_sources_ends_the_log_too(tmp_path):
+    """It once left the spare file, neither end nor ledger line: the run did not know its log yet."""
+
+    def fill_at_once() -> None:
+        log = RunLog(tmp_path, "r")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (70_000, 70_000))
+        try:
+            log.sources(IMPORT, manifest(IMPORT), {"a.py": b"x = 1\n" * 100, "b.py": b"y" * 70_000}, [])
+        except OSError as error:
+            os._exit(error.errno)
+
+    writer = FORK.Process(target=fill_at_once)
+    writer.start()
+    writer.join()
+    read = read_log(tmp_path / "r.txt")
+    assert writer.exitcode == errno.EFBIG
+    assert (
+        read.end["status"] == "disk_full" and read.end["type"] == "OSError" and list(read.files) == ["a.py"]
+    )
+    assert [entry["what"] for entry in ledger(tmp_path)] == ["start", "end"]
+    assert {p.name for p in tmp_path.iterdir()} == {"ledger.jsonl", "r.txt"}
+
+
+def short_ledger(folder: Path) -> None:
+    log = RunLog(folder, "b")
+    room = (folder / "ledger.jsonl").stat().st_size + 20
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+    log._record("start", track="t")
+
+
+def test_a_ledger_line_that_does_not_fit_leaves_no_half(tmp_path):
+    RunLog(tmp_path, "a")._record("start", track="t" * 2000)
+    writer = FORK.Process(target=short_ledger, args=(tmp_path,))
+    writer.start()
+    writer.join()
+    RunLog(tmp_path, "c")._record("start", track="t")
+    assert [entry["run_id"] for entry in ledger(tmp_path)] == ["a", "c"]
