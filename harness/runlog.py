@@ -176,8 +176,8 @@ class RunLog:
     def end(self, status: str, **fields) -> dict:
         """Append `#:end`, whose sha256 covers every byte above, and the ledger's end line; return its fields.
 
-        Later calls change nothing. Where the disk is full the status says so if it was to be ok; what cannot be
-        written at all is told in the field `unwritten`.
+        Later calls change nothing. Where the disk is full the status says so if it was to be ok; what cannot
+        be written at all is told in the field `unwritten`.
         """
         with self._lock:
             if self._end is None:
