@@ -27,8 +27,10 @@ END
 make_environment() {
     local lock="$root/.venv.lock" python
     until mkdir "$lock" 2>/dev/null; do
-        [ -d "$lock" ] || { say "run.sh: $root is not writable, so no .venv can be made; use --python FILE"; exit 2; }
-        if [ -f "$lock/pid" ] && ! kill -0 "$(cat "$lock/pid")" 2>/dev/null; then rm -rf "$lock"; continue; fi
+        [ -w "$root" ] || { say "run.sh: $root is not writable, so no .venv can be made; use --python FILE"; exit 2; }
+        if [ -f "$lock/pid" ] && ! kill -0 "$(cat "$lock/pid")" 2>/dev/null; then
+            mv "$lock" "$lock.$$" 2>/dev/null && rm -rf "$lock.$$"; continue
+        fi
         say "waiting for another process that is making .venv (if there is none: rm -r '$lock')"; sleep 3
     done
     echo $$ >"$lock/pid"
@@ -41,7 +43,7 @@ make_environment() {
             say "run.sh: found no Python of 3.11 or later with venv; install one, or name it: ./run.sh --python FILE"
             exit 2
         fi
-        [ -x "$root/.venv/bin/python" ] || show "$python" -m venv "$root/.venv" >&2
+        "$root/.venv/bin/python" -m pip --version >/dev/null 2>&1 || show "$python" -m venv --clear "$root/.venv" >&2
         python="$root/.venv/bin/python"
         if [ "$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null && ! "$python" -c 'import torch' 2>/dev/null; then
             # a build without gigabytes of CUDA, if its index answers

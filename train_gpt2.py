@@ -194,8 +194,11 @@ class Block(nn.Module):
 
 
 def norm(x: Tensor) -> Tensor:
-    """RMSNorm over the last dimension, without gain. torch's default eps depends on version and dtype."""
-    return F.rms_norm(x, (x.size(-1),), eps=torch.finfo(torch.float32).eps)
+    """RMSNorm over the last dimension, without gain, in the dtype of x.
+
+    torch's default eps depends on version and dtype; so does what autocast makes of the result.
+    """
+    return F.rms_norm(x, (x.size(-1),), eps=torch.finfo(torch.float32).eps).type_as(x)
 
 
 def rotate(x_BTHD: Tensor, cos_T1D: Tensor, sin_T1D: Tensor) -> Tensor:
@@ -205,7 +208,7 @@ def rotate(x_BTHD: Tensor, cos_T1D: Tensor, sin_T1D: Tensor) -> Tensor:
 
 
 class GPT(nn.Module):
-    """GPT-2 with rotary positions, RMSNorm, an untied head: token ids (B, T) to float32 logits (B, T, V)."""
+    """GPT-2 with rotary positions, RMSNorm, an untied head: token ids (B, T) to logits (B, T, V) of dtype."""
 
     def __init__(self, hp: Hyperparameters):
         super().__init__()
@@ -229,7 +232,7 @@ class GPT(nn.Module):
             x_BTC = norm(self.wte(idx_BT))
             for block in self.blocks:
                 x_BTC = block(x_BTC, (self.cos_T1D[:T], self.sin_T1D[:T]))
-            return self.lm_head(norm(x_BTC)).float()
+            return self.lm_head(norm(x_BTC))
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -251,18 +254,20 @@ def lr_factor(step: int, hp: Hyperparameters) -> float:
     return min(1.0, (hp.num_iterations - step) / hp.cooldown_iters)
 
 
-def loss_sum(net: nn.Module, x_BT: Tensor, y_BT: Tensor) -> Tensor:
-    """Return the cross-entropy summed over tokens; the harness divides it once by the global token count."""
-    return F.cross_entropy(net(x_BT).flatten(0, 1), y_BT.flatten(), reduction="sum")
+def loss_sum(logits_BTV: Tensor, y_BT: Tensor) -> Tensor:
+    """Return the float32 cross-entropy, summed: the harness divides it once, by the global token count."""
+    return F.cross_entropy(logits_BTV.flatten(0, 1).float(), y_BT.flatten(), reduction="sum")
 
 
 def train(hp: Hyperparameters, model: nn.Module, optimizers: list, run: Run) -> None:
     """Train the model in place; the run yields the steps and validates, times and logs between them."""
+    loss_of = run.compile(loss_sum)  # fused: float32 logits of a pass would take 13 GB
     for step in run.steps(model, optimizers):
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = group.setdefault("initial_lr", group["lr"]) * lr_factor(step, hp)
         tokens = run.take(hp.batch_tokens)
-        run.accumulate(loss_sum, tokens[:-1].view(-1, hp.seq_len), tokens[1:].view(-1, hp.seq_len))
+        x_BT, y_BT = tokens[:-1].view(-1, hp.seq_len), tokens[1:].view(-1, hp.seq_len)
+        run.accumulate(lambda net, x, y: loss_of(net(x), y), x_BT, y_BT)
         for optimizer in optimizers:
             optimizer.step()
 

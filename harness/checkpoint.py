@@ -53,6 +53,8 @@ def restore(state: dict, model: nn.Module, optimizers: list) -> None:
         raise CheckpointError(f"the checkpoint is of another model: {reason}") from None
     names = {p: name for name, p in model.named_parameters()}
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        if set(saved["state"]) - {names[p] for group in optimizer.param_groups for p in group["params"]}:
+            raise CheckpointError("the checkpoint is of other optimizers: their parameters differ")
         groups, index = [], {}
         for group, values in zip(optimizer.param_groups, saved["groups"], strict=True):
             numbers = range(len(index), len(index) + len(group["params"]))
@@ -105,6 +107,23 @@ def load(folder: Path) -> tuple[dict, str, list[str]]:
         except (OSError, ValueError, KeyError, TypeError) as error:
             refused.append(f"{candidate.name} is not whole ({error})")
     raise CheckpointError(f"{folder}: no whole checkpoint; {'; '.join(refused) or 'it holds none'}")
+
+
+def resume(folder: Path, identity: dict[str, str], stop: int, model: nn.Module, optimizers: list) -> dict:
+    """Restore the newest whole checkpoint of a folder; return its facts, among them step and resumed_from.
+
+    Raises CheckpointError where there is none, where it belongs to a run of another identity, or where it
+    stands at the step stop or later.
+    """
+    state, name, refused = load(folder)
+    facts, step = state["facts"], state["step"]
+    if differ := [f"{k} {facts[k]}, not {v}" for k, v in identity.items() if facts[k] != v]:
+        raise CheckpointError(f"a checkpoint of another run: {'; '.join(differ)}")
+    if step >= stop:
+        raise CheckpointError(f"{name} stands at step {step}, the run is to stop at {stop}")
+    restore(state, model, optimizers)
+    return {**facts, "step": step, "resumed_from": {"checkpoint": name, "refused": refused, "step": step,
+                                                    "run_id": facts["run_id"]}}
 
 
 def file_sha256(path: Path) -> str:

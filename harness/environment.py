@@ -40,6 +40,8 @@ def open_log(plan: Plan, script: Path, argv: list[str], device: torch.device, pa
     On ranks other than 0 the log writes nothing. Raises BadInput where a file or the folder is unfit.
     """
     loaded = loaded_files()
+    if dist.get_rank():
+        return RunLog(None, ""), loaded
     loaded |= {f"harness/{file.name}": file for file in (ROOT / "harness").glob("*.py")}  # the launcher too
     try:
         source = read_source(script, script=True)
@@ -53,7 +55,7 @@ def open_log(plan: Plan, script: Path, argv: list[str], device: torch.device, pa
                 "git": git_facts(), "calibration": calibrate(device), "clocks": host_clocks(), "format": 1}
     folder = ROOT / "records" / "runs"
     try:
-        log = RunLog(folder if dist.get_rank() == 0 else None, new_run_id(code["digest"]))
+        log = RunLog(folder, new_run_id(code["digest"]))
     except OSError as error:
         raise BadInput(f"{folder}: cannot write a log there ({error.strerror})") from None
     log.sources(source, {**manifest, "run_id": log.run_id}, files, environment_lines(device))

@@ -158,7 +158,8 @@ def start(command: list[str], ranks: int, nodes: int, endpoint: str | None, run_
     config = LaunchConfig(
         min_nodes=nodes, max_nodes=nodes, nproc_per_node=ranks, run_id=run_id or uuid.uuid4().hex,
         max_restarts=0, rdzv_backend="c10d", rdzv_endpoint=endpoint or "localhost:0",
-        signals_to_handle=",".join(taken))
+        signals_to_handle=",".join(taken),
+        local_addr="127.0.0.1" if nodes == 1 else None)  # no name of this host to look up
     try:
         elastic_launch(config, sys.executable)(*command)
     except ChildFailedError as error:

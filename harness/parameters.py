@@ -4,6 +4,8 @@ import hashlib
 import torch
 from torch import nn
 
+from harness.track import Track
+
 
 def check_optimizers(model: nn.Module, optimizers: list) -> None:
     """Raise ValueError unless each parameter that wants a gradient is in exactly one optimizer group."""
@@ -21,6 +23,16 @@ def active_parameters(model: nn.Module) -> int:
     looked_up -= {id(p) for m in model.modules() if not isinstance(m, nn.Embedding)
                   for p in m.parameters(recurse=False)}
     return sum(p.numel() for p in model.parameters() if id(p) not in looked_up)
+
+
+def count(model: nn.Module, optimizers: list, track: Track) -> dict[str, int]:
+    """Return the numbers of parameters. Raises ValueError where the track forbids the model."""
+    check_optimizers(model, optimizers)
+    active = active_parameters(model)
+    if active > track.max_active_parameters:
+        raise ValueError(f"the model has {active} active parameters, track {track.name} allows "
+                         f"{track.max_active_parameters}")
+    return {"active": active, "total": sum(p.numel() for p in model.parameters())}
 
 
 def weights_sha256(model: nn.Module) -> str:

@@ -107,6 +107,8 @@ def check_batch(hp: Any, track: Track, device_batch_size: int | None, world_size
     for name in ("num_iterations", "batch_tokens", "micro_batch", "seq_len", "val_every", "epochs"):
         if getattr(hp, name) < 1:
             raise ValueError(f"{name}={getattr(hp, name)}, expected at least 1")
+    if (dtype := getattr(hp, "dtype", "float32")) not in ("float32", "bfloat16", "float16"):
+        raise ValueError(f"dtype={dtype}, expected float32, bfloat16 or float16")
     unit = hp.micro_batch * hp.seq_len
     if hp.batch_tokens % unit:
         raise ValueError(f"batch_tokens={hp.batch_tokens} is not a multiple of micro_batch*seq_len = "
@@ -159,6 +161,9 @@ def make_plan(recipes: dict[str, Any], argv: list[str], world_size: int | None, 
         raise ValueError(f"track {track.name} trains the recipe {track.recipe!r}; the submission has "
                          f"{', '.join(recipes)}")
     options, overrides = sort_flags(parse_flags(argv), recipes[track.recipe])
+    for name in ("device_batch_size", "checkpoint_every", "stop_at_step"):
+        if (value := getattr(options, name)) is not None and value < 1:
+            raise ValueError(f"--{name} {value}: expected at least 1")
     hp = dataclasses.replace(recipes[track.recipe], **overrides)
     rows = check_batch(hp, track, options.device_batch_size, world_size)
     folder = Path(options.data).expanduser() if options.data else ROOT / track.data

@@ -21,6 +21,7 @@ class Report:
     def __init__(self, track: Track, vocabulary: Path, log: RunLog, steps: int, rank: int):
         self.track, self.vocabulary, self.log, self.steps, self.rank = track, vocabulary, log, steps, rank
         self._passed: set[str] = set()
+        self._pending: tuple | None = None
         self._bar = tqdm(total=steps, unit="step", dynamic_ncols=True, smoothing=0.05,
                          disable=rank != 0 or not sys.stderr.isatty())
 
@@ -31,7 +32,22 @@ class Report:
                 print(text, flush=True) if self._bar.disable else tqdm.write(text, file=sys.stdout)
 
     def trained(self, step: int, scalars: dict, train_time_ns: int) -> None:
-        """Log a step: its train_loss as in the public logs, other numbers as an event."""
+        """Take a step's numbers, and log those of the step before: the device goes on meanwhile."""
+        arriving = {k: v.detach().to("cpu", non_blocking=True) if isinstance(v, Tensor) else v
+                    for k, v in scalars.items()}
+        arrival = torch.cuda.Event() if torch.cuda.is_initialized() else None
+        if arrival:
+            arrival.record()
+        self.flush()
+        self._pending = arrival, step, arriving, train_time_ns
+
+    def flush(self) -> None:
+        """Log the step whose numbers were taken last: train_loss as in the public logs, others as events."""
+        if self._pending is None:
+            return
+        (arrival, step, scalars, train_time_ns), self._pending = self._pending, None
+        if arrival:
+            arrival.synchronize()
         values = {name: float(value) for name, value in scalars.items()}
         loss = values.pop("train_loss", math.nan)
         text = f"step:{step}/{self.steps} train_loss:{loss:.4f} {self._times(step, train_time_ns)}"

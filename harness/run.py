@@ -21,7 +21,7 @@ from harness import checkpoint, environment
 from harness.clock import Clock, host_clocks
 from harness.distributed import process_group
 from harness.endings import BadInput, Endings, NonFinite, refuse
-from harness.parameters import active_parameters, check_optimizers, weights_sha256
+from harness.parameters import count, weights_sha256
 from harness.plan import Plan, choose_track, make_plan
 from harness.reduce import REDUCERS, LossSum
 from harness.report import Report
@@ -48,7 +48,6 @@ class Run:
         self._result: dict[str, Any] = {}  # of the last validation, for the end line
         self._first_step, self._taken, self._warming = 0, 0, False
         self._scalars: dict[str, Any] = {}
-        self._pending: tuple[int, dict, int] | None = None  # a step whose numbers were not read yet
         self._generator = torch.Generator().manual_seed(int.from_bytes(os.urandom(7), "little"))
 
     # what a submission calls
@@ -90,7 +89,9 @@ class Run:
         except torch.OutOfMemoryError as error:
             if not self._warming or rows == 1:
                 raise
-            raise BadInput(f"out of memory with {rows} sequences a pass; use --device_batch_size {rows // 2} "
+            flag = "micro_batch" if self.track.reduction == "exact" else "device_batch_size"
+            fits = max(n for n in range(1, rows) if rows % n == 0)
+            raise BadInput(f"out of memory with {rows} sequences a pass; use --{flag} {fits} "
                            f"({str(error).splitlines()[0]})") from None
 
     def log(self, **scalars: float | Tensor) -> None:
@@ -132,7 +133,7 @@ class Run:
             saves = every and step % every == 0 and step > self._first_step
             if self._clock.running and (validates or saves):
                 self._clock.stop()
-                self._finish_step()
+                self._report.flush()
             if validates:
                 self._validate(step)
             if saves:
@@ -142,27 +143,18 @@ class Run:
             if not self._clock.running:
                 self._clock.start()
             yield step
-            self._finish_step()
-            self._pending, self._scalars = (step + 1, self._scalars, self._clock.train_time_ns), {}
+            self._report.trained(step + 1, self._scalars, self._clock.train_time_ns)
+            self._scalars = {}
         self._result["weights_sha256"] = weights_sha256(self._model)
         self._check_tripwires(final=stop == last)
+        dist.barrier()  # no rank says ok before all have looked
         self.status = "ok" if stop == last else "stopped"
-
-    def _finish_step(self) -> None:
-        """Log the step before, whose numbers the device has by now."""
-        if self._pending:
-            self._report.trained(*self._pending)
-            self._pending = None
 
     def _prepare(self, model: nn.Module, optimizers: list) -> None:
         try:
-            check_optimizers(model, optimizers)
+            parameters = count(model, optimizers, self.track)
         except ValueError as error:
             raise BadInput(str(error)) from None
-        active = active_parameters(model)
-        if active > self.track.max_active_parameters:
-            raise BadInput(f"the model has {active} active parameters, track {self.track.name} allows "
-                           f"{self.track.max_active_parameters}")
         self._model, self._optimizers = model, optimizers
         resumed = self._resume()
         self._stream = TokenStream(self._plan.data.train, self.hp.epochs, self._taken)
@@ -170,7 +162,6 @@ class Run:
         net = self.compile(model)
         self._validation = Validation(self.track, self._plan.data.val, self.hp, model, net, self.device)
         self._reducer = REDUCERS[self.track.reduction](model, net)
-        parameters = {"active": active, "total": sum(p.numel() for p in model.parameters())}
         self._log, self._known = environment.open_log(self._plan, self._script, self._argv, self.device,
                                                       parameters, resumed)
         self.log_path = self._log.path
@@ -193,10 +184,12 @@ class Run:
             self._result = facts
             self._report.validated(facts)
             if not math.isfinite(loss):
+                dist.barrier()  # rank 0 has its result before another rank leaves
                 raise NonFinite(f"val_loss is {loss} at step {step}")
             tenth = -(-self.hp.num_iterations // 10)
             if step in (0, self.hp.num_iterations) or 0 <= step - tenth < self.hp.val_every:
-                self._report.sample(self._validation.model_logits, self.hp.seq_len, self.device)
+                self._report.sample(lambda ids: self._validation.logits(ids, compiled=False), self.hp.seq_len,
+                                    self.device)
 
     def _check_tripwires(self, final: bool = False) -> None:
         _WATCH.check()
@@ -217,26 +210,34 @@ class Run:
         with self._clock.spending("checkpoint"):
             folder = (self.log_path or Path("unused")).with_suffix(".checkpoints")
             checkpoint.save(folder, step, self._model, self._optimizers, {
-                "run_id": self._log.run_id, "track": self.track.name, "taken": self._taken,
+                **self._identity(), "run_id": self._log.run_id, "taken": self._taken,
                 "train_time_ns": self._clock.train_time_ns})
 
+    def _identity(self) -> dict[str, str]:
+        """Return what a resumed run must share with the one before."""
+        return {"track": self.track.name, "seed": str(self.seed), "hyperparameters": repr(self.hp)}
+
     def _resume(self) -> dict | None:
+        """Return what the manifest says of the checkpoint that the run goes on from, if it does."""
         if not (folder := self._plan.options.resume):
             return None
+        stop = self._plan.options.stop_at_step or self.hp.num_iterations
         try:
-            state, name, refused = checkpoint.load(Path(folder))
-            checkpoint.restore(state, self._model, self._optimizers)
+            facts = checkpoint.resume(Path(folder), self._identity(), stop, self._model, self._optimizers)
         except ValueError as error:
             raise BadInput(f"--resume {folder}: {error}") from None
-        facts = state["facts"]
-        if facts["track"] != self.track.name:
-            raise BadInput(f"--resume {folder}: a run of track {facts['track']}, not {self.track.name}")
-        self._first_step, self._taken = state["step"], facts["taken"]
+        self._first_step, self._taken = facts["step"], facts["taken"]
         self._clock.charged_ns = facts["train_time_ns"]
-        return {"checkpoint": name, "refused": refused, "run_id": facts["run_id"], "step": state["step"]}
+        return facts["resumed_from"]
+
+    def _identity(self) -> dict[str, str]:
+        """Return what a resumed run must share with the one before."""
+        return {"track": self.track.name, "seed": str(self.seed), "hyperparameters": repr(self.hp)}
 
     def say_result(self) -> None:
         """Show, at the very end, the loss, the training time and where the log lies."""
+        if "val_loss" not in self._result:
+            sys.exit("the submission took no step: nothing was measured")
         if self._log:
             self._report.close()
             step, loss = self._result["step"], self._result["val_loss"]
@@ -288,7 +289,7 @@ def open_run(script: str, recipes: dict[str, Any], argv: list[str] | None = None
                 sys.exit(endings.code)
             run.say_result()
         except BaseException:
-            if endings.code is None:
+            if not endings.code:
                 raise
             sys.exit(endings.code)
         finally:

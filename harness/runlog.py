@@ -50,7 +50,7 @@ def read_source(path: Path, script: bool = False) -> bytes:
             found = f"a line of exactly 100 '=' (line {lines.index(RULE.encode()) + 1})"
         elif lines[-1]:
             found = "no newline at its end"
-        elif not (first := first_import(source)).startswith("harness"):
+        elif not (first := first_import(source)).split(".")[0] == "harness":
             raise ValueError(f"{path.name} imports {first} first; the harness must come first")
     if found:
         raise ValueError(f"{path.name} has {found}; a log could not give the file back, mend it first")
@@ -65,7 +65,7 @@ def first_import(source: bytes) -> str:
         raise ValueError(f"not Python of this version: line {error.lineno}: {error.msg}") from None
     names = (node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
              for node in body if isinstance(node, (ast.Import, ast.ImportFrom)))
-    return next(names, None) or "nothing"
+    return next((name for name in names if name != "__future__"), None) or "nothing"
 
 
 def loaded_files() -> dict[str, Path]:

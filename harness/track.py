@@ -88,7 +88,7 @@ def find_data(track: Track, folder: Path, train_tokens: int, epochs: int) -> Dat
     for path in train:
         used.append(path)
         have += check_shard(path)
-        if have * epochs > train_tokens:
+        if have > train_tokens and epochs == 1:  # an epoch is all shards, however long the run
             break
     if have * epochs <= train_tokens:
         raise ShardError(f"{folder}: {len(train)} training shards hold {have} tokens, times {epochs} epochs; "

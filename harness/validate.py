@@ -29,18 +29,13 @@ class Validation:
         self.inputs = self.tokens[:track.val_piece].view(-1, self.seq_len)
 
     @torch.no_grad()
-    def logits(self, inputs: Tensor) -> Tensor:
-        """Return the compiled model's logits, computed in eval mode."""
+    def logits(self, inputs: Tensor, compiled: bool = True) -> Tensor:
+        """Return the logits in eval mode; not compiled where another input shape would compile anew."""
         self.model.eval()
         try:
-            return self.net(inputs)
+            return self.net(inputs) if compiled else self.model(inputs)
         finally:
             self.model.train()
-
-    @torch.no_grad()
-    def model_logits(self, inputs: Tensor) -> Tensor:
-        """Return the logits of the model itself: another input shape would compile it anew."""
-        return self.model(inputs)
 
     def measure(self, generator: torch.Generator) -> tuple[float, str]:
         """Return the loss in nats and the digest of the weights that gave it (collective).
@@ -48,6 +43,12 @@ class Validation:
         Raises Tripwire where the logits depend on later tokens or the weights change.
         """
         before = state_digest(self.model, [])
+        mine = torch.tensor(list(before.values()), device=self.tokens.device)
+        low, high = mine.clone(), mine.clone()
+        _all_reduce(low, op=dist.ReduceOp.MIN)
+        _all_reduce(high, op=dist.ReduceOp.MAX)
+        if not torch.equal(low, high):
+            raise Tripwire("validation: the ranks hold different weights")
         loss = validate(self.logits, self.tokens, self.track.val_piece, self.seq_len)
         tolerance = CAUSALITY_TOLERANCE[self.dtype]
         if math.isfinite(loss):

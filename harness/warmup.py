@@ -1,4 +1,4 @@
-"""The state that a warm-up must leave as it found it: parameters, buffers, optimizers, random numbers."""
+"""What a warm-up must leave as it found it: parameters, buffers, optimizers, torch's random numbers."""
 import copy
 
 import torch
@@ -34,7 +34,9 @@ class Snapshot:
             if saved["state"]:
                 optimizer.load_state_dict(saved)
             for group, old in zip(optimizer.param_groups, saved["param_groups"]):
-                group |= {name: value for name, value in old.items() if name != "params"}
+                params = group["params"]
+                group.clear()
+                group.update(old, params=params)
         torch.set_rng_state(self._cpu_rng)
         if self._cuda_rng is not None:
             torch.cuda.set_rng_state(self._cuda_rng)

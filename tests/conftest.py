@@ -1,66 +1,15 @@
-"""Shared by all tests: ranks as forked processes, a copy of the project with a tiny track, launches of it."""
-import json
+"""Fixtures of all tests: ranks as forked processes, a group of one, a tiny project."""
 import multiprocessing
-import os
-import shutil
-import subprocess
-import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-from harness.shards import write_shard  # noqa: E402
+from tiny import Project
 
 torch.set_num_threads(1)
-TINY = ["--n_layer=2", "--n_embd=32", "--vocab_size=257", "--seq_len=16", "--batch_tokens=256",
-        "--micro_batch=4", "--num_iterations=6", "--cooldown_iters=3", "--val_every=3", "--epochs=1"]
-TINY_ROW = """
-[tiny]
-recipe = "sample"
-data = "data/tiny"
-train_files = "tiny_train_*.bin"
-val_files = "tiny_val_*.bin"
-vocabulary = "data/tiny/vocab.bpe"
-vocab_size = 257
-val_tokens = 512
-val_piece = 128
-val_bytes = 512
-target = 5.0
-max_active_parameters = 1000000
-reduction = "{reduction}"
-fetch = "false"
-download = "nothing"
-cost = "seconds"
-baselines = {{ unigram = 5.5 }}
-"""
-
-MANY = """
-import contextlib, io, json, pathlib, runpy, sys, traceback
-sys.path.insert(0, ".")
-answers, runs = [], pathlib.Path("records/runs")
-for script, flags in json.loads(sys.stdin.read()):
-    sys.argv, out, err, code = [script, *flags], io.StringIO(), io.StringIO(), 0
-    before = set(runs.glob("*.txt"))
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            runpy.run_path(script, run_name="__main__")
-        except SystemExit as error:
-            code = error.code
-        except BaseException:
-            code = 1
-            traceback.print_exc()
-    new = [str(path.resolve()) for path in set(runs.glob("*.txt")) - before]
-    log = new[0] if new else None
-    answers.append({"code": code, "stdout": out.getvalue(), "stderr": err.getvalue(), "log": log})
-print(json.dumps(answers))
-"""
 
 
 def _rank(function: Callable, rank: int, world_size: int, store: str, results, args: tuple) -> None:
@@ -108,84 +57,7 @@ def alone(tmp_path: Path):
     dist.destroy_process_group()
 
 
-def tiny_tokens(n: int, seed: int) -> np.ndarray:
-    """Return n token ids with structure to learn: a noisy walk over the bytes, cut into texts."""
-    random = np.random.default_rng(seed)
-    tokens = np.cumsum(random.integers(0, 4, n)) % 250
-    tokens[::100] = 256
-    return tokens
-
-
-class Project:
-    """A copy of the project's code in a folder of its own, with a track named tiny."""
-
-    def __init__(self, folder: Path, reduction: str = "exact"):
-        self.folder = folder
-        shutil.copytree(ROOT / "harness", folder / "harness", ignore=shutil.ignore_patterns("__pycache__"))
-        for name in ("train_gpt2.py", "run.sh", "requirements.txt"):
-            shutil.copy(ROOT / name, folder / name)
-        with open(folder / "harness" / "tracks.toml", "a") as f:
-            f.write(TINY_ROW.format(reduction=reduction))
-        data = folder / "data" / "tiny"
-        for i in range(3):  # 7 steps of 256 tokens fit, across two borders
-            write_shard(data / f"tiny_train_{i:06d}.bin", tiny_tokens(601 + i, seed=i))
-        write_shard(data / "tiny_val_000000.bin", tiny_tokens(600, seed=9))
-        (data / "vocab.bpe").write_text("#version: 0.2\n")
-
-    def command(self, ranks: int, *flags: str, script: str = "train_gpt2.py") -> list[str]:
-        """Return the command line of a run of the tiny track with some ranks; later flags win."""
-        return [sys.executable, str(self.folder / "harness" / "launch.py"), f"--nproc_per_node={ranks}",
-                "--track=tiny", f"--script={self.folder / script}", *TINY, *flags]
-
-    def run(self, ranks: int, *flags: str, script: str = "train_gpt2.py", code: int = 0,
-            timeout: float = 120) -> subprocess.CompletedProcess:
-        """Run and return the finished process; its exit code must be as given."""
-        done = subprocess.run(self.command(ranks, *flags, script=script), capture_output=True, text=True,
-                              timeout=timeout, env=environment(), cwd=self.folder, stdin=subprocess.DEVNULL)
-        assert done.returncode == code, f"exit code {done.returncode}:\n{done.stdout}\n{done.stderr}"
-        return done
-
-    def many(self, *cases: tuple[str, list[str]], timeout: float = 240) -> list[dict]:
-        """Run several submissions one after the other in ONE process, as a sweep does, each with some flags.
-
-        Returns for each its exit code (1 where an exception came out), stdout, stderr, and the path of its
-        log.
-        """
-        words = [(str(self.folder / script), ["--track=tiny", *TINY, *flags]) for script, flags in cases]
-        done = subprocess.run([sys.executable, "-c", MANY], input=json.dumps(words), capture_output=True,
-                              text=True, timeout=timeout, env=environment(), cwd=self.folder)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout.splitlines()[-1])
-
-    def logs(self) -> list[Path]:
-        """Return the logs, oldest first."""
-        logs = (self.folder / "records" / "runs").glob("*.txt")
-        return sorted(logs, key=lambda path: path.stat().st_mtime_ns)
-
-    def submission(self, name: str, *changes: tuple[str, str]) -> str:
-        """Write a variant of train_gpt2.py with some text replaced, and return its name."""
-        source = (self.folder / "train_gpt2.py").read_text()
-        for old, new in changes:
-            assert source.count(old) == 1, f"{source.count(old)} times in train_gpt2.py: {old}"
-            source = source.replace(old, new)
-        (self.folder / name).write_text(source)
-        return name
-
-
-def environment() -> dict[str, str]:
-    """Return the environment of a launch, without what an outer torchrun may have left."""
-    outer = ("TORCHELASTIC", "MASTER_", "RANK", "WORLD_")
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(outer)}
-    return {**kept, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1"}
-
-
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     """A tiny project whose track reduces exactly."""
     return Project(tmp_path / "the project")
-
-
-def events(log: Path, kind: str) -> list[dict]:
-    """Return the events of one kind in a log."""
-    start = f"#:{kind} "
-    return [json.loads(line[len(start):]) for line in log.read_text().split("\n") if line.startswith(start)]

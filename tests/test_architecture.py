@@ -18,7 +18,7 @@ MAY_IMPORT = {  # folder or file -> what of ours it may import
     "records": {"records"},
     "bench": {"harness", "train_gpt2", "bench", "data"},
     "lab": {"harness", "train_gpt2", "lab"},
-    "tests": {"harness", "train_gpt2", "bench", "data", "records", "lab", "conftest"},
+    "tests": {"harness", "train_gpt2", "bench", "data", "records", "lab"},
 }
 OURS = {"harness", "train_gpt2", "data", "records", "bench", "lab"}
 

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, TINY, environment
+from tiny import ROOT, TINY, environment
 
 TRAIN = ["--track", "tiny", "--nproc_per_node", "1", *TINY]
 

@@ -6,7 +6,7 @@ import subprocess
 import time
 
 import pytest
-from conftest import Project, environment, events
+from tiny import Project, environment, events
 
 STEP = "        tokens = run.take(hp.batch_tokens)\n"
 LONG = ["--num_iterations=100000", "--cooldown_iters=100000", "--val_every=100000", "--epochs=100000"]

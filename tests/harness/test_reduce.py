@@ -23,7 +23,8 @@ def train(reducer_class, rows, dtype, steps):
     for _ in range(steps):
         tokens = torch.randint(3, (ROWS, 17), generator=generator).cumsum(1)  # learnable
         x, y = tokens[share, :-1], tokens[share, 1:]
-        losses.append(float(reducer(loss_sum, list(zip(x.split(rows), y.split(rows))), ROWS * 16)))
+        passes = list(zip(x.split(rows), y.split(rows)))
+        losses.append(float(reducer(lambda net, a, b: loss_sum(net(a), b), passes, ROWS * 16)))
         for optimizer in optimizers:
             optimizer.step()
     return losses, np.concatenate([p.detach().flatten().numpy() for p in model.parameters()])

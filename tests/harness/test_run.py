@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Project, environment, events
+from tiny import Project, environment, events
 
 from harness.shards import write_shard
 
@@ -87,6 +87,10 @@ def test_a_run_stopped_and_resumed_equals_the_uninterrupted_one_bit_for_bit(proj
     assert result(resumed)["val_loss"] == result(whole)["val_loss"]
     assert events(resumed, "manifest")[0]["resumed_from"]["step"] == 4
     assert events(resumed, "val")[-1]["tokens"] == events(whole, "val")[-1]["tokens"]
+    done = project.run(1, f"--resume={folder}", "--seed=1", code=2)
+    assert "a checkpoint of another run: seed 0, not 1" in done.stderr and done.stderr.count("\n") == 1
+    done = project.run(1, f"--resume={folder}", "--stop_at_step=3", code=2)
+    assert "stands at step 4, the run is to stop at 3" in done.stderr
     # exact reduction: even another world size gives the same bits
     project.run(1, f"--resume={folder}")
     assert result(project.logs()[-1])["weights_sha256"] == result(whole)["weights_sha256"]
@@ -191,6 +195,8 @@ def test_bad_input_is_one_line_with_exit_code_2_and_leaves_nothing(project):
         (["--track=speedway"], "no such track; there are fineweb, sample, tiny"),
         (["--device=tpu"], "--device tpu: expected cpu"),
         (["--device_batch_size=2"], "leave the flag out"),
+        (["--stop_at_step=0"], "--stop_at_step 0: expected at least 1"),
+        (["--dtype=float8"], "expected float32, bfloat16 or float16"),
         (["--seq_len=48", "--batch_tokens=384"], "does not divide the track's validation piece"),
         (["--script=nowhere.py"], "no such file"),
         (["--script=no_newline.py"], "no newline at its end"),

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import TINY, Project, environment, events
+from tiny import TINY, Project, environment, events
 from hypothesis import given
 from hypothesis import strategies as st
 
