@@ -45,10 +45,10 @@ class Hyperparameters:
 RECIPES = {
     "fineweb": Hyperparameters(),
     "sample": Hyperparameters(
-        vocab_size=2048, n_layer=4, n_head=1, n_embd=128, dtype="float32",
-        seq_len=256, batch_tokens=4096, micro_batch=4, epochs=2,
-        num_iterations=1000, cooldown_iters=1000, val_every=100,
-        embed_lr=0.1, head_lr=0.004, newton_schulz_dtype="float32"),
+        vocab_size=4096, n_layer=2, n_head=1, n_embd=128, dtype="float32",
+        seq_len=256, batch_tokens=2048, micro_batch=2, epochs=2,
+        num_iterations=1400, cooldown_iters=1400, val_every=140,
+        embed_lr=0.2, head_lr=0.016, adam_betas=(0.8, 0.95), newton_schulz_dtype="float32"),
 }
 
 # ---------------------------------------------------------------------------------------------------

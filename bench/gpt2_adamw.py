@@ -1,4 +1,4 @@
-"""The baseline: GPT-2 as of 2019, trained with AdamW as in llm.c and nanoGPT, at the cost of the `sample` recipe.
+"""The baseline: GPT-2 of 2019, trained with AdamW as in llm.c and nanoGPT, at the cost of recipe `sample`.
 
 ./run.sh --script bench/gpt2_adamw.py runs it; the mean of its final losses is the target of track `sample`.
 Shape suffixes: B sequences, T tokens, C channels, H heads, D head dimension, V vocabulary.
@@ -41,9 +41,9 @@ class Hyperparameters:
 
 RECIPES = {
     "sample": Hyperparameters(
-        vocab_size=2048, n_layer=4, n_head=4, n_embd=128,
-        seq_len=256, batch_tokens=4096, micro_batch=4,
-        num_iterations=830, warmup_iters=50, val_every=100, lr=3e-3),
+        vocab_size=4096, n_layer=2, n_head=2, n_embd=128,
+        seq_len=256, batch_tokens=2048, micro_batch=2, epochs=2,
+        num_iterations=1400, warmup_iters=100, val_every=140, lr=3e-3),
 }
 
 
@@ -121,7 +121,7 @@ def build_optimizer(model: GPT, hp: Hyperparameters) -> torch.optim.Optimizer:
 
 
 def lr_factor(step: int, hp: Hyperparameters) -> float:
-    """Return the factor on the learning rate: linearly up over warmup_iters steps, then along a cosine to 0."""
+    """Return the factor on the learning rate: linearly up over warmup_iters steps, then a cosine to 0."""
     if step < hp.warmup_iters:
         return (step + 1) / hp.warmup_iters
     done = (step - hp.warmup_iters) / (hp.num_iterations - hp.warmup_iters)

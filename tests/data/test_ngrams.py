@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -108,13 +109,23 @@ def test_the_example_of_help_prints_the_ladder_of_the_readme():
     assert code == 0
     found = json.loads(out)
     n, n_bytes = found["tokens"], found["bytes"]
-    found["nats_per_token"]["uniform, ln 2048"] = math.log(2048)
+    found["nats_per_token"]["uniform, ln 4096"] = math.log(4096)
     readme = (SAMPLE / "README.md").read_text()
     rows = re.findall(r"^\| ([\w, ]+) \| (\d\.\d{4}) \| (\d\.\d{4}) \|$", readme, re.M)
     assert {name for name, _, _ in rows} == set(found["nats_per_token"])
     for name, nats, bits in rows:
         exact = found["nats_per_token"][name]
         assert (nats, bits) == (f"{exact:.4f}", f"{exact * n / math.log(2) / n_bytes:.4f}")
+
+
+def test_the_track_row_has_the_ladder_and_the_bytes_of_its_own_validation_tokens():
+    row = tomllib.loads((ROOT / "harness" / "tracks.toml").read_text())["sample"]
+    train, val = (ROOT / row["data"] / f"sample_{part}_000000.bin" for part in ("train", "val"))
+    code, out, _ = run(train, val,
+                       "--vocab", ROOT / row["vocabulary"], "--tokens", row["val_tokens"], "--json")
+    found = json.loads(out)
+    assert code == 0 and found["bytes"] == row["val_bytes"]
+    assert {name: round(loss, 4) for name, loss in found["nats_per_token"].items()} == row["baselines"]
 
 
 @pytest.mark.parametrize("options, said", [

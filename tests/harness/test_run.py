@@ -74,12 +74,15 @@ def test_torchrun_as_people_type_it_and_plain_python_give_the_same(project):
     assert result(one)["weights_sha256"] == result(two)["weights_sha256"]
 
 
-def test_a_run_stopped_and_resumed_equals_the_uninterrupted_one_bit_for_bit(project):
+def test_a_run_killed_and_resumed_equals_the_uninterrupted_one_bit_for_bit(project):
     project.run(2)
-    project.run(2, "--checkpoint_every=2", "--stop_at_step=5")
-    whole, stopped = project.logs()
-    assert result(stopped)["status"] == "stopped"
-    folder = stopped.with_suffix(".checkpoints")
+    dies = project.submission("dies.py", (TRAIN, TRAIN + (
+        "        if step == 5 and run.rank == 0:\n"
+        "            import os\n            os.kill(os.getpid(), 9)\n")))
+    project.run(2, "--checkpoint_every=2", script=dies, code=4)
+    whole, killed = project.logs()
+    assert events(killed, "end") == []
+    folder = killed.with_suffix(".checkpoints")
     assert sorted(p.name for p in folder.iterdir()) == ["step000002", "step000004"]
     project.run(2, f"--resume={folder}")
     resumed = project.logs()[-1]
@@ -218,6 +221,33 @@ def test_a_model_over_the_tracks_size_or_a_parameter_without_optimizer_is_refuse
     done = project.run(1, "--n_embd=512", code=2)
     assert "active parameters, track tiny allows 1000000" in done.stderr
     assert project.logs() == []
+
+
+def test_a_run_may_stop_early_and_says_so(project):
+    project.run(1, "--stop_at_step=4")
+    end = result(project.logs()[0])
+    assert (end["status"], end["step"]) == ("stopped", 4)
+
+
+def test_seeds_differ_and_one_seed_repeats_to_the_bit(project):
+    answers = project.many(*(("train_gpt2.py", [f"--seed={seed}"]) for seed in (0, 1, 0)))
+    ends = [result(Path(answer["log"])) for answer in answers]
+    assert ends[0]["weights_sha256"] == ends[2]["weights_sha256"] != ends[1]["weights_sha256"]
+
+
+def test_a_second_stream_of_the_training_tokens_trips(project):
+    script = project.submission("streams.py", (TRAIN, TRAIN + (
+        "        from harness.tokens import TokenStream\n"
+        "        TokenStream(run._plan.data.train)\n")))
+    project.run(1, script=script, code=1)
+    assert result(project.logs()[0])["message"].startswith("tokens: another stream was opened")
+
+
+def test_a_submission_without_a_step_is_no_success(project):
+    script = project.submission("idle.py", ("train(run.hp, model, build_optimizers(model, run.hp, run.compile), run)",
+                                            "pass"))
+    done = project.run(1, script=script, code=1)
+    assert "took no step" in done.stderr and project.logs() == []
 
 
 def test_a_folder_that_takes_no_log_is_told(project):
