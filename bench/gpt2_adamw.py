@@ -43,7 +43,7 @@ RECIPES = {
     "sample": Hyperparameters(
         vocab_size=4096, n_layer=2, n_head=2, n_embd=128,
         seq_len=256, batch_tokens=2048, micro_batch=2, epochs=2,
-        num_iterations=1400, warmup_iters=100, val_every=140, lr=3e-3),
+        num_iterations=1400, warmup_iters=100, val_every=140, lr=2e-3),
 }
 
 
