@@ -96,7 +96,7 @@ class Endings:
             os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False,
             wait_for_workers=False, timeout=timedelta(seconds=60))
         self.store = dist.PrefixStore(f"endings/{next(_runs)}", store)  # ranks count the same runs
-        host = os.environ.get("GROUP_RANK", "0")  # ranks of one agent see each other's pids
+        host = os.environ.get("GROUP_RANK") or socket.gethostname()  # ranks of an agent see their pids
         self.store.set(f"who/{self.rank}", json.dumps([host, os.getpid()]))
         who = [json.loads(self.store.get(f"who/{r}")) for r in range(self.world_size)]
         self.pids = [pid for _, pid in who]
@@ -292,7 +292,7 @@ def status_of(exc: BaseException) -> str:
 
 
 def refuse(error: Exception) -> NoReturn:
-    """Leave with exit code 2; rank 0 says why, in one line."""
-    if dist.get_rank() == 0:
+    """Leave with exit code 2; the first rank of each host says why, in one line."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr, flush=True)
     sys.exit(2)

@@ -68,15 +68,21 @@ def first_import(source: bytes) -> str:
     return next((name for name in names if name != "__future__"), None) or "nothing"
 
 
+def is_ours(path: Path) -> bool:
+    """Tell whether a file is the project's: under the repository root, in no environment made there."""
+    prefix = Path(sys.prefix).resolve()
+    inside = prefix != ROOT and prefix.is_relative_to(ROOT) and path.is_relative_to(prefix)
+    return path.is_relative_to(ROOT) and not inside
+
+
 def loaded_files() -> dict[str, Path]:
     """Return the project's files among the loaded modules: path relative to the repository root -> file."""
-    prefix, files = Path(sys.prefix).resolve(), {}
+    files = {}
     for module in list(sys.modules.values()):
         if file := getattr(module, "__file__", None):
             path = Path(file).resolve()
-            if path.is_relative_to(ROOT) and Path(file).is_absolute() and path.suffix == ".py":
-                if prefix == ROOT or not path.is_relative_to(prefix):
-                    files[path.relative_to(ROOT).as_posix()] = path
+            if is_ours(path) and Path(file).is_absolute() and path.suffix == ".py":
+                files[path.relative_to(ROOT).as_posix()] = path
     return dict(sorted(files.items()))
 
 

@@ -35,7 +35,6 @@ class Track:
     cost: str  # how long a run takes, in words
     baselines: dict[str, float] = field(default_factory=dict)  # n-gram losses on the validation tokens
     significance: dict[str, float] = field(default_factory=dict)
-    limits: dict[str, float] = field(default_factory=dict)
     harness: dict[str, str] = field(default_factory=dict)  # accepted harness digests: digest -> commit
 
     @property
@@ -65,11 +64,6 @@ def load_tracks(path: Path = TRACKS) -> dict[str, Track]:
             raise ValueError(f"{path.name}: track {name} lacks the fields {missing} and has the unknown "
                              f"{unknown}")
     return {name: Track(name=name, **row) for name, row in rows.items()}
-
-
-def count_tokens(paths: list[Path]) -> int:
-    """Return how many tokens some shards hold, from their headers."""
-    return sum(check_shard(path) for path in paths)
 
 
 def find_data(track: Track, folder: Path, train_tokens: int, epochs: int) -> Data:

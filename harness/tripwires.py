@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.runlog import ROOT
+from harness.runlog import is_ours
 
 WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 HARNESS = Path(__file__).resolve().parent
@@ -130,8 +130,8 @@ class WatchedEnvironment(os._Environ):
         frame = sys._getframe(1)
         while frame and frame.f_globals.get("__name__") in ("os", "_collections_abc", "collections.abc"):
             frame = frame.f_back
-        if frame and (where := Path(frame.f_code.co_filename)).is_relative_to(ROOT):
-            if not where.is_relative_to(HARNESS) and not where.is_relative_to(sys.prefix):
+        if frame and is_ours(where := Path(frame.f_code.co_filename)):
+            if not where.is_relative_to(HARNESS):
                 raise Tripwire(f"environment: {where.name}:{frame.f_lineno} reads {key}; a submission reads "
                                f"nothing from the environment: make it a field of Hyperparameters")
         return super().__getitem__(key)

@@ -130,3 +130,9 @@ def events(log: Path, kind: str) -> list[dict]:
     """Return the events of one kind in a log."""
     start = f"#:{kind} "
     return [json.loads(line[len(start):]) for line in log.read_text().split("\n") if line.startswith(start)]
+
+
+def result(log: Path) -> dict:
+    """Return the end event of a log."""
+    [end] = events(log, "end")
+    return end
