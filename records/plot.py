@@ -132,10 +132,14 @@ def draw(groups: list[list[Log]], axis: str, ladder: bool, output: Path) -> None
         axes = figure.subplots()
         for i, logs in enumerate(groups):
             draw_group(axes, logs, axis, i, label(logs, common))
-        for name, loss in facts(first, ladder).items():
+        bottom, top = axes.get_ylim()
+        free = bottom  # the lowest place that no line's name takes yet
+        for name, loss in sorted(facts(first, ladder).items(), key=lambda fact: fact[1]):
             colour, line = ("#000000", "-") if name == "target" else ("#777777", ":")
             axes.axhline(loss, linewidth=1.2, zorder=0, color=colour, linestyle=line)
-            axes.annotate(f"{name} {loss:.4g}", (1, loss), xycoords=("axes fraction", "data"), xytext=(4, 0),
+            place = max(loss, free)
+            free = place + 0.04 * (top - bottom)
+            axes.annotate(f"{name} {loss:.4g}", (1, place), xycoords=("axes fraction", "data"), xytext=(4, 0),
                           textcoords="offset points", va="center", fontsize=9, color=colour)
         axes.set(xlabel=LABELS[axis], ylabel="loss (nats per token)")
         axes.set_title(shown(f"track {first.manifest.get('track')}"), loc="left", fontsize=11, weight="bold")
