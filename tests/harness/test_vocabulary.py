@@ -65,7 +65,7 @@ def test_a_malformed_file_is_one_clear_error(tmp_path, content, said):
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("token", [-1, 2048])
+@pytest.mark.parametrize("token", [-1, 4096])
 def test_an_id_outside_the_vocabulary_is_an_error_not_another_token(token):
-    with pytest.raises(ValueError, match=f"token id {token} is outside the vocabulary of 2048"):
+    with pytest.raises(ValueError, match=f"token id {token} is outside the vocabulary of 4096"):
         decode([0, token], token_bytes(VOCABS[1]))
