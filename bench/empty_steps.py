@@ -16,7 +16,7 @@ from torch import Tensor, nn
 class Hyperparameters:
     """Batch and length of the `sample` recipe."""
 
-    vocab_size: int = 2048
+    vocab_size: int = 4096
     seq_len: int = 256
     batch_tokens: int = 4096
     micro_batch: int = 4
