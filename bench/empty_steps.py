@@ -18,8 +18,8 @@ class Hyperparameters:
 
     vocab_size: int = 4096
     seq_len: int = 256
-    batch_tokens: int = 4096
-    micro_batch: int = 4
+    batch_tokens: int = 2048
+    micro_batch: int = 2
     epochs: int = 2
     num_iterations: int = 1000
     val_every: int = 1000

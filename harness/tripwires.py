@@ -40,7 +40,7 @@ def check_causality(logits_of: Callable[[Tensor], Tensor], inputs: Tensor, end_o
         keep = (flat == end_of_text) | (others == end_of_text)
         keep[:cut] = True
         after = logits_of(torch.where(keep, flat, others).view_as(inputs)).flatten(0, 1)
-        change = float(after[:cut].float().sub_(before[:cut]).abs_().max())
+        change = float(torch.sub(after[:cut], before[:cut]).abs_().max())
         if not change <= tolerance:
             raise Tripwire(f"causality: other tokens from position {cut} on moved earlier logits by "
                            f"{change:.3g}, rounding explains {tolerance:g}; the model sees what it has to "

@@ -103,6 +103,14 @@ def test_a_causal_model_never_trips():
     check_causality(model(), tokens()[:128].view(-1, 16), 256, 1e-5, generator, cuts=50)
 
 
+def test_the_causality_check_writes_into_no_tensor_of_the_models():
+    """It once subtracted in place, in the logits that the model had given it."""
+    logits = torch.randn(8, 16, 257)
+    kept = logits.clone()
+    check_causality(lambda x: logits, tokens()[:128].view(-1, 16), 256, 1e-3, torch.Generator().manual_seed(0))
+    assert torch.equal(logits, kept)
+
+
 def test_a_changed_weight_buffer_attribute_or_optimizer_state_changes_the_digest():
     gpt = model()
     adam = torch.optim.Adam(gpt.parameters())
