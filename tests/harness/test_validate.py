@@ -107,7 +107,8 @@ def test_the_causality_check_writes_into_no_tensor_of_the_models():
     """It once subtracted in place, in the logits that the model had given it."""
     logits = torch.randn(8, 16, 257)
     kept = logits.clone()
-    check_causality(lambda x: logits, tokens()[:128].view(-1, 16), 256, 1e-3, torch.Generator().manual_seed(0))
+    inputs = tokens()[:128].view(-1, 16)
+    check_causality(lambda x: logits, inputs, 256, 1e-3, torch.Generator().manual_seed(0))
     assert torch.equal(logits, kept)
 
 
