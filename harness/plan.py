@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from harness.against import Against
 from harness.track import ROOT, Data, Track, find_data, load_tracks
 
 
@@ -22,6 +23,7 @@ class Options:
     checkpoint_every: int | None = None  # steps; default: never
     seed: int = 0
     stop_at_step: int | None = None
+    against: str | None = None  # log of a run to show the differences to
 
 
 class Plan(NamedTuple):
@@ -36,6 +38,7 @@ class Plan(NamedTuple):
     tokens: int  # that the run takes
     rows: int  # sequences of one forward and backward pass
     device: str
+    against: Against | None
 
 
 def parse_flags(argv: list[str]) -> dict[str, str]:
@@ -171,7 +174,8 @@ def make_plan(recipes: dict[str, Any], argv: list[str], world_size: int | None, 
         raise ValueError(f"--resume {options.resume}: no such folder of checkpoints")
     tokens = getattr(hp, "train_tokens", hp.num_iterations * hp.batch_tokens)  # its own, where batches differ
     data = find_data(track, folder, tokens, hp.epochs)
+    against = Against(Path(options.against).expanduser()) if options.against else None
     vocabularies = [path for path in (folder / "vocab.bpe", ROOT / track.vocabulary) if path.is_file()]
     if not vocabularies:
         raise ValueError(f"{track.vocabulary}: no such vocabulary, nor {folder}/vocab.bpe")
-    return Plan(options, track, hp, overrides, data, vocabularies[0], tokens, rows, device)
+    return Plan(options, track, hp, overrides, data, vocabularies[0], tokens, rows, device, against)

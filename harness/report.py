@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from harness.runlog import RunLog
-from harness.track import Track
+from harness.plan import Plan
 from harness.validate import write_text
 from harness.vocabulary import decode, token_bytes
 
@@ -18,11 +18,12 @@ from harness.vocabulary import decode, token_bytes
 class Report:
     """Writes each line to the log and shows it; on ranks other than 0 nothing is written or shown."""
 
-    def __init__(self, track: Track, vocabulary: Path, log: RunLog, steps: int, rank: int):
-        self.track, self.vocabulary, self.log, self.steps, self.rank = track, vocabulary, log, steps, rank
+    def __init__(self, plan: Plan, log: RunLog, rank: int):
+        self.track, self.vocabulary, self.against = plan.track, plan.vocabulary, plan.against
+        self.log, self.steps, self.rank = log, plan.hp.num_iterations, rank
         self._passed: set[str] = set()
         self._pending: tuple | None = None
-        self._bar = tqdm(total=steps, unit="step", dynamic_ncols=True, smoothing=0.05,
+        self._bar = tqdm(total=self.steps, unit="step", dynamic_ncols=True, smoothing=0.05,
                          disable=rank != 0 or not sys.stderr.isatty())
 
     def line(self, text: str) -> None:
@@ -57,7 +58,10 @@ class Report:
         if self._bar.disable:
             self.line(text)
         self._bar.update(step - self._bar.n)
-        self._bar.set_postfix_str(f"loss {loss:.4f}, {train_time_ns / 1e6 / step:.1f} ms/step", refresh=False)
+        shown = f"loss {loss:.4f}, {train_time_ns / 1e6 / step:.1f} ms/step"
+        if self.against and (words := self.against.trained(step, train_time_ns / 1e6, loss)):
+            shown += f", {words}"
+        self._bar.set_postfix_str(shown, refresh=False)
 
     def validated(self, facts: dict) -> None:
         """Log a validation, and say which n-gram baselines the model has passed."""
@@ -68,6 +72,9 @@ class Report:
         self.line(text)
         if self._bar.n == 0:
             self._bar.reset()  # the time left is that of the steps, not of the start
+        if self.against:
+            words = self.against.validated(facts["step"], facts["train_time_ns"] / 1e6, facts["val_loss"])
+            self.line(f"against {self.against.path.name}: {words or 'it has no loss here'}")
         for name, loss in self.track.baselines.items():
             if facts["val_loss"] < loss and name not in self._passed:
                 self._passed.add(name)

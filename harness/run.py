@@ -44,7 +44,7 @@ class Run:
         self.device = torch.device("cuda", local_rank) if plan.device == "cuda" else torch.device("cpu")
         self.status, self.log_path = "stopped", None
         self._plan, self._script, self._argv = plan, script, argv
-        self._clock, self._log = Clock(self.device), None
+        self._clock, self._log, self._report = Clock(self.device), None, None
         self._result: dict[str, Any] = {}  # of the last validation, for the end line
         self._first_step, self._taken, self._warming = 0, 0, False
         self._scalars: dict[str, Any] = {}
@@ -165,7 +165,7 @@ class Run:
         self._log, self._known = environment.open_log(self._plan, self._script, self._argv, self.device,
                                                       parameters, resumed)
         self.log_path = self._log.path
-        self._report = Report(self.track, self._plan.vocabulary, self._log, self.hp.num_iterations, self.rank)
+        self._report = Report(self._plan, self._log, self.rank)
         self._clock.spent_ns["setup"] = self._clock.account()["wall_ns"]
 
     # between the timed segments
@@ -230,15 +230,11 @@ class Run:
         self._clock.charged_ns = facts["train_time_ns"]
         return facts["resumed_from"]
 
-    def _identity(self) -> dict[str, str]:
-        """Return what a resumed run must share with the one before."""
-        return {"track": self.track.name, "seed": str(self.seed), "hyperparameters": repr(self.hp)}
-
     def say_result(self) -> None:
         """Show, at the very end, the loss, the training time and where the log lies."""
         if "val_loss" not in self._result:
             sys.exit("the submission took no step: nothing was measured")
-        if self._log:
+        if self._report:
             self._report.close()
             step, loss = self._result["step"], self._result["val_loss"]
             seconds = self._result["train_time_ns"] / 1e9
@@ -247,7 +243,7 @@ class Run:
 
     def close(self) -> None:
         """End what runs beside the training."""
-        if self._log:
+        if self._report:
             self._stream.close()
             self._report.close()
 

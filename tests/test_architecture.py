@@ -111,7 +111,7 @@ def test_the_set_of_flags_is_frozen():
     assert set(OWN_FLAGS) == {"script", "nproc_per_node", "nnodes", "rdzv_endpoint", "rdzv_id"}
     assert set(Options.__dataclass_fields__) == {
         "track", "device", "device_batch_size", "compile", "data", "resume", "checkpoint_every", "seed",
-        "stop_at_step"}
+        "stop_at_step", "against"}
 
 
 def test_every_hyperparameter_is_used():

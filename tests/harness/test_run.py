@@ -130,6 +130,7 @@ def test_bad_input_is_one_line_with_exit_code_2_and_leaves_nothing(project):
         (["--script=nowhere.py"], "no such file"),
         (["--script=no_newline.py"], "no newline at its end"),
         (["--resume=nowhere"], "no such folder of checkpoints"),
+        (["--against=nowhere.txt"], "--against nowhere.txt: no such file"),
         (["--script=late_import.py"], "imports os first; the harness must come first"),
     ]
     answers = project.many(*(("harness/launch.py", ["--nproc_per_node=1", *flags]) for flags, _ in cases))
@@ -156,8 +157,10 @@ def test_a_run_may_stop_early_and_says_so(project):
 
 
 def test_seeds_differ_and_one_seed_repeats_to_the_bit(project):
-    answers = project.many(*(("train_gpt2.py", [f"--seed={seed}"]) for seed in (0, 1, 0)))
-    ends = [result(Path(answer["log"])) for answer in answers]
+    answers = project.many(*(("train_gpt2.py", [f"--seed={seed}"]) for seed in (0, 1)))
+    [again] = project.many(("train_gpt2.py", ["--seed=0", f"--against={answers[0]['log']}"]))
+    assert again["stdout"].count("+0.0000 at equal step") == 3  # validations, each equal to the bit
+    ends = [result(Path(answer["log"])) for answer in (*answers, again)]
     assert ends[0]["weights_sha256"] == ends[2]["weights_sha256"] != ends[1]["weights_sha256"]
 
 
