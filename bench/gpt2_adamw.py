@@ -98,6 +98,8 @@ class GPT(nn.Module):
         self.wpe = nn.Embedding(hp.seq_len, hp.n_embd)
         self.blocks = nn.ModuleList(Block(hp.n_embd, hp.n_head) for _ in range(hp.n_layer))
         self.ln_f = nn.LayerNorm(hp.n_embd)
+        self.lm_head = nn.Linear(hp.n_embd, hp.vocab_size, bias=False)
+        self.lm_head.weight = self.wte.weight
         for name, p in self.named_parameters():
             if p.ndim == 2:
                 nn.init.normal_(p, std=0.02 / math.sqrt(2 * hp.n_layer) if "c_proj" in name else 0.02)
@@ -108,7 +110,7 @@ class GPT(nn.Module):
         x_BTC = self.wte(idx_BT) + self.wpe.weight[:idx_BT.size(1)]
         for block in self.blocks:
             x_BTC = block(x_BTC)
-        return F.linear(self.ln_f(x_BTC), self.wte.weight)
+        return self.lm_head(self.ln_f(x_BTC))
 
 
 def build_optimizer(model: GPT, hp: Hyperparameters) -> torch.optim.Optimizer:
