@@ -1,16 +1,39 @@
-"""Tools for the logs of runs: python -m records COMMAND. They read text; nothing in a log is executed."""
+"""Tools for the logs of runs: python -m records COMMAND. Only rerun and race execute what a log holds."""
 import argparse
+import importlib
 import sys
 
-from records import extract, plot
 from records.reader import ReadError
 
+# command: what it does, an example; each is the module of that name, which holds add_arguments and main
 COMMANDS = {
-    "extract": (extract, "write the code that a log carries into an empty folder",
-                "python -m records extract records/runs/20261122T065801Z_8737935f_b151bd.txt /tmp/run"),
-    "plot": (plot, "draw the losses of one or several runs",
+    "verify": ("check what logs or a record claim",
+               "python -m records verify records/sample/2026-11-22_Muon"),
+    "diff": ("compare two logs or records: code, settings, environment, curves, verdict",
+             "python -m records diff records/runs/ONE.txt records/runs/OTHER.txt --stat"),
+    "race": ("run two submissions in turns on this host and test which is faster",
+             "python -m records race records/sample/2026-11-22_Muon train_gpt2.py -n 8"),
+    "submit": ("make a record of logs: its folder, record.json and page",
+               "python -m records submit records/runs/*.txt --name Muon"),
+    "list": ("list runs: status, track, loss, time, digest", "python -m records list records/runs --json"),
+    "show": ("show one run whole", "python -m records show records/runs/ONE.txt"),
+    "stats": ("test the losses of runs against a target or against other runs",
+              "python -m records stats records/runs/*.txt --target 3.28"),
+    "plan": ("tell how many runs a claim needs", "python -m records plan --buffer 0.001 --sigma 0.0013"),
+    "extract": ("write the code that a log carries into an empty folder",
+                "python -m records extract records/runs/ONE.txt /tmp/run"),
+    "rerun": ("run a log's code again and judge the new run against the old",
+              "python -m records rerun records/runs/ONE.txt --yes"),
+    "plot": ("draw runs, a record history or step times",
              "python -m records plot records/runs/*.txt -o losses.png --x time --ladder"),
+    "leaderboard": ("write each track's table in README.md from the records",
+                    "python -m records leaderboard --check"),
+    "import": ("keep logs of the public speedrun as rows reported elsewhere",
+               "python -m records import LOG... --track fineweb --name Muon --date 2024-10-10 --url URL"),
+    "seeds": ("repeat a run, one seed after another, until the track's rule decides",
+              "./run.sh --seeds auto"),
 }
+MODULES = {"import": "imported", "list": "listing"}  # where the command's name is no name for a module
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,17 +41,24 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m records", description=__doc__,
                                      epilog="example: python -m records plot --help")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, (module, does, example) in COMMANDS.items():
+    argv = sys.argv[1:] if argv is None else argv
+    asked = next((word for word in argv if not word.startswith("-")), None)
+    for name, (does, example) in COMMANDS.items():
         command = commands.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.",
                                       formatter_class=argparse.RawDescriptionHelpFormatter,
                                       epilog=f"example: {example}")
-        module.add_arguments(command)
+        if name == asked:  # only what is needed: verify is to answer at once
+            module = importlib.import_module(f"records.{MODULES.get(name, name)}")
+            module.add_arguments(command)
     arguments = parser.parse_args(argv)
     try:
-        return COMMANDS[arguments.command][0].main(arguments)
+        return module.main(arguments)
     except ReadError as error:
         print(f"records {arguments.command}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        sys.stderr.close()  # `| head` has seen enough
+        return 0
 
 
 if __name__ == "__main__":

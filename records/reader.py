@@ -90,14 +90,21 @@ class Log:
         return row if isinstance(row, dict) else {}
 
 
-def read_log(path: str | Path) -> Log:
+def is_log(data: bytes) -> bool:
+    """Tell whether bytes are a log of format 1, cut off below its first rule or later."""
+    return data.startswith(RULE + b"\n#:manifest ") or b"\n" + RULE + b"\n#:manifest " in data
+
+
+def read_log(path: str | Path, data: bytes | None = None) -> Log:
     """Return what a log says; a file that was cut off is read up to its last whole line.
+
+    data: the bytes of the file, where they were read before.
 
     Raises ReadError, in one line, for anything that the harness cannot have written, and ChangedLog where a
     sha256 does not match.
     """
     path = Path(path)
-    data = read_bytes(path)
+    data = read_bytes(path) if data is None else data
     log = Log(path)
     try:
         lines = data.split(b"\n")
