@@ -3,6 +3,8 @@
 256 little-endian int32 (magic, version, token count, zeros), then uint16 tokens: the format of the public
 FineWeb shards (https://github.com/KellerJordan/modded-nanogpt).
 """
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -111,7 +113,21 @@ def scan_shard(path: str | Path) -> Scan:
 
 
 def scan_shards(paths: list[Path]) -> dict[Path, Scan]:
-    """Scan shards in threads, each at most once: results are cached beside them by size and mtime_ns."""
+    """Scan shards in threads, each at most once: results are cached beside them by size and mtime_ns.
+
+    The ranks of a host take turns: the first scans, the others find its results.
+    """
+    for path in paths:
+        check_shard(path)
+    with contextlib.ExitStack() as locks:
+        for folder in sorted({path.parent for path in paths}):
+            handle = os.open(folder, os.O_RDONLY)
+            locks.callback(os.close, handle)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        return _scan_shards(paths)
+
+
+def _scan_shards(paths: list[Path]) -> dict[Path, Scan]:
     def key(path: Path) -> list[int]:
         stat = path.stat()
         return [stat.st_size, stat.st_mtime_ns]
@@ -122,8 +138,6 @@ def scan_shards(paths: list[Path]) -> dict[Path, Scan]:
             caches[folder] = json.loads((folder / CACHE_NAME).read_text())
         except (OSError, ValueError):
             caches[folder] = {}
-    for path in paths:
-        check_shard(path)
     stale = [path for path in paths if caches[path.parent].get(path.name, [None])[0] != key(path)]
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         for path, scan in zip(stale, pool.map(scan_shard, stale)):

@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 
+from harness import shards
 from harness.shards import CACHE_NAME, ShardError, check_shard, read_shard, scan_shards, write_shard
 
 
@@ -79,6 +80,26 @@ def test_scans_are_cached_until_the_file_changes(shard):
     assert scan_shards([shard])[shard].sha256 == "from the cache"
     write_shard(shard, np.arange(50))
     assert scan_shards([shard])[shard].tokens == 50
+
+
+def _scan_and_note(paths, notes):
+    scan = shards.scan_shard
+
+    def noting(path):
+        with open(notes, "a") as f:
+            f.write(f"{path.name}\n")
+        return scan(path)
+    shards.scan_shard = noting
+    return len(shards.scan_shards(paths))
+
+
+def test_ranks_of_a_host_scan_each_shard_once_between_them(ranks, tmp_path):
+    """Under plain torchrun eight ranks used to hash the same five gigabytes each."""
+    paths = [tmp_path / f"{i}.bin" for i in range(3)]
+    for path in paths:
+        shards.write_shard(path, np.arange(500))
+    assert ranks(4, _scan_and_note, paths, tmp_path / "notes") == [3] * 4
+    assert sorted((tmp_path / "notes").read_text().split()) == ["0.bin", "1.bin", "2.bin"]
 
 
 def test_a_damaged_cache_is_made_anew(shard):
