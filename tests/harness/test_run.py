@@ -228,3 +228,25 @@ def test_a_compiled_run_is_the_same_up_to_rounding(project):
     project.run(1, "--compile=true", timeout=400)
     plain, compiled = project.logs()
     assert abs(result(plain)["val_loss"] - result(compiled)["val_loss"]) < 1e-4
+
+
+def test_the_warm_up_changes_no_bit_of_the_training(project):
+    run = project.folder / "harness" / "run.py"
+    project.run(2)
+    run.write_text(run.read_text().replace("WARMUP_STEPS = 2", "WARMUP_STEPS = 0"))
+    project.run(2)
+    warm, cold = map(result, project.logs())
+    assert warm["weights_sha256"] == cold["weights_sha256"] and warm["warmup_ns"] > 0
+
+
+def test_out_of_memory_in_the_warm_up_names_the_flag_and_the_value_to_use(tmp_path):
+    for reduction, flag in (("exact", "micro_batch"), ("fast", "device_batch_size")):
+        project = Project(tmp_path / reduction, reduction)
+        full = project.submission("full.py", ("    return F.cross_entropy", (
+            "    if y_BT.size(0) > 2:\n"
+            "        raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 12 GiB')\n"
+            "    return F.cross_entropy")))
+        refused = project.run(1, script=full, code=2)
+        assert refused.stderr.count("\n") == 1, refused.stderr
+        assert f"out of memory with 4 sequences a pass; use --{flag} 2 (CUDA out of" in refused.stderr
+        project.run(1, f"--{flag}=2", script=full)

@@ -1,0 +1,36 @@
+"""Training time."""
+import torch
+
+from harness import clock
+
+
+def _charge(rank_seconds):
+    import torch.distributed as dist
+    now = [0]
+    clock._now_ns = lambda: now[0]
+    timer = clock.Clock(torch.device("cpu"))
+    for seconds in rank_seconds:  # a segment each
+        timer.start()
+        now[0] += seconds[dist.get_rank()] * 10**9
+        timer.stop()
+        with timer.spending("validation"):
+            now[0] += 5 * 10**9
+    return timer.train_time_ns, timer.account()["validation_ns"], timer.account()["unexplained_ns"]
+
+
+def test_a_segment_is_charged_at_the_length_it_had_on_the_slowest_rank_and_validation_is_not(ranks):
+    answers = ranks(3, _charge, [(1, 2, 3), (7, 1, 1)])
+    assert {answer[0] for answer in answers} == {10 * 10**9}
+    assert {answer[1] for answer in answers} == {10 * 10**9}
+    assert answers[0][2] == (1 + 7 - 10) * 10**9  # this rank waited in truth; its fake clock did not
+
+
+def test_time_inside_an_open_segment_counts_at_once(alone, monkeypatch):
+    now = iter([0, 10, 35, 50, 60])
+    monkeypatch.setattr(clock, "_now_ns", lambda: next(now))
+    timer = clock.Clock(torch.device("cpu"))
+    assert timer.train_time_ns == 0
+    timer.start()
+    assert timer.running and timer.train_time_ns == 25
+    timer.stop()
+    assert not timer.running and timer.train_time_ns == 40
