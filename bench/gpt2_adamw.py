@@ -23,6 +23,7 @@ class Hyperparameters:
     n_head: int
     n_embd: int
     dtype: str = "float32"
+    init_std: float = 0.02
     # data
     seq_len: int  # tokens
     batch_tokens: int  # tokens a step, over all ranks
@@ -102,7 +103,7 @@ class GPT(nn.Module):
         self.lm_head.weight = self.wte.weight
         for name, p in self.named_parameters():
             if p.ndim == 2:
-                nn.init.normal_(p, std=0.02 / math.sqrt(2 * hp.n_layer) if "c_proj" in name else 0.02)
+                nn.init.normal_(p, std=hp.init_std / (math.sqrt(2 * hp.n_layer) if "c_proj" in name else 1))
             elif name.endswith("bias"):
                 nn.init.zeros_(p)
 

@@ -7,6 +7,7 @@ TITLES = {
     "gemm_share": "Share of the machine's matrix product", "two_ranks": "Two ranks over one",
     "harness_cost": "Cost of the harness", "stream_rate": "Reading tokens",
     "muon_sharded": "Sharded Muon at 124M",
+    "reading_logs": "Checking records",
     "cold_start": "From the command to the first step", "time_to_loss": "Time to nanoGPT's loss",
     "muon_claims": "Muon's claims", "gpu_attention": "Attention", "gpu_step": "The step",
     "gpu_same_bits": "The same bits again", "gpu_curve": "The loss curve",

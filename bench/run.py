@@ -21,7 +21,7 @@ from bench.page import page  # noqa: E402
 from bench.rounds import Result, conditions, foreign_load  # noqa: E402
 
 NAMES = ["gemm_share", "two_ranks", "harness_cost", "stream_rate", "muon_sharded", "cold_start",
-         "time_to_loss", "muon_claims"]
+         "reading_logs", "time_to_loss", "muon_claims"]
 
 
 def finite(value):

@@ -3,13 +3,14 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from harness.runlog import RULE, RunLog, sha256
+from harness.runlog import ROOT, RULE, RunLog, sha256
 from records.reader import FILE_BYTES, LINE_BYTES, ChangedLog, ReadError, read_log
 
 SCRIPT = b"import harness\nprint('|')\n"
@@ -234,3 +235,16 @@ def test_the_tools_load_neither_torch_nor_anything_of_ours():
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert done.stderr.strip() == ""
+
+
+def test_the_example_of_the_format_s_page_is_a_log(tmp_path):
+    [example] = re.findall(r"```text\n(.*?)```", (ROOT / "docs" / "log_format.md").read_text(), re.S)
+    path = tmp_path / "example.txt"
+    path.write_text(example)
+    log = read_log(path)
+    assert (log.manifest["seed"], log.files["model.py"].source) == (0, b"WIDTH = 128\n")
+    assert [val.val_loss for val in log.vals] == [8.317766166719343, 8.201390312158763]
+    assert (log.text, log.events[0].fields["grad_norm"], log.end["status"]) == (["width 128"], 0.75, "ok")
+    path.write_text(example.replace("8.2014", "8.2013"))
+    with pytest.raises(ChangedLog, match="the lines above are not those whose sha256"):
+        read_log(path)
