@@ -48,7 +48,12 @@ def main(argv: list[str] | None = None) -> int:
                                       formatter_class=argparse.RawDescriptionHelpFormatter,
                                       epilog=f"example: {example}")
         if name == asked:  # only what is needed: verify is to answer at once
-            module = importlib.import_module(f"records.{MODULES.get(name, name)}")
+            try:
+                module = importlib.import_module(f"records.{MODULES.get(name, name)}")
+            except ModuleNotFoundError as error:
+                print(f"records {name}: {error.name} is missing; pip install -r records/requirements.txt",
+                      file=sys.stderr)
+                return 2
             module.add_arguments(command)
     arguments = parser.parse_args(argv)
     try:
