@@ -1,15 +1,19 @@
-"""Draws validation and training loss of runs; runs of the same code and settings share a line and a band."""
+"""Draws runs: losses, step times, or a track's records; runs of the same code and settings share a line."""
 import argparse
 import json
 import statistics
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from records.reader import Log, ReadError, is_finite, number, read_log, shown
+from records.compare import between, step_times
+from records.figure import GREY, PALETTE, figure_for, titles
+from records.history import draw_history, read_records
+from records.reader import ReadError, is_finite, number, shown
+from records.trials import Point, Trial, find_logs, load_trials
 
-# Okabe and Ito's palette, told apart by colour-blind eyes; https://jfly.uni-koeln.de/color
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LABELS = {"steps": "step", "tokens": "training tokens", "time": "training time (s)"}
 
 
@@ -25,61 +29,95 @@ class Curve:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("logs", metavar="LOG", nargs="+", type=Path)
+    parser.add_argument("logs", metavar="LOG", nargs="+", type=Path,
+                        help="a log, or a folder with some below it")
     parser.add_argument("-o", "--output", metavar="FILE", type=Path, required=True, help="a .png or .svg")
     parser.add_argument("--x", choices=list(LABELS), default="steps", help="what the horizontal axis counts")
     parser.add_argument("--ladder", action="store_true", help="draw the track's n-gram losses too")
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument("--steps", action="store_true", help="draw how long steps took, not losses")
+    other.add_argument("--history", action="store_true",
+                       help="draw the time of each record over its date; LOG is a track's folder in records/")
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Draw the figure and say what is in it; return the exit code."""
     if arguments.output.suffix not in (".png", ".svg"):
         raise ReadError(f"-o {shown(arguments.output.name)}: expected a name that ends in .png or .svg")
-    logs = [read_log(path) for path in arguments.logs]
-    for log in logs:
-        if not any(is_finite(val.val_loss) for val in log.vals):
-            raise ReadError(f"{shown(log.path.name)}: no validation with a finite loss in it")
-    if len(tracks := sorted({str(log.manifest.get("track")) for log in logs})) > 1:
-        raise ReadError(f"tracks {shown(', '.join(tracks))}: their losses do not compare; draw one track")
-    groups: dict[str, list[Log]] = {}
-    for log in logs:
-        groups.setdefault(kind(log), []).append(log)
-    draw(list(groups.values()), arguments.x, arguments.ladder, arguments.output)
-    print(f"{arguments.output}: {len(logs)} runs in {len(groups)} groups")
+    if arguments.history:
+        records = sorted(record for folder in arguments.logs for record in read_records(folder))
+        draw_history(records, arguments.output)
+        print(f"{arguments.output}: {len(records)} records")
+        return 0
+    trials = list(load(arguments.logs))
+    if len(tracks := sorted({t.track for t in trials if t.track})) > 1:
+        raise ReadError(f"tracks {shown(', '.join(tracks))}: their runs do not compare; draw one track")
+    groups: dict[str, list[Trial]] = {}
+    for trial in trials:
+        groups.setdefault(kind(trial), []).append(trial)
+    if arguments.steps:
+        draw_steps(list(groups.values()), arguments.output)
+    else:
+        draw(list(groups.values()), arguments.x, arguments.ladder, arguments.output)
+    print(f"{arguments.output}: {len(trials)} runs in {len(groups)} groups")
     return 0
 
 
-def kind(log: Log) -> str:
+def load(paths: list[Path]) -> Iterator[Trial]:
+    """Yield the runs of logs and folders that have a finite validation loss.
+
+    Raises ReadError for a file without; one that was found in a folder is passed over, and stderr says so.
+    """
+    found = False
+    for path in find_logs(paths):
+        try:
+            trials = [t for t in load_trials(path) if any(is_finite(p.loss) for p in t.vals)]
+            if not trials:
+                raise ReadError(f"{shown(path.name)}: no validation with a finite loss in it")
+        except ReadError as error:
+            if path in paths:
+                raise
+            print(f"records plot: passed over {error}", file=sys.stderr)
+        else:
+            found = True
+            yield from trials
+    if not found:
+        raise ReadError(f"{shown(', '.join(map(str, paths)))}: no log with a finite loss below it")
+
+
+def kind(trial: Trial) -> str:
     """Return what runs must share to be seeds of one another: code and hyperparameters."""
-    names = ("hyperparameters", "reduction")
-    return json.dumps([log.manifest["code"].get("digest"), *map(log.manifest.get, names)], sort_keys=True)
+    code = trial.code_sha256 or str(trial.path)  # a log without code is like no other
+    manifest = trial.log.manifest if trial.log else {}
+    if trial.log:
+        code = manifest["code"].get("digest")
+    return json.dumps([code, trial.hyperparameters, manifest.get("reduction")], sort_keys=True)
 
 
-def val_curve(logs: list[Log], axis: str) -> Curve:
-    """Return the validation loss of a group."""
-    at = {"steps": lambda v: v.step, "tokens": lambda v: v.tokens,
-          "time": lambda v: v.train_time_ns / 1e9}[axis]
-    return merge([{v.step: (at(v), v.val_loss) for v in log.vals if is_finite(v.val_loss)} for log in logs])
+def val_curve(trials: list[Trial], axis: str) -> Curve:
+    """Return the validation loss of a group. Raises ReadError where a log does not tell the axis."""
+    return merge([{p.step: (at(trial, p, axis), p.loss) for p in trial.vals if is_finite(p.loss)}
+                  for trial in trials])
 
 
-def train_curve(logs: list[Log], axis: str) -> Curve:
+def train_curve(trials: list[Trial], axis: str) -> Curve:
     """Return the training loss of a group; the tokens of a step lie on the line between two validations."""
-    runs = []
-    for log in logs:
-        marks = sorted((val.step, val.tokens) for val in log.vals)
-        at = {"steps": lambda s, m: s.step, "tokens": lambda s, m: between(m, s.step),
-              "time": lambda s, m: s.train_time_ms / 1e3}[axis]
-        runs.append({s.step: (at(s, marks), s.train_loss) for s in log.steps if is_finite(s.train_loss)})
-    return merge(runs)
+    return merge([{p.step: (at(trial, p, axis), p.loss) for p in trial.train if is_finite(p.loss)}
+                  for trial in trials])
 
 
-def between(marks: list[tuple[int, int]], step: int) -> float:
-    """Return the tokens taken at a step, on the straight line through the nearest validations around it."""
-    if len(marks) < 2:
-        return marks[0][1]
-    i = next((i for i in range(1, len(marks) - 1) if marks[i][0] >= step), len(marks) - 1)
-    (s0, t0), (s1, t1) = marks[i - 1], marks[i]
-    return t0 if s1 == s0 else t0 + (t1 - t0) * (step - s0) / (s1 - s0)
+def at(trial: Trial, point: Point, axis: str) -> float:
+    """Return where a point stands on an axis, LABELS tells the unit."""
+    if axis == "steps":
+        return point.step
+    if axis == "time" and is_finite(point.time_ms):
+        return point.time_ms / 1e3
+    if axis == "tokens" and point.tokens is not None:
+        return point.tokens
+    marks = sorted((val.step, val.tokens) for val in trial.vals if val.tokens is not None)
+    if axis == "time" or not marks:
+        raise ReadError(f"{trial.name}: does not tell its {axis}; draw it with --x steps")
+    return between(marks, point.step)
 
 
 def merge(runs: list[dict[int, tuple[float, float]]]) -> Curve:
@@ -90,79 +128,96 @@ def merge(runs: list[dict[int, tuple[float, float]]]) -> Curve:
     return Curve(x, list(map(statistics.fmean, losses)), list(map(min, losses)), list(map(max, losses)))
 
 
-def facts(log: Log, ladder: bool) -> dict[str, float]:
+def facts(trial: Trial, ladder: bool) -> dict[str, float]:
     """Return names and losses for horizontal lines: the target and, asked for, the track's n-gram losses."""
-    rungs = log.track.get("baselines") if ladder else None
+    track = trial.log.track if trial.log else {}
+    rungs = track.get("baselines") if ladder else None
     lines = {**rungs} if isinstance(rungs, dict) else {}
-    lines["target"] = log.track.get("target")
+    lines["target"] = track.get("target")
     return {shown(k, 30): number(v) for k, v in lines.items() if v is not None and is_finite(number(v))}
 
 
-def overrides(log: Log) -> set[str]:
+def overrides(trial: Trial) -> set[str]:
     """Return the hyperparameters that the command line changed, as words."""
-    changed = log.manifest.get("overrides")
+    changed = trial.log.manifest.get("overrides") if trial.log else None
     return {f"{name}={value}" for name, value in changed.items()} if isinstance(changed, dict) else set()
 
 
-def label(logs: list[Log], common: set[str]) -> str:
+def label(trials: list[Trial], common: set[str], spread: str = ": mean, lowest and highest") -> str:
     """Return what the legend says of a group: digest of its script, what sets it apart, how many runs."""
-    words = [str(logs[0].manifest["code"]["script"])[:8], *sorted(overrides(logs[0]) - common)]
-    text = shown(" ".join(words))
-    if len(logs) > 1:
-        text += f", {len(logs)} runs: mean, lowest and highest"
-    incomplete = sum(log.end is None for log in logs)
+    digest = trials[0].code_sha256
+    text = shown(" ".join([digest[:8] if digest else trials[0].name, *sorted(overrides(trials[0]) - common)]))
+    if len(trials) > 1:
+        text += f", {len(trials)} runs{spread}"
+    incomplete = sum(trial.status == "incomplete" for trial in trials)
     return f"{text} ({incomplete} incomplete)" if incomplete else text
 
 
-def draw(groups: list[list[Log]], axis: str, ladder: bool, output: Path) -> None:
-    """Draw groups of runs into a file, the same bytes for the same logs."""
-    try:
-        import matplotlib
-    except ImportError:
-        raise ReadError("matplotlib is missing; pip install -r records/requirements.txt") from None
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter
-    style = {"text.parse_math": False, "svg.hashsalt": "records", "axes.spines.top": False,
-             "axes.spines.right": False, "legend.frameon": False}
-    first, common = groups[0][0], set.intersection(*(overrides(logs[0]) for logs in groups))
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(8, 5), layout="constrained")
-        FigureCanvasAgg(figure)
+def draw(groups: list[list[Trial]], axis: str, ladder: bool, output: Path) -> None:
+    """Draw the losses of groups of runs into a file."""
+    first, common = groups[0][0], set.intersection(*(overrides(trials[0]) for trials in groups))
+    with figure_for(output) as figure:
+        from matplotlib.ticker import EngFormatter
         axes = figure.subplots()
-        for i, logs in enumerate(groups):
-            draw_group(axes, logs, axis, i, label(logs, common))
+        for i, trials in enumerate(groups):
+            draw_group(axes, trials, axis, i, label(trials, common))
         bottom, top = axes.get_ylim()
         free = bottom  # the lowest place that no line's name takes yet
         for name, loss in sorted(facts(first, ladder).items(), key=lambda fact: fact[1]):
-            colour, line = ("#000000", "-") if name == "target" else ("#777777", ":")
+            colour, line = ("#000000", "-") if name == "target" else (GREY, ":")
             axes.axhline(loss, linewidth=1.2, zorder=0, color=colour, linestyle=line)
             place = max(loss, free)
             free = place + 0.04 * (top - bottom)
             axes.annotate(f"{name} {loss:.4g}", (1, place), xycoords=("axes fraction", "data"), xytext=(4, 0),
                           textcoords="offset points", va="center", fontsize=9, color=colour)
         axes.set(xlabel=LABELS[axis], ylabel="loss (nats per token)")
-        axes.set_title(shown(f"track {first.manifest.get('track')}"), loc="left", fontsize=11, weight="bold")
-        if common:
-            axes.set_title(shown(" ".join(sorted(common))), loc="right", fontsize=7, color="#777777")
+        titles(axes, first.track, common)
         if axis == "tokens":
             axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
         figure.legend(loc="outside lower left", title="validation; faint: training", title_fontsize=9,
                       fontsize=9, alignment="left")
-        try:
-            dated = "Date" if output.suffix == ".svg" else "Software"
-            figure.savefig(output, dpi=150, metadata={dated: None})
-        except OSError as error:
-            raise ReadError(f"{shown(str(output))}: cannot be written ({error.strerror})") from None
 
 
-def draw_group(axes: Any, logs: list[Log], axis: str, index: int, name: str) -> None:
+def draw_group(axes: Any, trials: list[Trial], axis: str, index: int, name: str) -> None:
     """Draw a group: faint training loss, band, validation loss; colours, then dashes, tell groups apart."""
     colour, dashes = PALETTE[index % len(PALETTE)], ("-", "--", ":", "-.")[index // len(PALETTE) % 4]
-    train, val = train_curve(logs, axis), val_curve(logs, axis)
+    train, val = train_curve(trials, axis), val_curve(trials, axis)
     if not val.x:
-        raise ReadError(f"{shown(logs[0].path.name)} and runs like it share no validated step")
+        raise ReadError(f"{trials[0].name} and runs like it share no validated step")
     axes.plot(train.x, train.mean, color=colour, alpha=0.3, linewidth=0.8)
     axes.fill_between(val.x, val.low, val.high, color=colour, alpha=0.25, linewidth=0)
     axes.plot(val.x, val.mean, color=colour, linestyle=dashes, linewidth=2, label=name,
               marker="o" if len(val.x) < 40 else None, markersize=3.5)
+
+
+def draw_steps(groups: list[list[Trial]], output: Path) -> None:
+    """Draw a histogram of the step times of each group, in percent; the slowest lie off the figure."""
+    common = set.intersection(*(overrides(trials[0]) for trials in groups))
+    times = [sorted(ms for trial in trials for ms in step_times(trial)) for trials in groups]
+    for trials, steps in zip(groups, times):
+        if not steps or max(map(abs, steps)) > 1e12:  # no axis fits such steps
+            raise ReadError(f"{trials[0].name}: no two training steps in a row with a time each")
+    left = min(steps[0] for steps in times)
+    span = 1.2 * (max(p99(steps) for steps in times) - left) + 5
+    width = max(1, round(span / 60))  # ms; logs tell whole ones
+    edges = [left - 0.5 + i * width for i in range(int(span / width) + 2)]
+    with figure_for(output) as figure:
+        axes = figure.subplots()
+        for i, (trials, steps) in enumerate(zip(groups, times)):
+            colour, median = PALETTE[i % len(PALETTE)], statistics.median(steps)
+            name = (f"{label(trials, common, '')}: median {median:.4g} ms, p99 {p99(steps):.4g} ms, "
+                    f"{len(steps)} steps")
+            if beyond := sum(ms > edges[-1] for ms in steps):
+                name += f", {beyond} off the figure"
+            axes.hist(steps, bins=edges, weights=[100 / len(steps)] * len(steps), label=name,
+                      histtype="stepfilled", facecolor=f"{colour}40", edgecolor=colour)
+            axes.axvline(median, color=colour, linewidth=1.2, linestyle="--")
+        axes.set(xlabel="time of a step (ms)", ylabel="steps (%)", xlim=(edges[0], edges[-1]))
+        titles(axes, groups[0][0].track, common)
+        figure.legend(loc="outside lower left", title="dashed: median", title_fontsize=9, fontsize=9,
+                      alignment="left")
+
+
+def p99(ordered: list[float]) -> float:
+    """Return what 99 of 100 values are not above, of values in order."""
+    return ordered[-(len(ordered) // 100) - 1]
