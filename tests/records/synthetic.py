@@ -1,0 +1,137 @@
+"""Synthetic checkouts and logs of format 1, right in every number and hash, to be broken in one place."""
+import json
+import math
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+from harness.runlog import RunLog, canonical, sha256
+
+SCRIPT = b"from harness.run import open_run\nprint('train')\n"
+HARNESS = {"harness/__init__.py": b"", "harness/run.py": b"steps = 8\n"}
+ROW = {"recipe": "tiny", "data": "data/tiny", "train_files": "t_*.bin", "val_files": "v_*.bin",
+       "vocabulary": "data/tiny/vocab.bpe", "vocab_size": 257, "val_tokens": 512, "val_piece": 128,
+       "val_bytes": 500, "target": 5.0, "significance": {"alpha": 0.01}, "max_active_parameters": 1000,
+       "reduction": "exact", "fetch": "false", "download": "nothing", "cost": "seconds",
+       "baselines": {"unigram": 5.5}}
+DAY = 1_767_225_600_000_000_000  # 2026-01-01T00:00:00Z, in ns
+
+
+def digest(files: dict[str, bytes]) -> str:
+    """Return the harness digest of files in harness/."""
+    return sha256(canonical({path.removeprefix("harness/"): sha256(source) for path, source in files.items()
+                             if path.startswith("harness/") and path.count("/") == 1}).encode())
+
+
+def checkout(root: Path) -> Path:
+    """Make a checkout: a track named tiny, its accepted harness, its pinned shards."""
+    (root / "harness").mkdir(parents=True)
+    (root / "data" / "tiny").mkdir(parents=True)
+    row = "".join(f"{k} = {toml(v)}\n" for k, v in {**ROW, "harness": {digest(HARNESS): "0" * 40}}.items())
+    (root / "harness" / "tracks.toml").write_text(f"[tiny]\n{row}")
+    pins = {name: {"sha256": sha256(name.encode())} for name in ("t_0.bin", "v_0.bin")}
+    (root / "data" / "tiny" / "manifest.json").write_text(json.dumps({"files": pins}))
+    return root
+
+
+def toml(value: object) -> str:
+    """Return a value as TOML."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{json.dumps(k)} = {toml(v)}" for k, v in value.items()) + " }"
+    return json.dumps(value)
+
+
+def sound(seed: int) -> types.SimpleNamespace:
+    """Return all that the log of a sound run of 8 steps says, to be broken and written."""
+    shards = [{"file": name, "tokens": 1000, "sha256": sha256(name.encode())}
+              for name in ("t_0.bin", "v_0.bin")]
+    vals = [[0, 5.549, 0], [4, 5.2 + seed / 100, 40_000_000 + seed],
+            [8, 4.9 + seed / 1000, 80_000_000 + 7 * seed]]
+    start = {"realtime_ns": DAY + seed * 10**9, "monotonic_ns": 10**12, "boottime_ns": 10**12 + 5}
+    parts = {"timed_ns": vals[-1][2], "setup_ns": 500_000_000, "warmup_ns": 300_000_000,
+             "validation_ns": 200_000_000, "checkpoint_ns": 0, "unexplained_ns": 10_000_000}
+    lived = sum(parts.values()) - parts["setup_ns"] + 1_000_000
+    manifest = {
+        "format": 1, "script": "train.py", "track": "tiny", "track_digest": "0" * 64,
+        "track_row": {**ROW, "name": "tiny"}, "seed": seed, "argv": [], "launch": {"seed": seed},
+        "hyperparameters": {"num_iterations": 8, "val_every": 4, "batch_tokens": 64}, "overrides": {},
+        "world_size": 1, "nodes": 1, "reduction": "exact", "rows": 1, "accumulation": 4,
+        "parameters": {"active": 900, "total": 1200}, "resumed_from": None,
+        "data": {"train": shards[:1], "val": shards[1], "tokens": 512, "epochs": 1},
+        "git": {"commit": "c" * 40, "dirty": False}, "calibration": {}, "clocks": start,
+        "sys": {"cpu": "Tiny CPU", "gpus": [], "torch": "2.13.0", "python": "3.11.7", "settings": []}}
+    train = [[step, 5.5 - step / 50 - seed / 100, 10 * step] for step in range(1, 9)]
+    return types.SimpleNamespace(
+        script=SCRIPT, files=dict(HARNESS), manifest=manifest, vals=vals, train=train, more=[], late={},
+        end={"status": "ok", "wall_ns": sum(parts.values()), **parts,
+             "clocks": {name: ns + lived for name, ns in start.items()}}, name=f"{seed:06x}")
+
+
+def write(folder: Path, run: types.SimpleNamespace) -> Path:
+    """Write a log as the harness does, with hashes and numbers that fit, and return its path."""
+    others = {path: sha256(source) for path, source in run.files.items() if not path.startswith("harness/")}
+    code = {"script": sha256(run.script), "harness": digest(run.files), "others": others}
+    code["digest"] = sha256(canonical(code).encode())
+    run_id = f"20260101T000000Z_{code['digest'][:8]}_{run.name}"
+    log = RunLog(folder, run_id)
+    manifest = {"run_id": run_id, **run.manifest, "code": code}
+    log.sources(run.script, manifest, run.files, ["Running Python 3.11.7"])
+    last = {}
+    for step, loss, time_ns in run.vals:
+        for s, train_loss, ms in run.train:
+            if step - 4 < s <= step:
+                log.line(f"step:{s}/8 train_loss:{train_loss:.4f} train_time:{ms}ms step_avg:{ms / s:.2f}ms")
+                log.event("scalar", step=s, lr=0.1)
+        average = time_ns / 1e6 / step if step else math.nan
+        times = f"train_time:{time_ns / 1e6:.0f}ms step_avg:{average:.2f}ms"
+        log.line(f"step:{step}/8 val_loss:{loss:.4f} {times}")
+        last = {"step": step, "val_loss": loss, "train_time_ns": time_ns, "tokens": 64 * step,
+                "weights": "0" * 16, "bits_per_byte": loss * 512 / math.log(2) / 500}
+        log.event("val", **last)
+    for kind, fields in run.more:
+        log.event(kind, **fields)
+    for path, source in run.late.items():
+        log.event("late", path=path)
+        log.file(path, source)
+    log.end(**{**last, **run.end})
+    return log.path
+
+
+def campaign(root: Path, n: int = 4, change: Callable | None = None, which: int | None = 0) -> list[Path]:
+    """Write n sound runs with seeds 1, 2, ..., one of them or all changed, and return the logs."""
+    logs = []
+    for i in range(n):
+        run = sound(i + 1)
+        if change and which in (i, None):
+            change(run)
+        logs.append(write(root / "runs", run))
+    return logs
+
+
+def resealed(path: Path, old: bytes, new: bytes) -> None:
+    """Replace text in a log and give it the end line that fits: what a careful forger does."""
+    above, _, end = path.read_bytes().replace(old, new, 1).rpartition(b"#:end ")
+    fields = json.loads(end)
+    path.write_bytes(above + b"#:end " + canonical({**fields, "sha256": sha256(above)}).encode() + b"\n")
+
+
+def change(path: str, value: object) -> Callable:
+    """Return a change of a manifest's field."""
+    *names, last = path.split(".")
+
+    def apply(run: types.SimpleNamespace) -> None:
+        at = run.manifest
+        for name in names:
+            at = at[name]
+        at[last] = value
+    return apply
+
+
+def ending(**fields: object) -> Callable:
+    """Return a change of the end line."""
+    return lambda run: run.end.update(fields)
+
+
+def setting(**fields: object) -> Callable:
+    """Return a change of anything else that a log says."""
+    return lambda run: vars(run).update(fields)

@@ -1,0 +1,112 @@
+"""submit makes a record that verifies, or says why it makes none, and never half a one."""
+import json
+from pathlib import Path
+
+import pytest
+
+from records import claims
+from records.__main__ import main
+from synthetic import campaign, change, checkout
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch) -> Path:
+    """A checkout that the commands take for their own."""
+    root = checkout(tmp_path / "checkout")
+    monkeypatch.setattr(claims, "ROOT", root)
+    return root
+
+
+def submit(root: Path, logs: list[Path], *more: str, name: str = "Muon") -> int:
+    """Run the command on logs."""
+    return main(["submit", *map(str, logs), "--name", name, "--to", str(root / "records"), *more])
+
+
+def test_a_record_verifies_and_what_it_lacks_is_said(root, capsys):
+    assert submit(root, campaign(root)) == 0
+    folder, out = root / "records" / "tiny" / "2026-01-01_Muon", capsys.readouterr().out
+    assert sorted(p.name for p in folder.iterdir()) == ["README.md", "logs", "record.json"]
+    for section in ("Idea", "What changed", "Ablation", "Credit"):
+        assert f"missing: README.md: section {section}" in out
+    assert f"next: python -m records verify {folder}" in out and "PROVEN" in out
+    assert main(["verify", str(folder)]) == 0
+    assert "all_attempts: 4 attempts, all here" in capsys.readouterr().out  # the ledger's lines came along
+
+
+def test_the_readme_asks_for_words_in_comments(root):
+    submit(root, campaign(root))
+    text = (root / "records" / "tiny" / "2026-01-01_Muon" / "README.md").read_text()
+    assert text.startswith("# Muon\n") and text.count("<!-- ") == 2 + 4 and "?" in text
+
+
+def test_fewer_runs_than_a_look_are_said_to_be_missing(root, capsys):
+    assert submit(root, campaign(root, n=3)) == 0
+    assert "missing: runs with other seeds: 1 more, up to the declared look at 4" in capsys.readouterr().out
+
+
+def test_what_verify_calls_invalid_is_refused_by_name(root, capsys):
+    logs = campaign(root, change=change("overrides", {"lr": 1}), which=None)
+    assert submit(root, logs) == 1
+    assert "code: overrides on the command line" in capsys.readouterr().out
+    assert not (root / "records").exists()
+
+
+def test_missing_attempts_stay_with_the_record(root, capsys):
+    logs = campaign(root, n=5)
+    assert submit(root, logs[1:]) == 0
+    out = capsys.readouterr().out
+    assert "PROMISING" in out and "1 of 5 attempts are not among the logs" in out
+    folder = root / "records" / "tiny" / "2026-01-01_Muon"
+    assert json.loads((folder / "record.json").read_text())["significance"]["word"] == "PROMISING"
+    assert main(["verify", str(folder)]) == 1  # in a clone too, where nobody has that ledger
+
+
+@pytest.mark.parametrize("name", ["", "a b", "../x", "a/b", ".x", "-x", "é", "a" * 61, "<b>", "x\n"])
+def test_a_name_that_is_no_name_is_refused(name, root, capsys):
+    assert main(["submit", str(campaign(root, n=1)[0]), f"--name={name}", "--to", str(root / "records")]) == 2
+    assert "letters, digits" in capsys.readouterr().err and not (root / "records").exists()
+
+
+def test_a_record_is_never_overwritten_and_leaves_nothing_behind(root, capsys):
+    logs = campaign(root)
+    assert submit(root, logs) == 0
+    before = {path: path.read_bytes() for path in (root / "records").rglob("*") if path.is_file()}
+    assert submit(root, logs) == 2 and "never overwritten" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (root / "records").rglob("*") if path.is_file()} == before
+    assert [path.name for path in (root / "records" / "tiny").iterdir()] == ["2026-01-01_Muon"]
+
+
+def test_a_run_id_that_is_no_file_name_is_refused(root, capsys):
+    logs = campaign(root, change=change("run_id", "../../escape"))
+    assert submit(root, logs) == 2
+    assert "no name for a file" in capsys.readouterr().err and not list((root / "records" / "tiny").iterdir())
+
+
+def test_a_race_is_asked_for_where_there_is_a_record_to_beat(root, capsys):
+    logs = campaign(root)
+    submit(root, logs)
+    capsys.readouterr()
+    submit(root, logs, name="Second")
+    out = capsys.readouterr().out
+    assert "missing: a race against the present record" in out and "2026-01-01_Muon" in out
+
+
+def test_the_race_of_another_code_is_refused(root, capsys):
+    race = {"format": 1, "track": "tiny", "A": {"code": "a" * 64}, "B": {"code": "b" * 64}, "n": 2,
+            "attempts": [], "seeds": [0, 1, 2], "order": list("ABBAAB")}
+    (root / "race").mkdir()
+    from records.race import RULE
+    (root / "race" / "race.json").write_text(json.dumps({**race, "rule": RULE}))
+    assert submit(root, campaign(root), "--race", str(root / "race")) == 2
+    assert "the race is of code aaaaaaaa" in capsys.readouterr().err
+
+
+def test_the_example_of_the_help_runs(root, monkeypatch, capsys):
+    logs = campaign(root)
+    with pytest.raises(SystemExit):
+        main(["submit", "--help"])
+    example = capsys.readouterr().out.strip().split("\n")[-1]
+    assert example == "example: python -m records submit records/runs/*.txt --name Muon"
+    monkeypatch.chdir(root)
+    assert main(["submit", *map(str, logs), *example.split()[6:]]) == 0
+    assert (root / "records" / "tiny" / "2026-01-01_Muon").is_dir()
