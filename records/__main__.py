@@ -1,6 +1,7 @@
 """Tools for the logs of runs: python -m records COMMAND. Only rerun and race execute what a log holds."""
 import argparse
 import importlib
+import io
 import sys
 
 from records.reader import ReadError
@@ -56,6 +57,8 @@ def main(argv: list[str] | None = None) -> int:
                 return 2
             module.add_arguments(command)
     arguments = parser.parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for terminals that lack a letter
     try:
         return module.main(arguments)
     except ReadError as error:

@@ -1,4 +1,5 @@
 """What a claim rests on: the runs of its logs, this checkout's track row and data, the attempts counted."""
+import dataclasses
 import json
 import re
 import statistics
@@ -222,6 +223,8 @@ def overridden(folder: Path, run_id: str) -> bool:
 def json_text(value: Any, indent: int | None = 1) -> str:
     """Return JSON with sorted keys and a last newline; numbers that are not finite are strings."""
     def finite(v: Any) -> Any:
+        if dataclasses.is_dataclass(v):
+            v = dataclasses.asdict(v)
         if isinstance(v, float) and not is_finite(v):
             return str(v)
         if isinstance(v, dict):

@@ -1,8 +1,5 @@
 """Compares two logs, two records, or one with a script: code, settings, data, curves, speed, verdict."""
 import argparse
-import dataclasses
-import json
-import math
 import os
 import shlex
 import shutil
@@ -12,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from records import compare
+from records.claims import json_text
 from records.compare import Side
 from records.diff_text import Page
 
@@ -38,7 +36,7 @@ def main(arguments: argparse.Namespace) -> int:
             for path, side, other in zip(paths, loaded, loaded[::-1]))
     found = report(a, b)
     if arguments.json:
-        print(json.dumps(plain(found)))
+        print(json_text(found, None), end="")
         return 0
     coloured = arguments.color == "always" or (
         arguments.color == "auto" and sys.stdout.isatty() and not os.environ.get("NO_COLOR")
@@ -116,14 +114,3 @@ def verdict(a: Side, b: Side) -> dict[str, Any]:
     word, p = ("lower", lower.p) if difference < 0 else ("higher", higher.p)
     says = f"B is {word}" if p < ALPHA else "no difference shown"
     return {**found, "words": f"{lead}: {says} ({name}: one-sided p {p:.2g}, wanted below {ALPHA})"}
-
-
-def plain(value: Any) -> Any:
-    """Return a value for JSON: dataclasses as objects, what is not finite as a string."""
-    if dataclasses.is_dataclass(value):
-        return plain(dataclasses.asdict(value))
-    if isinstance(value, dict):
-        return {name: plain(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [plain(inner) for inner in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -12,6 +12,8 @@ from typing import Any
 
 RULE = b"=" * 100
 FILE_BYTES, LINE_BYTES = 1 << 26, 1 << 22
+LINES = VALUES = 1 << 20  # in a file; JSON values in its events: 64 MiB of "[]," would take 1.5 GB of memory
+DEPTH = 32  # of JSON; Python's own limit depends on how deep the caller stands
 NUMBER = r"(-?(?:\d+(?:\.\d+)?|inf|nan))"
 STEP = re.compile(rf"step:(\d{{1,15}})/(\d{{1,15}}) (train|val)_loss:{NUMBER} "
                   rf"train_time:(\d{{1,20}})ms step_avg:{NUMBER}ms", re.ASCII)
@@ -25,7 +27,7 @@ class ChangedLog(ReadError):
     """A log that is not what the harness wrote: a sha256 in it does not match."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Step:
     """A `step:` line, made for people: losses rounded to four digits, times in whole milliseconds."""
 
@@ -37,7 +39,7 @@ class Step:
     step_avg_ms: float  # nan at step 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Val:
     """A `#:val` event, made for machines: full precision."""
 
@@ -47,7 +49,7 @@ class Val:
     train_time_ns: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Event:
     """Any other `#:kind {...}` line, as it stands: non-finite numbers are strings, see number()."""
 
@@ -55,7 +57,7 @@ class Event:
     fields: dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class File:
     """A project file that the run had loaded."""
 
@@ -107,17 +109,27 @@ def read_log(path: str | Path, data: bytes | None = None) -> Log:
     data = read_bytes(path) if data is None else data
     log = Log(path)
     try:
-        lines = data.split(b"\n")
-        lines.pop()  # what follows the last newline is no whole line
-        for line_number, line in enumerate(lines, start=1):
-            if len(line) > LINE_BYTES:
-                raise ReadError(f"line {line_number} has {len(line)} bytes, expected at most {LINE_BYTES}")
-        rule = lines.index(RULE) if RULE in lines else len(lines)
-        log.script = b"".join(line + b"\n" for line in lines[:rule])
-        _Parser(log, data).parse(enumerate(lines[rule + 1:], start=rule + 2))
+        lines, script_bytes = _lines(data), 0
+        for _, line in lines:
+            if line == RULE:
+                break
+            script_bytes += len(line) + 1
+        log.script = data[:script_bytes]
+        _Parser(log, data).parse(lines)
     except ReadError as error:
         raise type(error)(f"{shown(path.name)}: {error}") from None
     return log
+
+
+def _lines(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield number and bytes of each whole line, one at a time: a list of 64 MiB of newlines takes 540 MB."""
+    number = start = 0
+    while (end := data.find(b"\n", start)) >= 0:  # what follows the last newline is no whole line
+        number, size = number + 1, end - start
+        if size > LINE_BYTES or number > LINES:
+            raise ReadError(f"line {number} has {size} bytes, expected at most {LINE_BYTES} in {LINES} lines")
+        yield number, data[start:end]
+        start = end + 1
 
 
 def read_bytes(path: Path) -> bytes:
@@ -127,13 +139,14 @@ def read_bytes(path: Path) -> bytes:
         with open(handle, "rb") as f:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
                 raise ReadError(f"{shown(path.name)}: not an ordinary file")
-            data = f.read(FILE_BYTES + 1)
+            size = os.fstat(handle).st_size
+            data = f.read(FILE_BYTES + 1) if size <= FILE_BYTES else b""  # + 1: it may be growing
     except (OSError, ValueError) as error:
         if isinstance(error, ReadError):
             raise
-        reason = "a symbolic link" if path.is_symlink() else getattr(error, "strerror", None) or error
+        reason = "a symbolic link" if os.path.islink(path) else getattr(error, "strerror", None) or error
         raise ReadError(f"{shown(path.name)}: cannot be read ({reason})") from None
-    if len(data) > FILE_BYTES:
+    if max(size, len(data)) > FILE_BYTES:
         raise ReadError(f"{shown(path.name)}: more than {FILE_BYTES} bytes; a log has at most that many")
     return data
 
@@ -146,6 +159,7 @@ class _Parser:
         self.head = True  # above the second rule
         self.open_file: dict[str, Any] | None = None
         self.bars: list[bytes] = []
+        self.values = 0
 
     def parse(self, lines: Iterator[tuple[int, bytes]]) -> None:
         """Read all lines. Raises ReadError naming the first one that is wrong."""
@@ -179,6 +193,9 @@ class _Parser:
 
     def _event(self, line: bytes) -> None:
         log, (kind, _, text) = self.log, line[2:].decode().partition(" ")
+        self.values += sum(map(text.count, ",[{"))
+        if self.values > VALUES:
+            raise ReadError(f"more than {VALUES} values in the events; a log has at most that many")
         fields = parse_json(text)
         if kind == "manifest":
             if log.manifest or fields.get("format") != 1:
@@ -223,14 +240,26 @@ class _Parser:
 
 
 def parse_json(text: str) -> dict[str, Any]:
-    """Return a JSON object, raising ReadError for anything else."""
+    """Return a JSON object, raising ReadError for anything else, a bare NaN and a key given twice too."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_object, parse_constant=int)  # int: refuses a bare NaN
     except (ValueError, RecursionError) as error:
         raise ReadError(f"not JSON ({shown(str(error))})") from None
     if not isinstance(value, dict):
         raise ReadError(f"found JSON of type {type(value).__name__}, expected an object")
+    level: list[Any] = [value]
+    for _ in range(DEPTH):
+        level = [inner for v in level if isinstance(v, (dict, list))
+                 for inner in (v.values() if isinstance(v, dict) else v)]
+    if level:
+        raise ReadError(f"JSON nested deeper than {DEPTH}")
     return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(fields := dict(pairs)) < len(pairs):
+        raise ValueError("a key given twice")  # each reader might believe another of the two
+    return fields
 
 
 def need(fields: dict[str, Any], name: str, kind: type) -> Any:
@@ -238,6 +267,8 @@ def need(fields: dict[str, Any], name: str, kind: type) -> Any:
     value = fields.get(name)
     if type(value) is not kind:
         raise ReadError(f"field {name!r} is {shown(repr(value))}, expected {kind.__name__}")
+    if kind is int and not -1 << 63 <= value < 1 << 63:  # beyond, it may be no float, nor be printed
+        raise ReadError(f"field {name!r} has {value.bit_length()} bits, expected at most 63")
     return value
 
 

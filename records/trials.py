@@ -104,7 +104,7 @@ def find_logs(paths: Iterable[Path]) -> Iterator[Path]:
     below a folder are not followed.
     """
     for path in paths:
-        if not path.is_dir():
+        if not os.path.isdir(path):  # Path.is_dir raises where a name is too long
             yield path
             continue
         for folder, folders, files in os.walk(path):

@@ -190,10 +190,10 @@ def test_one_path_cannot_be_given_twice(tmp_path):
 
 
 def test_json_is_taken_as_a_tolerant_reader_takes_it(tmp_path):
-    """Unknown kinds and fields, spaces, a bare NaN, a key given twice (the last one counts)."""
+    """Unknown kinds and fields, spaces, numbers that are not finite as strings."""
     lines = (
         b'#:later {"new": [1]}\n'
-        b'#:val {"step": 1, "step": 2, "val_loss": NaN, "tokens": 1, "train_time_ns": 1, "new": 1}\n'
+        b'#:val {"step": 2, "val_loss": "nan", "tokens": 1, "train_time_ns": 1, "new": 1}\n'
         b'#:val {"step":3,"val_loss":"-inf","tokens":1,"train_time_ns":1}\n'
     )
     (tmp_path / "a.txt").write_bytes(sealed(BODY + lines))
