@@ -32,7 +32,8 @@ def main(arguments: argparse.Namespace) -> int:
     new = old
     for track in tracks:
         begin, end = MARKER.format(track, "begin"), MARKER.format(track, "end")
-        new = replaced(new, begin, end, f"{begin}\n{table(track, arguments.records)}{end}", name)
+        if (block := table(track, arguments.records)) or begin in new:  # a new track may have neither
+            new = replaced(new, begin, end, f"{begin}\n{block}{end}", name)
     if arguments.check:
         pages = old.splitlines(True), new.splitlines(True)
         print("".join(difflib.unified_diff(*pages, name, "from the records")), end="")

@@ -107,3 +107,9 @@ def test_the_example_of_the_help_runs(monkeypatch):
     """On this repository itself: its page must be up to date too."""
     assert COMMANDS["leaderboard"][1] == "python -m records leaderboard --check"
     assert main(["leaderboard", "--check"]) == 0
+
+
+def test_a_track_without_records_needs_no_markers(root):
+    (root / "harness" / "tracks.toml").open("a").write('\n[new]\ntarget = 3.0\n')
+    assert main(["leaderboard"]) == 0
+    assert "leaderboard new" not in (root / "README.md").read_text()
