@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # One command: environment, data, launch. ./run.sh --help lists the flags. Works in bash 3.2 too.
 #   ./run.sh [--python FILE] [flags]      train
+#   ./run.sh --seeds auto|N [flags]       train with one seed after another, until the track's rule decides
 #   ./run.sh --environment FILE...        only make an environment with these requirements; print its Python
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -66,17 +67,20 @@ make_environment() {
     trap - EXIT
 }
 
-python=""
+python="" seeds=""
 requirements=("$root/requirements.txt")
 arguments=()
 while [ $# -gt 0 ]; do
     case "$1" in
         --python) [ $# -ge 2 ] || { say "run.sh: --python has no value"; exit 2; }; python="$2"; shift 2 ;;
         --python=*) python="${1#*=}"; shift ;;
+        --seeds) [ $# -ge 2 ] || { say "run.sh: --seeds has no value"; exit 2; }; seeds="$2"; shift 2 ;;
+        --seeds=*) seeds="${1#*=}"; seeds="${seeds:-none}"; shift ;;
         --environment) shift; while [ $# -gt 0 ]; do requirements+=("$1"); shift; done; arguments=(--environment) ;;
         *) arguments+=("$1"); shift ;;
     esac
 done
+[ -z "$seeds" ] || requirements+=("$root/records/requirements.txt")
 
 if [ -n "$python" ]; then
     if ! ready "$python" "${requirements[@]}"; then
@@ -100,4 +104,7 @@ fi
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 export MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_PAD_=67108864
 export PYTHONUNBUFFERED=1
+if [ -n "$seeds" ]; then
+    PYTHONPATH="$root" exec "$python" -m records seeds "$seeds" ${arguments[@]+"${arguments[@]}"}
+fi
 exec "$python" "$root/harness/launch.py" ${arguments[@]+"${arguments[@]}"}

@@ -47,6 +47,7 @@ class Val:
     val_loss: float
     tokens: int  # taken before this validation
     train_time_ns: int
+    weights: str | None = None  # digest of all weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +214,8 @@ class _Parser:
             self.bars = []
         elif kind == "val":
             log.vals.append(Val(need(fields, "step", int), number(fields.get("val_loss")),
-                                need(fields, "tokens", int), need(fields, "train_time_ns", int)))
+                                need(fields, "tokens", int), need(fields, "train_time_ns", int),
+                                fields.get("weights")))
         elif kind == "end":
             need(fields, "status", str)
             above = self.data.removesuffix(line + b"\n")

@@ -79,6 +79,15 @@ class Project:
         write_shard(data / "tiny_val_000000.bin", tiny_tokens(600, seed=9))
         (data / "vocab.bpe").write_text("#version: 0.2\n")
 
+    def add_records(self) -> None:
+        """Copy the tools that read logs, and put all into a git history of one commit."""
+        (self.folder / "records").mkdir(exist_ok=True)
+        for path in [*(ROOT / "records").glob("*.py"), ROOT / "records" / "requirements.txt"]:
+            shutil.copy(path, self.folder / "records")
+        who = ["-c", "user.name=t", "-c", "user.email=t@t"]
+        for words in (["init", "-q"], ["add", "-A"], [*who, "commit", "-qm", "t"]):
+            subprocess.run(["git", *words], cwd=self.folder, check=True)
+
     def command(self, ranks: int, *flags: str, script: str = "train_gpt2.py") -> list[str]:
         """Return the command line of a run of the tiny track with some ranks; later flags win."""
         return [sys.executable, str(self.folder / "harness" / "launch.py"), f"--nproc_per_node={ranks}",
