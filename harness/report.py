@@ -3,7 +3,6 @@ import contextlib
 import math
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor

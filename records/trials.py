@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from records.reader import Log, ReadError, is_log, read_bytes, read_log, shown
+from records.reader import Log, is_log, read_bytes, read_log, shown
 
 SUFFIXES = (".txt", ".log", ".stdout", ".out")
 
