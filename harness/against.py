@@ -4,7 +4,7 @@ import math
 import re
 from pathlib import Path
 
-LINE = re.compile(r"step:(\d{1,12})/\d{1,12} (train|val)_loss:(\S{1,30}) "
+LINE = re.compile(r"step:(\d{1,12})/\d{1,12} (train|val)_loss:(\S{1,30})(?: [a-z_]{1,40}_loss:\S{1,30}){0,20} "
                   r"train_time:(\d{1,15}(?:\.\d+)?)(ms|s) ")
 SMOOTHING = 0.95  # of training losses: those of single batches differ by far more than two runs do
 
@@ -26,11 +26,12 @@ class Against:
                     point = int(step), float(time) * (1000 if unit == "s" else 1), float(loss)
                 except ValueError:
                     continue
-                if kind == "val":
-                    self._val.append(point)
-                else:
-                    smooth = smoothed(smooth, point[2])
-                    self._train.append((*point[:2], smooth))
+                curve = self._val if kind == "val" else self._train
+                if curve and point[0] < curve[-1][0]:
+                    break  # a second trial in the same file
+                if math.isfinite(point[2]):
+                    smooth = smoothed(smooth, point[2]) if kind == "train" else smooth
+                    curve.append(point if kind == "val" else (*point[:2], smooth))
         if not self._val:
             raise ValueError(f"--against {path}: no line step:... val_loss:... in it; name the log of a run")
 

@@ -38,6 +38,15 @@ def test_a_public_log_with_seconds_and_no_training_loss_is_read(tmp_path):
     assert other.validated(9, 80_500, 3.28912).startswith("+0.0100 at equal step, +0.0100 at equal time")
 
 
+def test_of_several_trials_the_first_counts_and_other_losses_and_nan_are_passed_over(tmp_path):
+    lines = ["step:5/10 val_loss:nan train_time:50ms step_avg:10.00ms",
+             "step:10/10 val_loss:3.3000 val_ema_loss:3.2900 train_time:100ms step_avg:10.00ms ema_beta:0",
+             "step:5/10 val_loss:4.0000 train_time:50ms step_avg:10.00ms",
+             "step:10/10 val_loss:3.4000 train_time:100ms step_avg:10.00ms"]
+    other = Against(write(tmp_path / "a.txt", lines))
+    assert other.final == (10, 3.3) and other.validated(5, 50, 4.0) == ""
+
+
 def test_outside_the_curve_there_is_no_difference():
     curve = [(10, 100.0, 5.0), (20, 200.0, 4.0)]
     assert at(curve, 0, 9, 5.0) is None and at(curve, 1, 200.5, 5.0) is None
