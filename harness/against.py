@@ -4,7 +4,8 @@ import math
 import re
 from pathlib import Path
 
-LINE = re.compile(r"step:(\d{1,12})/\d{1,12} (train|val)_loss:(\S{1,30})(?: [a-z_]{1,40}_loss:\S{1,30}){0,20} "
+LINE = re.compile(r"step:(\d{1,12})/\d{1,12} (train|val)_loss:(\S{1,30})"
+                  r"(?: [a-z_]{1,40}_loss:\S{1,30}){0,20} "
                   r"train_time:(\d{1,15}(?:\.\d+)?)(ms|s) ")
 SMOOTHING = 0.95  # of training losses: those of single batches differ by far more than two runs do
 
