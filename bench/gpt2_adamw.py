@@ -23,7 +23,7 @@ class Hyperparameters:
     n_head: int
     n_embd: int
     dtype: str = "float32"
-    init_std: float = 0.02
+    init_std: float = 0.05  # GPT-2 has 0.02 at 768 wide
     # data
     seq_len: int  # tokens
     batch_tokens: int  # tokens a step, over all ranks
@@ -35,7 +35,7 @@ class Hyperparameters:
     val_every: int
     # optimizer
     lr: float
-    adam_betas: tuple[float, float] = (0.9, 0.95)
+    adam_betas: tuple[float, float] = (0.8, 0.95)
     weight_decay: float = 0.1
     grad_clip: float = 1.0  # largest norm of the gradient
 
@@ -44,7 +44,7 @@ RECIPES = {
     "sample": Hyperparameters(
         vocab_size=4096, n_layer=2, n_head=2, n_embd=128,
         seq_len=256, batch_tokens=2048, micro_batch=2, epochs=2,
-        num_iterations=1400, warmup_iters=100, val_every=140, lr=2e-3),
+        num_iterations=1680, warmup_iters=150, val_every=140, lr=8e-3),
 }
 
 
