@@ -52,9 +52,7 @@ def main(argv: list[str] | None = None) -> int:
             try:
                 module = importlib.import_module(f"records.{MODULES.get(name, name)}")
             except ModuleNotFoundError as error:
-                print(f"records {name}: {error.name} is missing; pip install -r records/requirements.txt",
-                      file=sys.stderr)
-                return 2
+                return lacks(name, error)
             module.add_arguments(command)
     arguments = parser.parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -64,9 +62,18 @@ def main(argv: list[str] | None = None) -> int:
     except ReadError as error:
         print(f"records {arguments.command}: {error}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        return lacks(arguments.command, error)
     except BrokenPipeError:
         sys.stderr.close()  # `| head` has seen enough
-        return 0
+        return 2  # what it did not print it did not tell
+
+
+def lacks(command: str, error: ModuleNotFoundError) -> int:
+    """Say which package is missing; return the exit code."""
+    print(f"records {command}: {error.name} is missing; pip install -r records/requirements.txt",
+          file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

@@ -13,8 +13,6 @@ from records.claims import json_text
 from records.compare import Side
 from records.diff_text import Page
 
-ALPHA = 0.01
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
@@ -87,6 +85,10 @@ def verdict(a: Side, b: Side) -> dict[str, Any]:
     (a_step, x), (b_step, y) = compare.finals(a), compare.finals(b)
     found: dict[str, Any] = {"a_step": a_step, "b_step": b_step, "a_seeds": len(x), "b_seeds": len(y),
                              "difference": None}
+    lost = [f"{len(side.trials) - len(side.finished)} of {len(side.trials)} runs of {name}"
+            for name, side in (("A", a), ("B", b)) if 0 < len(side.finished) < len(side.trials)]
+    if lost:  # dropping them would be a choice after the fact
+        return {**found, "words": f"{' and '.join(lost)} did not end in order with a finite loss: no test"}
     if not x or not y:
         return {**found, "words": "no finished run with a finite loss on one side: nothing to test"}
     difference = sum(y.values()) / len(y) - sum(x.values()) / len(x)
@@ -101,7 +103,7 @@ def verdict(a: Side, b: Side) -> dict[str, Any]:
         return {**found, "words": f"{lead}{known}; " + (
             "one run against one run decides nothing" if single else "a side of one seed decides nothing")}
     try:
-        from records.significance import differences, paired, welch
+        from records.significance import ALPHA, differences, paired, welch
     except ImportError as error:
         return {**found, "words": f"{lead}; no test: {error}; pip install -r records/requirements.txt"}
     same = x.keys() == y.keys() and all(isinstance(seed, int) for seed in x)

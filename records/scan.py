@@ -125,7 +125,7 @@ class _Visitor(ast.NodeVisitor):
         arguments = [node.args.vararg, node.args.kwarg, *node.args.posonlyargs, *node.args.args,
                      *node.args.kwonlyargs]
         for argument in filter(None, arguments):
-            if argument.annotation and "Run" in ast.unparse(argument.annotation):
+            if argument.arg == "run" or argument.annotation and "Run" in ast.unparse(argument.annotation):
                 self.runs.add(argument.arg)
         for outside in (*getattr(node, "decorator_list", ()), *node.args.defaults,
                         *filter(None, node.args.kw_defaults)):
@@ -141,6 +141,16 @@ class _Visitor(ast.NodeVisitor):
         if isinstance(node.context_expr, ast.Call) and isinstance(node.optional_vars, ast.Name) \
                 and (self.dotted(node.context_expr.func) or "").startswith("harness"):
             self.runs.add(node.optional_vars.id)
+        self.generic_visit(node)
+
+    def visit_Assign(self, node: ast.Assign) -> None:
+        call = isinstance(node.value, ast.Call)
+        dotted = self.dotted(node.value.func if call else node.value) or ""
+        for name in (target.id for target in node.targets if isinstance(target, ast.Name)):
+            if dotted and not call:
+                self.modules[name] = dotted  # another name of the same thing
+            elif dotted.startswith("harness"):
+                self.runs.add(name)
         self.generic_visit(node)
 
     # what is used

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from records import significance
-from records.claims import json_text
+from records.claims import json_text, own_row
 from records.reader import ReadError, is_finite, number, shown
-from records.significance import Test
+from records.significance import ALPHA, SIGMA, Test
 from records.stats_text import against_text, compare_text, earliest_text, sample_text
 from records.trials import Point, Trial, find_logs, load_trials
 
-ALPHA = 0.01
 SEED = re.compile(rb"(?im)^(\s*seed\s*=\s*)\d+")  # public scripts that differ in this line alone are one code
 HOLDS = {"PROVEN": 0, "PROMISING": 0}
 
@@ -66,7 +65,8 @@ def main(arguments: argparse.Namespace) -> int:
     codes, text = [], sample_text(sample.runs, len(sample.losses), sample.step, sample.notes)
     if arguments.vs is None or arguments.target is not None:
         target = track_target(new) if arguments.target is None else arguments.target
-        judged = earliest(new, target) if arguments.earliest else against(sample, target)
+        alpha = own_alpha(new)
+        judged = earliest(new, target, alpha) if arguments.earliest else against(sample, target, alpha)
         report["target"] = judged
         text += earliest_text(judged) if arguments.earliest else against_text(judged, sample.decimals)
         codes.append(exit_code(judged))
@@ -197,32 +197,43 @@ def measured(trial: Trial, step: int | None) -> Point | str:
     return point if is_finite(point.loss) else f"{trial.name}: val_loss {point.loss} at step {point.step}"
 
 
-def against(sample: Sample, target: float) -> dict[str, Any]:
+def own_alpha(trials: list[Trial]) -> float:
+    """Return the level of the runs' track in this checkout: a stranger's log does not set its own."""
+    tracks = {trial.track for trial in trials} - {None}
+    try:
+        return own_row(str(tracks.pop()))["significance"]["alpha"] if len(tracks) == 1 else ALPHA
+    except (ReadError, KeyError):
+        return ALPHA
+
+
+def against(sample: Sample, target: float, alpha: float = ALPHA) -> dict[str, Any]:
     """Return all that the sample says of mean < target, with the verdict."""
     if sample.invalid:
         return {"target": target, "word": "INVALID", "reason": "; ".join(sample.invalid), "test": None}
     losses, n = list(sample.losses.values()), len(sample.losses)
-    verdict = significance.decide(losses, target, ALPHA)
+    verdict = significance.decide(losses, target, alpha)
     test = verdict.test
     passes, left, _, z_p = significance.z_rule(test.mean, n, target)
     below = sum(loss <= target for loss in losses)
     found = {"target": target, "word": verdict.word, "reason": verdict.reason,
-             "test": dataclasses.asdict(test), "bound": significance.upper_bound(test, 1 - ALPHA),
+             "test": dataclasses.asdict(test), "alpha": alpha,
+             "bound": significance.upper_bound(test, 1 - alpha),
              "rounding_robust_p": None,
              "z_rule": {"passes": passes, "left": left, "p": z_p,
                         "sd_limit": significance.largest_sd(n) if n > 1 else None},
-             "below": {"runs": below, "chance": significance.clopper_pearson_lower(below, n, 1 - ALPHA)},
+             "below": {"runs": below, "chance": significance.clopper_pearson_lower(below, n, 1 - alpha)},
+             "e_value": significance.e_values(losses, target, SIGMA, SIGMA)[-1],
              "power": None, "runs_for_90": None}
     if sample.decimals in (4, 5, 6):
         found["rounding_robust_p"] = significance.rounding_robust_p(losses, target, sample.decimals)
     if not test.degenerate and test.t < -0.01:  # above that, the number of runs has no use
         d = -test.t / math.sqrt(n)
-        found |= {"power": significance.power(n, d, ALPHA),
-                  "runs_for_90": significance.runs_needed(d, 1, 0.9, ALPHA)}
+        found |= {"power": significance.power(n, d, alpha),
+                  "runs_for_90": significance.runs_needed(d, 1, 0.9, alpha)}
     return found
 
 
-def earliest(trials: list[Trial], target: float) -> dict[str, Any]:
+def earliest(trials: list[Trial], target: float, alpha: float = ALPHA) -> dict[str, Any]:
     """Return the earliest step that may be claimed: backwards from the last, up to the first failure.
 
     A fixed sequence of tests needs no correction for their number; the earliest step that passes, looked
@@ -232,7 +243,7 @@ def earliest(trials: list[Trial], target: float) -> dict[str, Any]:
     walked, passed = [], []
     last = max((trial.last.step for trial in trials if trial.last), default=None)
     for step in sorted(shared | {last}, reverse=True):
-        found = against(collect(trials, step), target)
+        found = against(collect(trials, step), target, alpha)
         walked.append({"step": step, "word": found["word"], "p": (found["test"] or {}).get("p")})
         if found["word"] not in HOLDS:
             break

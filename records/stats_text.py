@@ -18,7 +18,7 @@ def against_text(found: dict[str, Any], decimals: int | None) -> list[str]:
     test, z, below = Test(**found["test"]), found["z_rule"], found["below"]
     spread = "" if test.sd is None else f", sd {test.sd:.3g}"
     text = [f"target      {found['target']:.7g}", f"mean        {test.mean:.7g}{spread}",
-            line_of("t test", test), f"99 % bound  {found['bound']:.7g}"]
+            line_of("t test", test), f"{100 * (1 - found['alpha']):g} % bound  {found['bound']:.7g}"]
     if found["rounding_robust_p"] is not None:
         text.append(f"rounding    p {found['rounding_robust_p']:.3g} if all losses were half a unit of "
                     f"their digit {decimals} higher")
@@ -27,6 +27,8 @@ def against_text(found: dict[str, Any], decimals: int | None) -> list[str]:
     if z["sd_limit"] and test.sd > z["sd_limit"]:
         text.append(f"            warning: sd {test.sd:.3g} is above {z['sd_limit']:.3g}, the 95 % limit for "
                     "that sigma: its p is too small")
+    text.append(f"e-value     {found['e_value']:.3g}, valid at any number of runs if sigma is {SIGMA}; "
+                f"{1 / found['alpha']:g} rejects")
     if found["power"] is not None:
         text.append(f"power       {found['power']:.3g} if mean and sd are as measured; 0.9 takes "
                     f"{found['runs_for_90']} runs")

@@ -152,7 +152,8 @@ def test_runs_that_did_not_finish_are_in_no_verdict():
     a = side(trial(5.0, 4.0, seed=0, status="ok"), trial(5.0, 9.0, seed=1, status="incomplete"),
              trial(5.0, math.nan, seed=2, status="nonfinite"))
     assert compare.finals(a) == (2, {0: 4.0})
-    assert "nothing to test" in diff.verdict(a, side(trial(math.nan)))["words"]
+    assert "2 of 3 runs of A did not end in order" in diff.verdict(a, side(trial(4.0)))["words"]
+    assert "nothing to test" in diff.verdict(side(trial(4.0)), side(trial(math.nan)))["words"]
 
 
 def test_the_verdict_is_paired_at_the_same_seeds_and_welch_s_otherwise():
