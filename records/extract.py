@@ -1,11 +1,14 @@
 """Writes the code that a log carries into an empty folder, where it runs."""
 import argparse
+import json
 import re
 import unicodedata
 from pathlib import Path
 
-from records.reader import ReadError, read_log, shown
+from records.reader import ReadError, shown
+from records.trials import load_trials
 
+UNNAMED = "train_gpt2.py"  # the script of a public log, which does not name it
 # names that Windows gives to devices, whatever their suffix
 DEVICES = {"con", "prn", "aux", "nul", *(f"{name}{i}" for name in ("com", "lpt") for i in range(10))}
 
@@ -14,24 +17,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("log", metavar="LOG", type=Path)
     parser.add_argument("folder", metavar="DIR", type=Path, help="empty, or not there yet")
+    parser.add_argument("--json", action="store_true", help="print one JSON object: script and files")
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Extract and say what was written; return the exit code."""
-    log = read_log(arguments.log)
-    if not log.manifest:
-        raise ReadError(f"{shown(arguments.log.name)}: cut off above its manifest; it holds no whole script")
-    sources = {log.script_path: log.script}
-    for path, file in log.files.items():
+    trial, name = load_trials(arguments.log)[0], shown(arguments.log.name)
+    log = trial.log
+    if trial.code is None or (log and not log.manifest):
+        raise ReadError(f"{name}: " + ("cut off above its manifest; it holds no whole script" if log
+                                       else "a log of this layout carries no code"))
+    script = log.script_path if log else UNNAMED
+    sources = {script: trial.code}
+    for path, source in trial.files.items():
         if path in sources:
-            raise ReadError(f"{shown(arguments.log.name)}: two files {shown(path)}")
-        sources[path] = file.source
+            raise ReadError(f"{name}: two files {shown(path)}")
+        sources[path] = source
     write_files(sources, arguments.folder)
-    needs = [shown(str(log.track[name])) for name in ("data", "vocabulary") if name in log.track]
+    if arguments.json:
+        print(json.dumps({"folder": str(arguments.folder), "script": script, "files": sorted(sources)}))
+        return 0
     print(f"wrote {len(sources)} files to {arguments.folder}")
-    print(f"a log carries code, not data; to run it there, add {' and '.join(needs) or 'the data'}, then:")
-    print(f"python {shown(log.script_path)} --track {shown(str(log.manifest.get('track')))} "
-          f"--seed {shown(str(log.manifest.get('seed')))}")
+    if log:
+        needs = [shown(str(log.track[name])) for name in ("data", "vocabulary") if name in log.track]
+        print(f"a log carries code, not data; to run it there, add {' and '.join(needs) or 'the data'}, then:")
+        print(f"python {shown(script)} --track {shown(str(trial.track))} --seed {shown(str(trial.seed))}")
     return 0
 
 

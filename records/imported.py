@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--date", metavar="YYYY-MM-DD", required=True, help="when it was reported")
     parser.add_argument("--url", required=True, help="where it was reported")
     parser.add_argument("--by", metavar="NAME", help="who reported it")
+    parser.add_argument("--json", action="store_true", help="print the row")
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -35,7 +36,8 @@ def main(arguments: argparse.Namespace) -> int:
             f.write(json_text(row))
     except OSError as error:
         raise ReadError(f"{shown(str(path))}: cannot be written ({error.strerror})") from None
-    print(f"wrote {path.relative_to(ROOT)}: {row['n']} runs, mean val_loss {row['val_loss']['mean']:.5f}")
+    print(json_text(row, None).strip() if arguments.json else
+          f"wrote {path.relative_to(ROOT)}: {row['n']} runs, mean val_loss {row['val_loss']['mean']:.5f}")
     if "," in (row["code_sha256"] or ""):
         print("records import: these logs hold different scripts", file=sys.stderr)
     return 0

@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", metavar="FILE", type=Path, required=True, help="a .png or .svg")
     parser.add_argument("--x", choices=list(LABELS), default="steps", help="what the horizontal axis counts")
     parser.add_argument("--ladder", action="store_true", help="draw the track's n-gram losses too")
+    parser.add_argument("--json", action="store_true", help="print what was drawn as one JSON object")
     other = parser.add_mutually_exclusive_group()
     other.add_argument("--steps", action="store_true", help="draw how long steps took, not losses")
     other.add_argument("--history", action="store_true",
@@ -47,7 +48,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.history:
         records = sorted(record for folder in arguments.logs for record in read_records(folder))
         draw_history(records, arguments.output)
-        print(f"{arguments.output}: {len(records)} records")
+        tell(arguments, {"records": len(records)})
         return 0
     trials = list(load(arguments.logs))
     if len(tracks := sorted({t.track for t in trials if t.track})) > 1:
@@ -59,8 +60,14 @@ def main(arguments: argparse.Namespace) -> int:
         draw_steps(list(groups.values()), arguments.output)
     else:
         draw(list(groups.values()), arguments.x, arguments.ladder, arguments.output)
-    print(f"{arguments.output}: {len(trials)} runs in {len(groups)} groups")
+    tell(arguments, {"runs": len(trials), "groups": len(groups)})
     return 0
+
+
+def tell(arguments: argparse.Namespace, drawn: dict[str, int]) -> None:
+    """Say what was drawn."""
+    print(json.dumps({"file": str(arguments.output), **drawn}) if arguments.json else
+          f"{arguments.output}: {' in '.join(f'{n} {what}' for what, n in drawn.items())}")
 
 
 def load(paths: list[Path]) -> Iterator[Trial]:

@@ -19,6 +19,7 @@ NOT_HERE = {"seed": "a campaign sets the seeds itself", "resume": "a resumed run
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    parser.add_argument("--json", action="store_true", help="print the verdict as one JSON object")
     parser.add_argument("count", metavar="auto|N", help="auto: until the rule decides; N: so many seeds")
     parser.add_argument("flags", nargs=argparse.REMAINDER, metavar="...", help="flags of the run")
 
@@ -53,9 +54,11 @@ def main(arguments: argparse.Namespace) -> int:
             if signals.caught or len(state["logs"]) == len(logs):
                 print("interrupted; the same command goes on with this campaign", file=sys.stderr)
                 return 130
-    print(f"{verdict.word}: {verdict.reason}")
     names = [os.path.relpath(RUNS / name) for name in state["logs"]]
-    print(f"+ python -m records submit {shlex.join(names)} --name NAME")
+    if arguments.json:
+        print(json.dumps({"word": verdict.word, "reason": verdict.reason, "logs": names}))
+    else:
+        print(f"{verdict.word}: {verdict.reason}\n+ python -m records submit {shlex.join(names)} --name NAME")
     return 0 if verdict.word == "PROVEN" else 1
 
 
