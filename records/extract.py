@@ -40,7 +40,8 @@ def main(arguments: argparse.Namespace) -> int:
     print(f"wrote {len(sources)} files to {arguments.folder}")
     if log:
         needs = [shown(str(log.track[name])) for name in ("data", "vocabulary") if name in log.track]
-        print(f"a log carries code, not data; to run it there, add {' and '.join(needs) or 'the data'}, then:")
+        data = " and ".join(needs) or "the data"
+        print(f"a log carries code, not data; to run it there, add {data}, then:")
         print(f"python {shown(script)} --track {shown(str(trial.track))} --seed {shown(str(trial.seed))}")
     return 0
 

@@ -9,6 +9,7 @@ import pytest
 from harness.runlog import RULE, RunLog, sha256
 from records.__main__ import main
 from records.extract import unsafe
+from records.trials import load_trials
 
 SCRIPT = b"import harness\n"
 
@@ -182,3 +183,15 @@ def test_the_help_of_each_command_ends_in_an_example_that_parses(tmp_path, capsy
             monkeypatch.setattr(module, "main", seen.append)
             main(example.split()[3:])
             assert seen
+
+
+def test_the_code_of_a_public_log_is_extracted_too(tmp_path, capsys):
+    fixture = Path(__file__).parent / "fixtures" / "layout_d.txt"
+    assert main(["extract", str(fixture), str(tmp_path / "out"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["script"] == "train_gpt2.py" and len(told["files"]) > 1
+    [trial] = load_trials(fixture)
+    assert (tmp_path / "out" / "train_gpt2.py").read_bytes() == trial.code
+    fixture = Path(__file__).parent / "fixtures" / "layout_f.stdout"
+    assert main(["extract", str(fixture), str(tmp_path / "none")]) == 2
+    assert "a log of this layout carries no code" in capsys.readouterr().err

@@ -97,3 +97,12 @@ def test_what_cannot_be_parsed_is_one_finding_and_no_exception(source):
 def test_the_text_of_a_finding_is_fit_for_a_terminal():
     [finding] = scan(b"exec('\x1b[2J\xe2\x80\xae')\n", "a.py")
     assert finding.text == r"exec('\x1b[2J\u202e')"
+
+
+@pytest.mark.parametrize("source", [
+    "import torch\nd = torch.distributed\nd.all_reduce = f",
+    "from harness.run import open_run\nrun = open_run()\nrun.take = f",
+    "def train(hp, model, optimizers, run):\n    run.log_path = None",
+])
+def test_another_name_hides_no_assignment(source):
+    assert any("assign" in what or "patch" in what or "harness" in what for _, what in found(source))
