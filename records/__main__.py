@@ -2,9 +2,11 @@
 import argparse
 import importlib
 import io
+import os
 import sys
 
-from records.reader import ReadError
+from records.values import ReadError
+
 
 # command: what it does, an example; each is the module of that name, which holds add_arguments and main
 COMMANDS = {
@@ -58,7 +60,9 @@ def main(argv: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for terminals that lack a letter
     try:
-        return module.main(arguments)
+        code = module.main(arguments)
+        sys.stdout.flush()  # a full disk shows here, not behind the exit code
+        return code
     except ReadError as error:
         print(f"records {arguments.command}: {error}", file=sys.stderr)
         return 2
@@ -67,6 +71,13 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # `| head` has seen enough
         return 2  # what it did not print it did not tell
+    except OSError as error:
+        print(f"records {arguments.command}: {error}", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(2)  # Python would fail once more to write what is left
+    except KeyboardInterrupt:
+        print(f"records {arguments.command}: interrupted", file=sys.stderr)
+        return 130
 
 
 def lacks(command: str, error: ModuleNotFoundError) -> int:

@@ -1,17 +1,17 @@
 """The checks of verify, a small function each: it looks at a claim and says what it found, with evidence."""
+import statistics
 from collections import Counter
 from typing import Any
 
-from records.claims import FEWEST, Case, Decision, Run, attempts, decide, json_text
-from records.reader import ChangedLog, shown
-from records.run_checks import (Result, clocks, code_hashes, complete, data, git, harness, lines, monotone,
-                                nothing_late, number_of, pace, parameters, sequence, settings, some, status,
-                                tokens, track, tripwires, wall)
+from records.claims import (ENDED_BY_OTHERS, ENDED_BY_USER, FEWEST, Case,
+    Decision, Run, attempts, decide, load_runs)
+from records.reader import ChangedLog
+from records.run_checks import (NOT_SHOWN, STUMBLES, Result, clocks, code_hashes, complete, data, git,
+                                harness, lines, monotone, no_overrides, nothing_late, number_of, parameters,
+                                sequence, settings, some, status, stumbled, tokens, track, tripwires, wall)
+from records.values import ReadError, json_text, shown
 
-# ends that are no result: with the same seed such a run may be made again, and nothing was chosen
-UNFINISHED = ("no end", "interrupted", "rank_lost", "disk_full", "stopped")
 FIRST = 20  # training losses that tell two seeds apart; the very first is ln(vocabulary) for a head of zeros
-
 
 
 def framing(case: Case) -> Result:
@@ -38,10 +38,8 @@ def code(case: Case) -> Result:
     digests = {str(run.at("code", "digest")) for run in case.own}
     if len(digests) > 1 or len(case.own) < len(case.runs):
         return Result("fail", f"{len(digests)} code digests: {some([d[:8] for d in sorted(digests)])}")
-    changed = [f"{run.trial.name}: {shown(json_text(run.at('overrides'), None).strip())}" for run in case.own
-               if run.at("overrides") != {}]
-    if changed:
-        return Result("fail", f"overrides on the command line: {some(changed)}")
+    if (flags := no_overrides(case)).state == "fail":
+        return flags
     if len({json_text(run.at("hyperparameters")) for run in case.own}) > 1:
         return Result("fail", "the runs have different hyperparameters")
     return Result("ok", f"code {digests.pop()[:8]}, no overrides")
@@ -73,6 +71,19 @@ def measured(run: Run) -> tuple[Any, ...]:
     return tuple(p.time_ms if run.trial.log else (p.time_ms, p.loss) for p in run.trial.vals if p.time_ms)
 
 
+def pace(case: Case) -> Result:
+    """No stretch between two validations was far faster than the others (a reader has to look)."""
+    if not case.own:
+        return Result("unknown", NOT_SHOWN)
+    found = []
+    for run in case.own:
+        marks = [(val.step, val.train_time_ns) for val in run.log.vals]
+        ms = [(t1 - t0) / 1e6 / (s1 - s0) for (s0, t0), (s1, t1) in zip(marks, marks[1:]) if s1 > s0]
+        if ms and 0 < min(ms) < statistics.median(ms) / 2:
+            found.append(f"{run.trial.name}: {min(ms):.2f} ms a step, median {statistics.median(ms):.2f}")
+    return Result("review", some(found)) if found else Result("ok", f"{number_of(case.own, 'run')}, all even")
+
+
 def place(case: Case) -> Result:
     """All runs were made on the same kind of device, with as many ranks and the same torch."""
     places = {(run.trial.world_size, run.trial.device, run.trial.versions.get("torch")) for run in case.runs}
@@ -84,27 +95,47 @@ def place(case: Case) -> Result:
 
 
 def all_attempts(case: Case) -> Result:
-    """Every attempt that the ledger counts for this code was submitted, also those that failed."""
-    if not case.ledgers or not case.own:
-        return Result("unknown", "no ledger beside the logs")
-    known = {run.run_id for run in case.runs} | {path.stem for path in case.damage}
-    if case.record:
-        known |= {path.stem for path in (case.record / "race").glob("*.txt")}  # also runs of this code
-    digest = str(case.own[0].at("code", "digest"))
-    begun = [entry for ledger in case.ledgers for entry in attempts(ledger, digest, case.track)]
-    counted = {str(entry["run_id"]): entry for entry in begun}
-    if not counted.keys() & known:
-        return Result("unknown", "the ledger knows none of these runs")
-    absent, seeds = [counted[name] for name in counted.keys() - known], [run.trial.seed for run in case.runs]
+    """Every attempt that ledger or race counts for this code was submitted, also those that failed."""
+    ours = [run for run in case.own if not run.at("overrides")]
+    if not ours:
+        return Result("unknown", "no run here is one that a ledger counts as an attempt")
+    digest = str(ours[0].at("code", "digest"))
+    ours = [run for run in ours if run.at("code", "digest") == digest]  # another is what `code` objects to
+    counted = counted_attempts(case, digest)
+    here = {run.run_id for run in case.runs} | {path.stem for path in case.damage}
+    if not counted and not case.ledgers:
+        return Result("unknown", "no ledger beside the logs, and no race that names them")
+    weak = "fail" if len(case.runs) >= FEWEST else "review"  # fewer claim nothing
+    strangers = [run.trial.name for run in ours if run.run_id not in counted]
+    if strangers:
+        return Result(weak, f"the ledger does not know {len(strangers)} of {number_of(ours, 'run')}: "
+                            f"{some(strangers)}")
+    absent, seeds = [counted[name] for name in counted.keys() - here], [run.trial.seed for run in ours]
     missing = Counter(entry["status"] for entry in absent
-                      if entry["status"] not in UNFINISHED or entry.get("seed") not in seeds)
+                      if entry["status"] not in (*ENDED_BY_OTHERS, "stopped") or entry["seed"] not in seeds)
     if missing:
         kinds = ", ".join(f"{n} {how}" for how, n in sorted(missing.items()))
-        state = "fail" if len(case.runs) >= FEWEST else "review"  # fewer claim nothing
-        return Result(state, f"{missing.total()} of {len(counted)} attempts are not among the logs: "
-                             f"{shown(kinds)}")
+        return Result(weak, f"{missing.total()} of {len(counted)} attempts are not among the logs: "
+                            f"{shown(kinds)}")
     repeated = f", {len(absent)} of them ended and repeated" if absent else ""
     return Result("ok", f"{number_of(counted, 'attempt')}{repeated}, all here")
+
+
+def counted_attempts(case: Case, digest: str) -> dict[str, dict[str, Any]]:
+    """Return the attempts with some code, by run id: those of the ledgers, and of races that made runs here.
+
+    Races run in a place without a ledger: race.json is theirs. Who submits runs of one submits all that it
+    made with this code; the first pair, which its rule drops, may be left out.
+    """
+    begun = [entry for ledger in case.ledgers for entry in attempts(ledger, digest, case.track)]
+    names = {run.sha256: run.run_id for run in case.runs}
+    for folder in case.races:
+        from records.race import attempts_of
+        raced = attempts_of(folder, digest)
+        if any(entry["sha256"] in names for entry in raced):
+            begun += [entry | {"run_id": names.get(entry["sha256"], f"{entry['run_id']} of the race")}
+                      for entry in raced if entry["sha256"] in names or not entry["dropped"]]
+    return {str(entry["run_id"]): {"seed": None} | entry for entry in begun}
 
 
 def scan(case: Case) -> Result:
@@ -133,10 +164,22 @@ def race(case: Case) -> Result:
     """What the record's race against another shows, if there was one; speed is claimed by nothing else."""
     if not case.record or not (case.record / "race").is_dir():
         return Result("unknown", "no race: no claim of speed")
-    from records.race import judge
-    found = judge(case.record / "race")
-    return Result("review" if found["verdict"] == "could not tell" else "ok",
-                  f"{found['verdict']}: {found['reason']}")
+    from records.race import judge, read_race, side_of
+    folder = case.record / "race"
+    declared = read_race(folder)
+    found = judge(folder, side_of(declared, str(case.own[0].at("code", "digest"))))
+    logs = dict.fromkeys(attempt["log"] for attempt in declared["attempts"] if attempt.get("log"))
+    raced = Case([run for log in logs for run in load_runs(folder / log)
+                  if run.trial.status not in ENDED_BY_USER], declared["track"], case.row, case.pinned)
+    wrong = [f"{check.__name__}: {result.evidence}" for check in OF_A_RACE
+             if (result := check(raced)).state == "fail"]
+    if declared["track"] != case.track:
+        wrong.append(f"track {declared['track']}, the logs are of {case.track}")
+    if wrong:
+        return Result("fail", some(wrong))
+    killed = f"; {found['killed']} of {found['attempts']} attempts were killed" if found["killed"] else ""
+    return Result("review" if killed or found["verdict"] == "could not tell" else "ok",
+                  f"{found['verdict']}: {found['reason']}{killed}")
 
 
 def rebuilt(case: Case) -> Result:
@@ -148,6 +191,8 @@ def rebuilt(case: Case) -> Result:
     return Result("fail", some(wrong)) if wrong else Result("ok", "record.json and README.md")
 
 
+OF_A_RACE = (code_hashes, sequence, harness, no_overrides, track, data, tokens, parameters, status, complete,
+             monotone, wall, clocks, nothing_late, settings, tripwires, lines)
 CHECKS = (framing, hashes, sequence, harness, code, distinct, track, data, tokens, parameters, status,
           complete, monotone, wall, clocks, pace, place, nothing_late, settings, tripwires, lines, git,
           all_attempts, scan, significance, race, rebuilt)
@@ -165,19 +210,19 @@ def run_checks(case: Case) -> dict[str, Result]:
             continue
         try:
             results[check.__name__] = check(case)
-        except (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError) as error:
-            text = shown(f"{type(error).__name__}: {error}", 200)
-            results[check.__name__] = Result("fail", f"a value that no harness writes ({text})")
+        except ReadError as error:
+            results[check.__name__] = Result("fail", str(error))
+        except STUMBLES as error:
+            results[check.__name__] = Result("fail", stumbled(error))
     return results
 
 
-def capped(case: Case, attempted: Result) -> Decision:
-    """Return what the rule says; PROMISING at most where attempts are missing or the logs show too little."""
-    decided, why = decide(case), None
-    if attempted.state == "fail":
-        why = attempted.evidence
-    elif len(case.own) < len(case.runs):
-        why = "logs of this format show too little"
+def capped(case: Case, *needed: Result) -> Decision:
+    """Return what the rule says; PROMISING at most unless the needed checks are ok and the format ours."""
+    decided = decide(case)
+    why = [result.evidence for result in needed if result.state != "ok"]
+    if len(case.own) < len(case.runs):
+        why = ["logs of this format show too little"]
     if decided.word != "PROVEN" or not why:
         return decided
-    return Decision("PROMISING", f"{decided.reason}; but {why}", decided.p)
+    return Decision("PROMISING", f"{decided.reason}; but {why[0]}", decided.p)

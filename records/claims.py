@@ -1,5 +1,4 @@
 """What a claim rests on: the runs of its logs, this checkout's track row and data, the attempts counted."""
-import dataclasses
 import json
 import re
 import statistics
@@ -10,14 +9,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from records.reader import (RULE, Log, ReadError, is_finite, is_log, parse_json, read_bytes, read_log, sha256,
-                            shown)
+from records.reader import RULE, Log, is_log, read_bytes, read_log, sha256
 from records.trials import Trial, find_logs, load_trials, own_trial
+from records.values import ReadError, is_finite, parse_json, shown
 
 ROOT = Path(__file__).resolve().parent.parent
 FALLBACK = "fineweb"  # the track of public logs, which name none
 LEDGER = "ledger.jsonl"
+RACE = "race.json"
 FEWEST = 4  # runs, the first declared look; fewer claim nothing
+# ends of a run that are no result: with the same seed it may be made again, and nothing was chosen
+ENDED_BY_USER = ("incomplete", "interrupted")  # incomplete: no end line, it was killed
+ENDED_BY_OTHERS = (*ENDED_BY_USER, "rank_lost", "disk_full")
 
 
 @dataclass
@@ -67,6 +70,7 @@ class Case:
     ledgers: list[Path] = field(default_factory=list)
     damage: dict[Path, ReadError] = field(default_factory=dict)  # of logs that are broken or were changed
     record: Path | None = None  # the folder of a published record
+    races: list[Path] = field(default_factory=list)  # folders with a race.json, whose runs these may be
 
     @property
     def own(self) -> list[Run]:
@@ -137,7 +141,8 @@ def load_case(paths: Iterable[Path], track: str | None = None, ledger: Path | No
     ledgers = [ledger] if ledger else sorted(f / LEDGER for f in folders if (f / LEDGER).is_file())
     row = own_row(track, root)
     pinned = pinned_hashes(root / str(row.get("data")) / "manifest.json")
-    return Case(runs, track, row, pinned, ledgers, damage, record)
+    races = [f for f in ([record / "race"] if record else sorted(folders)) if (f / RACE).is_file()]
+    return Case(runs, track, row, pinned, ledgers, damage, record, races)
 
 
 def load_runs(path: Path) -> list[Run]:
@@ -175,6 +180,15 @@ def own_row(track: str, root: Path | None = None) -> dict[str, Any]:
     return rows[track]
 
 
+def row_of(trials: list[Trial]) -> dict[str, Any]:
+    """Return this checkout's row of the track that all trials name, empty where it has none."""
+    tracks = {trial.track for trial in trials}
+    try:
+        return own_row(str(tracks.pop())) if len(tracks) == 1 else {}
+    except ReadError:
+        return {}
+
+
 def pinned_hashes(path: Path) -> dict[str, str]:
     """Return file name -> sha256 from a data folder's manifest.json; empty where there is none."""
     if not path.is_file():
@@ -205,7 +219,7 @@ def attempts(ledger: Path, code: str, track: str) -> list[dict[str, Any]]:
             ends[run_id] = str(entry.get("status"))
         elif (entry.get("code"), entry.get("track")) == (code, track):
             starts[run_id] = entry
-    return [{**start, "status": ends.get(run_id, "no end")} for run_id, start in starts.items()
+    return [{**start, "status": ends.get(run_id, "incomplete")} for run_id, start in starts.items()
             if not overridden(ledger.parent, run_id)]
 
 
@@ -220,14 +234,18 @@ def overridden(folder: Path, run_id: str) -> bool:
         return False  # cut off, changed: it counts
 
 
-def json_text(value: Any, indent: int | None = 1) -> str:
-    """Return JSON with sorted keys and a last newline; numbers that are not finite are strings."""
-    def finite(v: Any) -> Any:
-        if dataclasses.is_dataclass(v):
-            v = dataclasses.asdict(v)
-        if isinstance(v, float) and not is_finite(v):
-            return str(v)
-        if isinstance(v, dict):
-            return {str(k): finite(w) for k, w in v.items()}
-        return [finite(w) for w in v] if isinstance(v, (list, tuple)) else v
-    return json.dumps(finite(value), sort_keys=True, indent=indent, allow_nan=False) + "\n"
+def canonical(value: Any) -> bytes:
+    """Return JSON as the log writes it, of values without floats."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def harness_digest(files: dict[str, bytes]) -> str:
+    """Return the digest that a log gives of harness/*.py, out of files: path -> source."""
+    return sha256(canonical({path.removeprefix("harness/"): sha256(source) for path, source in files.items()
+                             if path.startswith("harness/") and path.endswith(".py")}))
+
+
+def code_digest(script: bytes, harness: str, others: dict[str, bytes]) -> str:
+    """Return the digest that a log gives of all the code of its run, harness being that of harness/*.py."""
+    return sha256(canonical({"script": sha256(script), "harness": harness,
+                             "others": {path: sha256(source) for path, source in others.items()}}))

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from records.extract import unsafe
-from records.reader import ReadError, is_finite, read_bytes, sha256, shown
+from records.reader import read_bytes, sha256
 from records.trials import Point, Trial, find_logs, load_trials
+from records.values import ReadError, is_finite, shown
 
 RUN_TO_RUN_SD = {"fineweb": 0.0013}  # of the final loss over seeds, where it is known
 LINES = 20_000  # of a file; more are not compared line by line

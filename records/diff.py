@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from records import compare
-from records.claims import json_text
 from records.compare import Side
 from records.diff_text import Page
+from records.values import json_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

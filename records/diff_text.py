@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from records.compare import FileDiff, Row
-from records.reader import shown
+from records.values import shown
 
 COLOURS = {"bold": "1", "dim": "2", "red": "31", "green": "32", "cyan": "36"}
 CURVE_ROWS = 12

@@ -5,8 +5,8 @@ import re
 import unicodedata
 from pathlib import Path
 
-from records.reader import ReadError, shown
 from records.trials import load_trials
+from records.values import ReadError, shown
 
 UNNAMED = "train_gpt2.py"  # the script of a public log, which does not name it
 # names that Windows gives to devices, whatever their suffix

@@ -4,7 +4,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from records.reader import ReadError, shown
+from records.values import ReadError, shown
+
 
 # Okabe and Ito's palette, told apart by colour-blind eyes; https://jfly.uni-koeln.de/color
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -1,5 +1,6 @@
 """Draws the record history of a track: the time to its target, falling."""
 import datetime
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
@@ -7,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from records.figure import GREY, PALETTE, figure_for, titles
-from records.reader import ReadError, need, number, parse_json, read_bytes, shown
+from records.reader import read_bytes
+from records.values import ReadError, need, number, parse_json, shown
 
 
 @dataclass(frozen=True, order=True)
@@ -22,10 +24,14 @@ class Record:
 
 
 def read_records(folder: Path) -> Iterator[Record]:
-    """Yield what each record.json in a track's folder says. Raises ReadError where one is bad, or none is."""
+    """Yield what each record.json in a track's folder says, those that show nothing left out.
+
+    Raises ReadError where one is bad, or none is there.
+    """
     paths = sorted(folder.glob("*/record.json"))
     if not paths:
         raise ReadError(f"{shown(str(folder))}: no */record.json in it; name a track's folder in records/")
+    drawn = False
     for path in paths:
         try:
             fields = parse_json(read_bytes(path).decode())
@@ -35,9 +41,16 @@ def read_records(folder: Path) -> Iterator[Record]:
             if not (0 < mean < 1e9 and 0 <= sd < 1e9 and 2000 <= date.year < 2200):  # else no axis fits
                 raise ReadError(f"found date {date} and train_time_s {mean} with sd {sd}, expected a date "
                                 "from 2000 on and a time above 0 and below 1e9 s")
+            shows = need(fields, "significance", dict) if "significance" in fields else {}
+            if shows.get("word", "PROVEN") not in ("PROVEN", "PROMISING"):
+                print(f"passed over: {shown(path.parent.name)}: {shown(str(shows['word']))}", file=sys.stderr)
+                continue
+            drawn = True
             yield Record(date, mean, sd, shown(need(fields, "name", str), 40), need(fields, "track", str))
         except (ReadError, ValueError) as error:
             raise ReadError(f"{shown(path.parent.name)}/record.json: {shown(str(error), 200)}") from None
+    if not drawn:
+        raise ReadError(f"{shown(str(folder))}: none of its records is PROVEN or PROMISING")
 
 
 def draw_history(records: list[Record], output: Path) -> None:

@@ -8,9 +8,10 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from records.claims import ROOT, json_text
-from records.reader import ReadError, read_bytes, sha256, shown
+from records.claims import ROOT
+from records.reader import read_bytes, sha256
 from records.trials import Trial, find_logs, load_trials
+from records.values import ReadError, json_text, shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,8 +55,8 @@ def check(arguments: argparse.Namespace) -> None:
         date = datetime.date.fromisoformat(arguments.date).isoformat()
     except ValueError:
         date = None
-    if date != arguments.date:
-        raise ReadError(f"--date {shown(arguments.date)}: expected a date like 2024-10-10")
+    if date != arguments.date or date > datetime.datetime.now(datetime.UTC).date().isoformat():
+        raise ReadError(f"--date {shown(arguments.date)}: expected a date up to today, like 2024-10-10")
     if not re.fullmatch(r"https?://[\w./~%:?=&#,+@-]{1,300}", arguments.url, re.ASCII):
         raise ReadError(f"--url {shown(arguments.url)}: expected https://... of at most 300 plain characters")
     if arguments.by is not None and not re.fullmatch(r"[\w @.,&'-]{1,80}", arguments.by):
@@ -86,6 +87,8 @@ def summary(paths: list[Path]) -> dict[str, Any]:
 
 def run(trial: Trial, log_sha256: str) -> dict[str, Any]:
     """Return what a row keeps of a run."""
+    if trial.log:
+        raise ReadError(f"{trial.name}: a log of format 1 proves itself; make a record of it with `submit`")
     if trial.last is None:
         raise ReadError(f"{trial.name}: no validation; leave it out, and say so")
     facts = trial.facts()

@@ -1,7 +1,6 @@
 """Runs code again, out of a log on the harness of its digest or out of a working tree; gives back the log."""
 import ast
 import io
-import json
 import os
 import signal
 import subprocess
@@ -12,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from records.claims import own_row
+from records.claims import ROOT, code_digest, harness_digest, own_row
 from records.extract import write_files
-from records.reader import Log, ReadError, is_log, read_bytes, read_log, sha256, shown
+from records.reader import Log, is_log, read_bytes, read_log
 from records.scan import scan
+from records.values import ReadError, shown
 
-ROOT = Path(__file__).resolve().parent.parent
 LAUNCH = ("device", "device_batch_size", "compile", "stop_at_step")  # of a log's launch options, those kept
 RESERVED = {*LAUNCH, "track", "data", "resume", "checkpoint_every", "seed", "against", "script", "python",
             "seeds", "nproc_per_node", "nnodes", "rdzv_endpoint", "rdzv_id", "environment", "help", "h"}
@@ -83,7 +82,7 @@ def load_log(log: Log) -> Code:
             raise ReadError(f"{name}: file {shown(path)} would take a place of the harness's")
     late = {event.fields.get("path") for event in log.events if event.kind == "late"}
     others = {path: source for path, source in files.items() if path != log.script_path and path not in late}
-    digest = code_digest(log.script, base, others)
+    digest = code_digest(log.script, harness_digest(base), others)
     if digest != code.get("digest"):
         raise ReadError(f"{name}: the code digest in its manifest is not that of the files it carries")
     return Code(log.script_path, files, base, digest, track, recorded_flags(manifest, name), log)
@@ -96,7 +95,7 @@ def load_tree(root: Path, script: str) -> Code:
     files = imported_files(root, script)
     base = tree_harness(root)
     others = {path: source for path, source in files.items() if path != script}
-    return Code(script, files, base, code_digest(files[script], base, others))
+    return Code(script, files, base, code_digest(files[script], harness_digest(base), others))
 
 
 def imported_files(root: Path, script: str) -> dict[str, bytes]:
@@ -135,23 +134,6 @@ def tree_harness(root: Path) -> dict[str, bytes]:
     paths = [*sorted((root / "harness").glob("*.py")), root / "harness/tracks.toml", root / "run.sh",
              root / "requirements.txt"]
     return {path.relative_to(root).as_posix(): read_bytes(path) for path in paths}
-
-
-def harness_digest(files: dict[str, bytes]) -> str:
-    """Return the digest that a log gives of harness/*.py."""
-    return sha256(canonical({path.removeprefix("harness/"): sha256(source) for path, source in files.items()
-                             if path.startswith("harness/") and path.endswith(".py")}))
-
-
-def code_digest(script: bytes, base: dict[str, bytes], others: dict[str, bytes]) -> str:
-    """Return the digest that a log gives of all the code of its run."""
-    return sha256(canonical({"script": sha256(script), "harness": harness_digest(base),
-                             "others": {path: sha256(source) for path, source in others.items()}}))
-
-
-def canonical(value: Any) -> bytes:
-    """Return JSON as the log writes it, of values without floats."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
 def harness_of(digest: str, track: str, name: str) -> dict[str, bytes]:

@@ -6,10 +6,11 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from records.claims import ROOT
-from records.reader import ReadError, need, number, parse_json, read_bytes, shown
+from records import claims
+from records.reader import read_bytes
 from records.record import NAME, cell, replaced, with_sd
 from records.run_checks import number_of
+from records.values import ReadError, json_text, need, number, parse_json, shown
 
 MARKER = "<!-- leaderboard {} {} -->"
 
@@ -17,8 +18,9 @@ MARKER = "<!-- leaderboard {} {} -->"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where one is old")
-    parser.add_argument("--readme", metavar="FILE", type=Path, default=ROOT / "README.md")
-    parser.add_argument("--records", metavar="DIR", type=Path, default=ROOT / "records")
+    parser.add_argument("--readme", metavar="FILE", type=Path, default=claims.ROOT / "README.md")
+    parser.add_argument("--records", metavar="DIR", type=Path, default=claims.ROOT / "records")
+    parser.add_argument("--json", action="store_true", help="print one JSON object in place of words")
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -28,24 +30,27 @@ def main(arguments: argparse.Namespace) -> int:
         old = read_bytes(arguments.readme).decode()
     except UnicodeDecodeError as error:
         raise ReadError(f"{shown(name)}: {error}") from None
-    tracks = tomllib.loads((ROOT / "harness" / "tracks.toml").read_text())
+    tracks = tomllib.loads((claims.ROOT / "harness" / "tracks.toml").read_text())
     new = old
     for track in tracks:
         begin, end = MARKER.format(track, "begin"), MARKER.format(track, "end")
         if (block := table(track, arguments.records)) or begin in new:  # a new track may have neither
             new = replaced(new, begin, end, f"{begin}\n{block}{end}", name)
-    if arguments.check:
-        pages = old.splitlines(True), new.splitlines(True)
-        print("".join(difflib.unified_diff(*pages, name, "from the records")), end="")
-        print(f"{name}: {'up to date' if new == old else 'not what the records give; run `leaderboard`'}")
-        return int(new != old)
-    if new != old:
+    if new != old and not arguments.check:
         try:
             arguments.readme.write_text(new)
         except OSError as error:
             raise ReadError(f"{shown(name)}: cannot be written ({error.strerror})") from None
-    print(f"{name}: {', '.join(tracks)}{'' if new != old else ': unchanged'}")
-    return 0
+    if arguments.json:
+        print(json_text({"file": name, "tracks": list(tracks), "up_to_date": new == old,
+                         "written": new != old and not arguments.check}, None), end="")
+    elif arguments.check:
+        pages = old.splitlines(True), new.splitlines(True)
+        print("".join(difflib.unified_diff(*pages, name, "from the records")), end="")
+        print(f"{name}: {'up to date' if new == old else 'not what the records give; run `leaderboard`'}")
+    else:
+        print(f"{name}: {', '.join(tracks)}{'' if new != old else ': unchanged'}")
+    return int(arguments.check and new != old)
 
 
 def table(track: str, records: Path) -> str:

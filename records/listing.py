@@ -9,9 +9,8 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from records.claims import json_text
-from records.reader import ReadError, shown
 from records.trials import find_logs, load_trials
+from records.values import ReadError, json_text, shown
 
 FEW = 64  # files that one process reads sooner than several would start
 
@@ -37,6 +36,8 @@ def main(arguments: argparse.Namespace) -> int:
             code = 2
         else:
             others += 1
+    if not paths:
+        raise ReadError(f"{shown(', '.join(map(str, arguments.paths)))}: no logs there")
     if arguments.json:
         sys.stdout.write(json_text(rows))
     else:

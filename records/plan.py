@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import stdtrit
 
-from records.reader import ReadError
 from records.significance import LOOKS, SIGMA, power, runs_needed, time_runs_needed
+from records.values import ReadError
 
 CAMPAIGNS = 50_000  # simulated; the standard error of a chance is at most 0.0023
 

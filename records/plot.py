@@ -3,16 +3,17 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from records.claims import FALLBACK
 from records.compare import between, step_times
 from records.figure import GREY, PALETTE, figure_for, titles
 from records.history import draw_history, read_records
-from records.reader import ReadError, is_finite, number, shown
 from records.trials import Point, Trial, find_logs, load_trials
+from records.values import ReadError, is_finite, number, shown
 
 LABELS = {"steps": "step", "tokens": "training tokens", "time": "training time (s)"}
 
@@ -51,7 +52,7 @@ def main(arguments: argparse.Namespace) -> int:
         tell(arguments, {"records": len(records)})
         return 0
     trials = list(load(arguments.logs))
-    if len(tracks := sorted({t.track for t in trials if t.track})) > 1:
+    if len(tracks := sorted({t.track or FALLBACK for t in trials})) > 1:
         raise ReadError(f"tracks {shown(', '.join(tracks))}: their runs do not compare; draw one track")
     groups: dict[str, list[Trial]] = {}
     for trial in trials:
@@ -75,7 +76,7 @@ def load(paths: list[Path]) -> Iterator[Trial]:
 
     Raises ReadError for a file without; one that was found in a folder is passed over, and stderr says so.
     """
-    found = False
+    seen: dict[Hashable, Trial] = {}
     for path in find_logs(paths):
         try:
             trials = [t for t in load_trials(path) if any(is_finite(p.loss) for p in t.vals)]
@@ -85,10 +86,13 @@ def load(paths: list[Path]) -> Iterator[Trial]:
             if path in paths:
                 raise
             print(f"records plot: passed over {error}", file=sys.stderr)
-        else:
-            found = True
-            yield from trials
-    if not found:
+            continue
+        for trial in trials:  # two runs do not take the same time at every validation
+            copied = (trial.code, *trial.vals) if trial.last.time_ms else trial.path
+            if (first := seen.setdefault(copied, trial)) is not trial:
+                raise ReadError(f"{shown(str(first.path))} and {shown(str(trial.path))} are the same run")
+            yield trial
+    if not seen:
         raise ReadError(f"{shown(', '.join(map(str, paths)))}: no log with a finite loss below it")
 
 

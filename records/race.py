@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from records import launches
-from records.claims import json_text, own_row
-from records.reader import Log, ReadError, is_finite, need, parse_json, read_bytes, read_log, shown
+from records.claims import ENDED_BY_USER, RACE, own_row
+from records.reader import Log, read_bytes, read_log, sha256
 from records.rerun import status
+from records.values import ReadError, is_finite, json_text, need, parse_json, shown
 
 ALPHA = 0.01
 RULE = ("time at equal loss: the highest final val_loss among the kept runs; a run's time is where its "
         "validation curve first reaches that, linear between validations; paired one-sided t test at alpha "
         "0.01; pair 0 dropped")
 HOST = ("cpu", "gpus", "torch", "cuda", "threads", "float32_matmul_precision")
-ENDED_BY_USER = (None, "interrupted", "incomplete")  # such an attempt is repeated
 WORDS = {"faster": 0, "slower": 1, "no difference shown": 1}
 
 
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed0", type=int, default=0, metavar="SEED", help="pair i runs with seed SEED + i")
     parser.add_argument("--track", help="where no log names it; default: that of the launcher on this host")
     parser.add_argument("--nproc_per_node", type=int, metavar="RANKS", help="default: the launcher's choice")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -42,7 +42,7 @@ def main(arguments: argparse.Namespace) -> int:
     plan = declare(codes, arguments)
     folder = arguments.to or (launches.ROOT / "records" / "runs" / "races"
                               / f"{codes['A'].digest[:8]}_{codes['B'].digest[:8]}")
-    file = folder / "race.json"
+    file = folder / RACE
     race = read_race(folder) if file.exists() else {**plan, "attempts": []}
     if other := [name for name in plan if race.get(name) != plan[name]]:
         raise ReadError(f"{shown(str(file))}: declares another race (its {', '.join(other)} differ); name "
@@ -52,10 +52,10 @@ def main(arguments: argparse.Namespace) -> int:
         return 2
     with launches.Signals() as signals:
         while (slot := next_slot(race)) is not None:
-            if any(attempt.get("status") not in ("ok", *ENDED_BY_USER) for attempt in race["attempts"]):
+            if any(attempt.get("status") not in ("ok", None, *ENDED_BY_USER) for attempt in race["attempts"]):
                 break  # a run that failed decides: it is evidence, and is not repeated
             take(race, slot, codes, folder, signals)
-            if signals.caught or race["attempts"][-1]["status"] in ENDED_BY_USER:
+            if signals.caught or race["attempts"][-1]["status"] in (None, *ENDED_BY_USER):
                 print("interrupted; the same command goes on with the race", file=sys.stderr)
                 return 130
     found = judge(folder)
@@ -83,7 +83,7 @@ def order(pairs: int) -> list[str]:
 
 def read_race(folder: Path) -> dict[str, Any]:
     """Return a race.json whose fields have the right types. Raises ReadError for any other."""
-    race = parse_json(read_bytes(folder / "race.json").decode(errors="replace"))
+    race = parse_json(read_bytes(folder / RACE).decode(errors="replace"))
     for name, kind in {"format": int, "track": str, "A": dict, "B": dict, "n": int, "seeds": list,
                        "order": list, "rule": str, "attempts": list}.items():
         need(race, name, kind)
@@ -98,6 +98,9 @@ def read_race(folder: Path) -> dict[str, Any]:
         if not isinstance(log, (str, type(None))) or (log and Path(log).name != log) \
                 or type(attempt.get("run")) is not int:
             raise ReadError("race.json: an attempt is no object with run and the name of a log")
+        if attempt["run"] not in range(len(race["order"])):
+            raise ReadError(f"race.json: an attempt is of run {attempt['run']}; {len(race['order'])} are "
+                            f"declared, counted from 0")
     return race
 
 
@@ -132,18 +135,44 @@ def take(race: dict[str, Any], slot: int, codes: dict[str, launches.Code], folde
 def write(race: dict[str, Any], folder: Path) -> None:
     """Write race.json whole, in place of the one before."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "race.json.part").write_text(json.dumps(race, indent=1) + "\n")
-    os.replace(folder / "race.json.part", folder / "race.json")
+    (folder / f"{RACE}.part").write_text(json.dumps(race, indent=1) + "\n")
+    os.replace(folder / f"{RACE}.part", folder / RACE)
 
 
 # the verdict
 
 
-def judge(folder: Path) -> dict[str, Any]:
+def side_of(race: dict[str, Any], code: str) -> str:
+    """Return the side, A or B, on which some code ran. Raises ReadError where it was on neither."""
+    side = next((side for side in "AB" if race[side].get("code") == code), None)
+    if side is None:
+        codes = " and ".join(shown(str(race[side].get("code"))[:8]) for side in "AB")
+        raise ReadError(f"the race is of code {codes}, the logs are of {shown(code[:8])}; race their code")
+    return side
+
+
+def attempts_of(folder: Path, code: str) -> list[dict[str, Any]]:
+    """Return every attempt of a race with some code: run_id, seed, sha256 of its log, status.
+
+    "dropped" are those of the first pair, as the rule says. Raises ReadError where a log cannot be read.
+    """
+    race, found = read_race(folder), []
+    for i, attempt in enumerate(race["attempts"]):
+        slot, name = attempt["run"], attempt.get("log")
+        if race[race["order"][slot]].get("code") != code:
+            continue
+        data = read_bytes(folder / name) if name else b""
+        found.append({"run_id": Path(name).stem if name else f"attempt {i + 1}", "dropped": slot < 2,
+                      "seed": race["seeds"][slot // 2], "sha256": sha256(data) if name else None,
+                      "status": status(read_log(folder / name, data)) if name else "incomplete"})
+    return found
+
+
+def judge(folder: Path, side: str = "A") -> dict[str, Any]:
     """Return what a race shows, out of race.json and the logs alone; "verdict" is a word, "reason" says why.
 
-    "verdict": faster, slower, no difference shown (A against B) or could not tell; "pairs" that count; "p" is
-    nan where nothing was tested. Raises ReadError where a file cannot be read.
+    "verdict": faster, slower, no difference shown (a side against the other) or could not tell; "pairs" that
+    count; "p" is nan where nothing was tested. Raises ReadError where a file cannot be read.
     """
     race = read_race(folder)
     found: dict[str, Any] = {"verdict": "could not tell", "reason": "", "pairs": 0, "p": math.nan,
@@ -154,7 +183,7 @@ def judge(folder: Path) -> dict[str, Any]:
             found["killed"] += 1
             continue
         log = read_log(folder / attempt["log"])
-        if status(log) in ("interrupted", "incomplete"):
+        if status(log) in ENDED_BY_USER:
             found["killed"] += 1
         elif status(log) != "ok":
             bad.append(f"{attempt['log']} (run {attempt['run'] + 1}) ended {status(log)}")
@@ -168,7 +197,7 @@ def judge(folder: Path) -> dict[str, Any]:
     if bad:
         return {**found, "reason": shown("; ".join(bad), 400)}
     kept = [{race["order"][slot]: logs[slot] for slot in (2 * i, 2 * i + 1)} for i in range(1, race["n"] + 1)]
-    return found | measure(kept)
+    return found | measure(kept, side)
 
 
 def misfits(race: dict[str, Any], logs: list[Log]) -> list[str]:
@@ -209,26 +238,28 @@ def misfits(race: dict[str, Any], logs: list[Log]) -> list[str]:
     return wrong
 
 
-def measure(kept: list[dict[str, Log]]) -> dict[str, Any]:
-    """Return loss, times, the paired test and the verdict over pairs of fit logs."""
+def measure(kept: list[dict[str, Log]], side: str) -> dict[str, Any]:
+    """Return loss, times, the paired test and the verdict over pairs of fit logs, side against other side."""
     from records.significance import Test, paired, upper_bound
-    finals = {side: [pair[side].vals[-1].val_loss for pair in kept] for side in "AB"}
-    loss = max(*finals["A"], *finals["B"])
-    times = {side: [time_to(pair[side], loss) for pair in kept] for side in "AB"}
-    apart = [a - b for a, b in zip(times["A"], times["B"])]
+    sides = side, "AB".replace(side, "")
+    finals = [[pair[side].vals[-1].val_loss for pair in kept] for side in sides]
+    loss = max(map(max, finals))
+    times = [[time_to(pair[side], loss) for pair in kept] for side in sides]
+    apart = [a - b for a, b in zip(*times)]
     test: Test = paired(apart)
     slower = paired([-d for d in apart])
-    mean_b = math.fsum(times["B"]) / len(kept)
+    mean_other = math.fsum(times[1]) / len(kept)
     word = "no difference shown"
     if not test.degenerate:
         word = "faster" if test.p < ALPHA else "slower" if slower.p < ALPHA else word
     t, df, p = (math.nan if x is None else x for x in (test.t, test.df, test.p))
-    return {"verdict": word, "pairs": len(kept), "loss": loss, "times": list(zip(times["A"], times["B"])),
-            "losses": list(zip(finals["A"], finals["B"])), "difference_s": test.mean, "sd_s": test.sd,
-            "difference_percent": 100 * test.mean / mean_b if mean_b else math.nan, "t": t, "df": df, "p": p,
+    return {"verdict": word, "pairs": len(kept), "loss": loss, "times": list(zip(*times)),
+            "losses": list(zip(*finals)), "difference_s": test.mean, "sd_s": test.sd,
+            "difference_percent": 100 * test.mean / mean_other if mean_other else math.nan,
+            "t": t, "df": df, "p": p,
             "bound_s": upper_bound(test, 1 - ALPHA),
-            "loss_difference": math.fsum(a - b for a, b in zip(*finals.values())) / len(kept),
-            "reason": f"A against B over {len(kept)} pairs: {test.mean:+.3f} s, p {p:.3g}"}
+            "loss_difference": math.fsum(a - b for a, b in zip(*finals)) / len(kept),
+            "reason": f"{' against '.join(sides)} over {len(kept)} pairs: {test.mean:+.3f} s, p {p:.3g}"}
 
 
 def time_to(log: Log, loss: float) -> float:

@@ -1,7 +1,5 @@
 """Reads the log of a run, format 1 (docs/log_format.md). It may be a stranger's: nothing in it is trusted."""
 import hashlib
-import json
-import math
 import os
 import re
 import stat
@@ -10,17 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from records.values import ReadError, need, number, parse_json, shown
+
 RULE = b"=" * 100
 FILE_BYTES, LINE_BYTES = 1 << 26, 1 << 22
 LINES = VALUES = 1 << 20  # in a file; JSON values in its events: 64 MiB of "[]," would take 1.5 GB of memory
-DEPTH = 32  # of JSON; Python's own limit depends on how deep the caller stands
 NUMBER = r"(-?(?:\d+(?:\.\d+)?|inf|nan))"
 STEP = re.compile(rf"step:(\d{{1,15}})/(\d{{1,15}}) (train|val)_loss:{NUMBER} "
                   rf"train_time:(\d{{1,20}})ms step_avg:{NUMBER}ms", re.ASCII)
 
 
-class ReadError(ValueError):
-    """A file that is no log of format 1, or that is damaged; one line says where."""
+EVENT = re.compile(rb"^#:(?:manifest|val|end) ", re.MULTILINE)
 
 
 class ChangedLog(ReadError):
@@ -94,8 +92,8 @@ class Log:
 
 
 def is_log(data: bytes) -> bool:
-    """Tell whether bytes are a log of format 1, cut off below its first rule or later."""
-    return data.startswith(RULE + b"\n#:manifest ") or b"\n" + RULE + b"\n#:manifest " in data
+    """Tell whether bytes are a log of format 1, whole, cut off below its first rule or damaged."""
+    return EVENT.search(data) is not None
 
 
 def read_log(path: str | Path, data: bytes | None = None) -> Log:
@@ -117,6 +115,8 @@ def read_log(path: str | Path, data: bytes | None = None) -> Log:
             script_bytes += len(line) + 1
         log.script = data[:script_bytes]
         _Parser(log, data).parse(lines)
+        if not log.manifest and EVENT.search(data[:data.rfind(b"\n") + 1]):
+            raise ReadError("events, but no rule with a manifest below it; something changed its lines")
     except ReadError as error:
         raise type(error)(f"{shown(path.name)}: {error}") from None
     return log
@@ -239,60 +239,6 @@ class _Parser:
         if len(source) != head["bytes"] or sha256(source) != head["sha256"]:
             raise ChangedLog(f"file {shown(head['path'])} is not the one whose sha256 stands above it")
         self.log.files[head["path"]] = File(source, head["sha256"])
-
-
-def parse_json(text: str) -> dict[str, Any]:
-    """Return a JSON object, raising ReadError for anything else, a bare NaN and a key given twice too."""
-    try:
-        value = json.loads(text, object_pairs_hook=_object, parse_constant=int)  # int: refuses a bare NaN
-    except (ValueError, RecursionError) as error:
-        raise ReadError(f"not JSON ({shown(str(error))})") from None
-    if not isinstance(value, dict):
-        raise ReadError(f"found JSON of type {type(value).__name__}, expected an object")
-    level: list[Any] = [value]
-    for _ in range(DEPTH):
-        level = [inner for v in level if isinstance(v, (dict, list))
-                 for inner in (v.values() if isinstance(v, dict) else v)]
-    if level:
-        raise ReadError(f"JSON nested deeper than {DEPTH}")
-    return value
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(fields := dict(pairs)) < len(pairs):
-        raise ValueError("a key given twice")  # each reader might believe another of the two
-    return fields
-
-
-def need(fields: dict[str, Any], name: str, kind: type) -> Any:
-    """Return a field that must be there and of that type."""
-    value = fields.get(name)
-    if type(value) is not kind:
-        raise ReadError(f"field {name!r} is {shown(repr(value))}, expected {kind.__name__}")
-    if kind is int and not -1 << 63 <= value < 1 << 63:  # beyond, it may be no float, nor be printed
-        raise ReadError(f"field {name!r} has {value.bit_length()} bits, expected at most 63")
-    return value
-
-
-def number(value: Any) -> float:
-    """Return a JSON number as a float; the log writes what is not finite as 'nan', 'inf' and '-inf'."""
-    try:
-        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-            raise ValueError
-        return float(value)
-    except (ValueError, OverflowError):
-        raise ReadError(f"found {shown(repr(value))}, expected a number") from None
-
-
-def is_finite(value: float | None) -> bool:
-    """Tell whether a number is there and finite."""
-    return value is not None and math.isfinite(value)
-
-
-def shown(text: str, most: int = 80) -> str:
-    """Return a stranger's text for one line on a terminal: escapes visible, cut."""
-    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:most + 1])
-    return text if len(text) <= most else text[:most] + "..."
 
 
 def sha256(data: bytes) -> str:

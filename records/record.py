@@ -6,9 +6,10 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from records.claims import Case, json_text
-from records.reader import ReadError, number, parse_json, read_bytes, shown
+from records.claims import Case
+from records.reader import read_bytes
 from records.run_checks import number_of
+from records.values import ReadError, json_text, number, parse_json, shown
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,59}")
 BEGIN, END = "<!-- record begin -->", "<!-- record end -->"
@@ -59,15 +60,14 @@ def raced(folder: Path | None, code: str) -> dict[str, Any] | None:
     """Return what the race of some code against another in a record's folder shows; None without a race."""
     if folder is None or not (folder / "race").is_dir():
         return None
-    from records.race import judge, read_race
+    from records.race import judge, read_race, side_of
     race = read_race(folder / "race")
-    if race["A"].get("code") != code:
-        raise ReadError(f"the race is of code {shown(str(race['A'].get('code')), 8)}, the logs are of "
-                        f"{code[:8]}; race the record as A")
-    names = ("verdict", "reason", "pairs", "p", "difference_s", "difference_percent")
-    found = judge(folder / "race")
+    side = side_of(race, code)
+    other = race["AB".replace(side, "")]
+    names = ("verdict", "reason", "pairs", "p", "difference_s", "difference_percent", "attempts", "killed")
+    found = judge(folder / "race", side)
     return {name: found.get(name) for name in names} | {
-        "against": {name: race["B"].get(name) for name in ("code", "script")}}
+        "against": {name: other.get(name) for name in ("code", "script")}}
 
 
 def page(record: dict[str, Any]) -> str:
@@ -98,8 +98,9 @@ def race_words(race: dict[str, Any]) -> str:
     against = f"against {race['against']['script']} {str(race['against']['code'])[:8]}: {race['verdict']}"
     if race["difference_s"] is None:
         return f"{against} ({race['reason']})"
+    killed = f", {race['killed']} of {race['attempts']} attempts killed" if race["killed"] else ""
     return (f"{against}, {race['difference_s']:+.2f} s ({number(race['difference_percent']):+.2f} %) to "
-            f"equal loss, {race['pairs']} pairs, p {number(race['p']):.2g}")
+            f"equal loss, {race['pairs']} pairs, p {number(race['p']):.2g}{killed}")
 
 
 def with_sd(spread: dict[str, Any], digits: int) -> str:
@@ -114,14 +115,14 @@ def cell(text: str) -> str:
     return re.sub(r"([\\`*_\[\]|~@#!])", r"\\\1", text).replace("://", ":&#47;&#47;")
 
 
-def replaced(page: str, begin: str, end: str, block: str, name: str) -> str:
-    """Return a page with what stands between two markers, both included, replaced by a block.
+def replaced(text: str, begin: str, end: str, block: str, name: str) -> str:
+    """Return a text with what stands between two markers, both included, replaced by a block.
 
     Raises ReadError unless each marker stands there once, in order.
     """
-    if page.count(begin) != 1 or page.count(end) != 1 or page.index(begin) > page.index(end):
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
         raise ReadError(f"{shown(name)}: expected {begin} and, below it, {end}, each once")
-    return page[:page.index(begin)] + block + page[page.index(end) + len(end):]
+    return text[:text.index(begin)] + block + text[text.index(end) + len(end):]
 
 
 def skeleton(record: dict[str, Any]) -> str:

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from records import launches
-from records.claims import own_row
-from records.reader import Log, ReadError, is_finite, number, read_log, shown
+from records.claims import ENDED_BY_OTHERS, own_row
+from records.reader import Log, read_log
+from records.values import ReadError, is_finite, number, shown
 
-SIGMA = 0.0013  # nats, between runs of the public speedrun
 HOST = ("cpu", "torch", "threads", "gpus", "platform", "float32_matmul_precision", "settings")
 WHAT = ("track", "seed", "hyperparameters", "data")  # what two runs must share to be the same experiment
-ENDED_BY_OTHERS = ("incomplete", "interrupted", "rank_lost", "disk_full")  # says nothing of the code
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--yes", action="store_true", help="run the code without asking")
     parser.add_argument("--to", metavar="DIR", type=Path, default=launches.ROOT / "records/runs/reruns",
                         help="where the new log goes; default: records/runs/reruns")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -122,6 +121,7 @@ def bit_equal(old: Log, new: Log) -> dict[str, Any]:
 
 def close(old: Log, new: Log, tolerance: float | None, why: str) -> dict[str, Any]:
     """Return the answer where the losses must be close."""
+    from records.significance import SIGMA  # here: it takes scipy along, which bits do not need
     most = 3 * SIGMA * math.sqrt(2) if tolerance is None else number(tolerance)
     source = f"3 x {SIGMA} x sqrt(2)" if tolerance is None else "the track's tolerance"
     rule = f"final losses within {most:.4g} nats ({source}); no bits are compared: the hosts differ in {why}"

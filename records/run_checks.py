@@ -1,20 +1,19 @@
 """The checks of verify that look at one run at a time; each says what it found, with its evidence."""
 import functools
-import json
 import math
 import re
-import statistics
 from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from typing import Any
 
-from records.claims import Case, Run
-from records.reader import number, sha256, shown
+from records.claims import Case, Run, code_digest, harness_digest
+from records.values import json_text, number, shown
 
 # in these a run's track row may differ from the verifier's: words, and the set of accepted harnesses
 FREE_WORDS = {"name", "harness", "cost", "download", "fetch", "baselines"}
 PARTS = ("timed_ns", "setup_ns", "warmup_ns", "validation_ns", "checkpoint_ns", "unexplained_ns")
 TRIPWIRE = re.compile(r"(causality|environment|harness|tokens|validation|warmup): ")
+STUMBLES = (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError)
 NOT_SHOWN = "the logs' format does not show it"
 SLACK_NS = 50_000_000  # two clocks are not read at one moment; NTP may steer by 200 ppm more
 
@@ -50,9 +49,16 @@ def per_run(check: Callable[[Run, Case], str]) -> Callable[[Case], Result]:
                 fine.append(check(run, case))
             except Wrong as error:
                 wrong.setdefault(str(error), []).append(run.trial.name)
+            except STUMBLES as error:
+                wrong.setdefault(stumbled(error), []).append(run.trial.name)
         words = [f"{some(names, 2)}: {what}" for what, names in wrong.items()]
         return Result("fail", some(words)) if wrong else Result("ok", some(fine))
     return whole
+
+
+def stumbled(error: Exception) -> str:
+    """Return in words that a log holds a value where no harness writes one."""
+    return f"a value that no harness writes ({shown(f'{type(error).__name__}: {error}', 200)})"
 
 
 def some(texts: list[str], most: int = 3) -> str:
@@ -71,17 +77,22 @@ def number_of(things: Sized, name: str) -> str:
 def code_hashes(run: Run, case: Case) -> str:
     """The code digest is that of the script and the files that the log carries."""
     late = {event.get("path") for event in run.of_kind("late")}
-    files = {path: file.sha256 for path, file in run.log.files.items() if path not in late}
-    parts = {"script": sha256(run.log.script), "harness": run.at("code", "harness"),
-             "others": {path: digest for path, digest in files.items() if not path.startswith("harness/")}}
-    require(run.at("code", "others") == parts["others"], "the files in the log are not those of the manifest")
-    require(run.at("code", "digest") == digest_of(parts), "the code digest is not that of the code")
+    files = {path: file for path, file in run.log.files.items() if path not in late}
+    others = {path: file for path, file in files.items() if not path.startswith("harness/")}
+    require(run.at("code", "others") == {path: file.sha256 for path, file in others.items()},
+            "the files in the log are not those of the manifest")
+    digest = code_digest(run.log.script, run.at("code", "harness"),
+                         {path: file.source for path, file in others.items()})
+    require(run.at("code", "digest") == digest, "the code digest is not that of the code")
     return f"{len(files)} files and the script"
 
 
-def digest_of(value: dict[str, Any]) -> str:
-    """Return the sha256 of a value written as an event's JSON is."""
-    return sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode())
+@per_run
+def no_overrides(run: Run, case: Case) -> str:
+    """No flag changed a setting."""
+    found = run.at("overrides")
+    require(found == {}, f"overrides on the command line: {shown(json_text(found, None).strip())}")
+    return "no overrides"
 
 
 @per_run
@@ -98,11 +109,12 @@ def sequence(run: Run, case: Case) -> str:
 def harness(run: Run, case: Case) -> str:
     """The harness is one that this checkout accepts for the track, and it is the one in the log."""
     late = {event.get("path") for event in run.of_kind("late")}
-    inside = {path.removeprefix("harness/"): file.sha256 for path, file in run.log.files.items()
+    inside = {path: file.source for path, file in run.log.files.items()
               if path.startswith("harness/") and path not in late}
-    inside.pop("tracks.toml", None)  # a file below a folder in harness/ stays, and no digest fits it
     found = str(run.at("code", "harness"))
-    require(digest_of(inside) == found, "the harness in the log is not the one of the manifest's digest")
+    strange = [path for path in inside if not path.endswith(".py") and path != "harness/tracks.toml"]
+    require(not strange, f"no file of a harness: {some(strange)}")
+    require(harness_digest(inside) == found, "the harness in the log is not the one of the manifest's digest")
     require(found in case.row.get("harness", {}), f"harness {found[:8]} is not accepted for {case.track} in "
                                                   f"this checkout's harness/tracks.toml")
     return f"harness {found[:8]}"
@@ -120,9 +132,17 @@ def track(run: Run, case: Case) -> str:
     return f"target {ours.get('target')}, {ours.get('val_tokens')} validation tokens"
 
 
-@per_run
-def data(run: Run, case: Case) -> str:
+def data(case: Case) -> Result:
     """The shards are those that this checkout pins."""
+    found = shards(case)
+    if found.state != "ok" or case.pinned:
+        return found
+    return Result("unknown", "this checkout pins no shards of the track; fetch its data")
+
+
+@per_run
+def shards(run: Run, case: Case) -> str:
+    """The validation shard is long enough, and each shard is a pinned one where any is pinned."""
     shards = [*run.at("data", "train"), run.at("data", "val")]
     for shard in shards:
         name = str(shard.get("file"))
@@ -131,7 +151,7 @@ def data(run: Run, case: Case) -> str:
                 f"{str(case.pinned.get(name))[:8]}")
     n = run.at("data", "val", "tokens")
     require(n > case.row["val_tokens"], f"{n} tokens in the validation shard")
-    return f"{len(shards)} shards" + ("" if case.pinned else ", pinned by nothing here: the log's word")
+    return f"{len(shards)} shards"
 
 
 @per_run
@@ -170,7 +190,9 @@ def complete(run: Run, case: Case) -> str:
     require(run.at("launch", "stop_at_step") is None, "asked to stop early")
     require({step.last_step for step in run.log.steps} == {steps}, f"step lines that do not count to {steps}")
     validated = [val.step for val in run.log.vals]
-    expected = [*range(0, steps, every), steps] if 0 < every else []
+    require(0 < every and steps <= len(run.log.steps),  # else a list of steps that nobody made fills memory
+            f"{steps} steps with a validation every {every} steps, in {len(run.log.steps)} step lines")
+    expected = [*range(0, steps, every), steps]
     require(validated == expected, f"validated at steps {some([str(s) for s in validated], 9)}")
     trained = [step.step for step in run.log.steps if step.train_loss is not None]
     require(trained == list(range(1, steps + 1)), f"{len(trained)} step lines of {steps}")
@@ -228,19 +250,6 @@ def clocks(run: Run, case: Case) -> str:
     asleep = passed.get("boottime_ns", passed["monotonic_ns"]) - passed["monotonic_ns"]
     require(asleep < SLACK_NS, f"suspended for {asleep / 1e9:.1f} s")
     return f"realtime and monotonic clock {off / 1e6:.1f} ms apart"
-
-
-def pace(case: Case) -> Result:
-    """No stretch between two validations was far faster than the others (a reader has to look)."""
-    if not case.own:
-        return Result("unknown", NOT_SHOWN)
-    found = []
-    for run in case.own:
-        marks = [(val.step, val.train_time_ns) for val in run.log.vals]
-        ms = [(t1 - t0) / 1e6 / (s1 - s0) for (s0, t0), (s1, t1) in zip(marks, marks[1:]) if s1 > s0]
-        if ms and 0 < min(ms) < statistics.median(ms) / 2:
-            found.append(f"{run.trial.name}: {min(ms):.2f} ms a step, median {statistics.median(ms):.2f}")
-    return Result("review", some(found)) if found else Result("ok", f"{number_of(case.own, 'run')}, all even")
 
 
 @per_run

@@ -5,7 +5,8 @@ import sys
 import warnings
 from typing import NamedTuple
 
-from records.reader import shown
+from records.values import shown
+
 
 # dotted names, as the imports of a file resolve them -> why they matter
 NAMES = [(re.compile(rf"(?:{pattern})(?:\.|$)"), what) for pattern, what in (

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from records import launches
-from records.claims import own_row
-from records.reader import Log, ReadError, need, parse_json, read_bytes, read_log, shown
+from records.claims import ENDED_BY_USER, canonical, own_row
+from records.reader import Log, read_bytes, read_log, sha256
 from records.rerun import status
+from records.values import ReadError, need, parse_json, shown
 
 RUNS = launches.ROOT / "records" / "runs"
 NOT_HERE = {"seed": "a campaign sets the seeds itself", "resume": "a resumed run is no run of its own",
@@ -92,7 +93,7 @@ def tree_code(flags: dict[str, str]) -> launches.Code:
 def open_campaign(declared: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
     """Return file and state of the campaign that was declared so; a new one is written before any run."""
     same = {name: declared[name] for name in ("code", "track", "flags")}
-    file = RUNS / f"seeds_{launches.sha256(launches.canonical(same))[:12]}.json"
+    file = RUNS / f"seeds_{sha256(canonical(same))[:12]}.json"
     if not file.exists():
         state = {**declared, "attempts": 0, "logs": []}
         write(state, file)
@@ -125,13 +126,17 @@ def repeat(state: dict[str, Any], file: Path, track: str, flags: dict[str, str],
         logs = [read_log(path) for path in launches.launch(launches.ROOT, words, Path.cwd(), signals)]
     except launches.Interrupted:
         return
+    except ReadError:
+        if state["attempts"] == 1:
+            file.unlink()  # nothing ran: the flags were refused, so nothing was declared
+        raise
     # other runs of this checkout may have ended meanwhile
     own = [log for log in logs if log.manifest and log.manifest["code"].get("digest") == digest
            and log.manifest.get("seed") == seed and log.manifest.get("track") == track]
     if len(own) != 1:
         raise ReadError(f"{len(own)} new logs of this code with seed {seed}, expected one; where the code "
                         f"loads files that no import statement names, a campaign cannot tell its runs")
-    if status(own[0]) not in ("interrupted", "incomplete"):
+    if status(own[0]) not in ENDED_BY_USER:
         state["logs"].append(own[0].path.name)
         write(state, file)
 

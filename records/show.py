@@ -8,10 +8,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from records.claims import json_text
 from records.listing import duration, loss
-from records.reader import ReadError, number, sha256, shown
+from records.reader import sha256
 from records.trials import Point, Trial, load_trials
+from records.values import ReadError, json_text, number, shown
 
 WIDTH, HEIGHT = 64, 10  # of the chart, in characters
 BRAILLE = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # the dot in each row and column of a cell

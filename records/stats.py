@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from records import significance
-from records.claims import json_text, own_row
-from records.reader import ReadError, is_finite, number, shown
+from records.claims import row_of
 from records.significance import ALPHA, SIGMA, Test
 from records.stats_text import against_text, compare_text, earliest_text, sample_text
 from records.trials import Point, Trial, find_logs, load_trials
+from records.values import ReadError, is_finite, json_text, number, shown
 
 SEED = re.compile(rb"(?im)^(\s*seed\s*=\s*)\d+")  # public scripts that differ in this line alone are one code
-HOLDS = {"PROVEN": 0, "PROMISING": 0}
+HOLDS = ("PROVEN", "PROMISING")
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Sample:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("logs", metavar="LOG", nargs="+", type=Path, help="logs, or folders of them")
-    parser.add_argument("--target", type=float, metavar="NATS", help="default: that of the logs' track")
+    parser.add_argument("--target", type=float, metavar="NATS",
+                        help="default: that of the logs' track in this checkout")
     parser.add_argument("--vs", metavar="LOG", nargs="+", type=Path, help="test against these runs instead; "
                         "paired where both have the same seeds, else by Welch's test")
     parser.add_argument("--margin", type=float, metavar="NATS",
@@ -65,7 +66,7 @@ def main(arguments: argparse.Namespace) -> int:
     codes, text = [], sample_text(sample.runs, len(sample.losses), sample.step, sample.notes)
     if arguments.vs is None or arguments.target is not None:
         target = track_target(new) if arguments.target is None else arguments.target
-        alpha = own_alpha(new)
+        alpha = row_of(new).get("significance", {}).get("alpha", ALPHA)
         judged = earliest(new, target, alpha) if arguments.earliest else against(sample, target, alpha)
         report["target"] = judged
         text += earliest_text(judged) if arguments.earliest else against_text(judged, sample.decimals)
@@ -88,7 +89,7 @@ def exit_code(judged: dict[str, Any]) -> int:
     test = judged.get("test")
     if judged["word"] == "NOT SHOWN" and (test is None or test["degenerate"]):
         return 2
-    return HOLDS.get(judged["word"], 1)
+    return int(judged["word"] not in HOLDS)
 
 
 def load(paths: list[Path]) -> list[Trial]:
@@ -134,9 +135,10 @@ def check_track(trials: list[Trial]) -> None:
 
 
 def track_target(trials: list[Trial]) -> float:
-    """Return the target in the logs' track row. Raises ReadError where they give none, or several."""
-    rows = [trial.log.track for trial in trials if trial.log]
-    found = {number(row["target"]) for row in rows if "target" in row}
+    """Return the target of the runs' track: this checkout's, of a track that it lacks the logs' own."""
+    if row := row_of(trials):
+        return float(row["target"])
+    found = {number(row["target"]) for row in (t.log.track for t in trials if t.log) if "target" in row}
     if len(found) != 1 or not is_finite(target := found.pop()):
         raise ReadError("the logs do not give one target; name it with --target")
     return target
@@ -197,15 +199,6 @@ def measured(trial: Trial, step: int | None) -> Point | str:
     return point if is_finite(point.loss) else f"{trial.name}: val_loss {point.loss} at step {point.step}"
 
 
-def own_alpha(trials: list[Trial]) -> float:
-    """Return the level of the runs' track in this checkout: a stranger's log does not set its own."""
-    tracks = {trial.track for trial in trials} - {None}
-    try:
-        return own_row(str(tracks.pop()))["significance"]["alpha"] if len(tracks) == 1 else ALPHA
-    except (ReadError, KeyError):
-        return ALPHA
-
-
 def against(sample: Sample, target: float, alpha: float = ALPHA) -> dict[str, Any]:
     """Return all that the sample says of mean < target, with the verdict."""
     if sample.invalid:
@@ -251,7 +244,7 @@ def earliest(trials: list[Trial], target: float, alpha: float = ALPHA) -> dict[s
     if not passed:
         return {"target": target, "step": None, "walked": walked, "word": found["word"],
                 "reason": found["reason"], "test": found["test"]}
-    word = max((one["word"] for one in passed), key=list(HOLDS).index)
+    word = max((one["word"] for one in passed), key=HOLDS.index)
     step = walked[len(passed) - 1]["step"]
     return {"target": target, "step": step, "walked": walked, "word": word, "test": passed[-1]["test"],
             "reason": f"step {step} is the earliest; from the last step back to it every test passes"}

@@ -4,12 +4,13 @@ import os
 import tempfile
 from pathlib import Path
 
-from records.claims import LEDGER, Case, attempts, json_text, load_case
+from records.claims import LEDGER, RACE, Case, attempts, load_case
 from records.leaderboard import read_all
-from records.reader import ReadError, read_bytes, shown
+from records.reader import read_bytes
 from records.record import NAME, build, skeleton, unanswered
 from records.significance import LOOKS
-from records.verify import Judged, judge
+from records.verify import Judged, as_json, judge
+from records.values import ReadError, json_text, shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--race", metavar="DIR", type=Path, help="a race against the record before it")
     parser.add_argument("--ledger", metavar="FILE", type=Path, help="default: ledger.jsonl beside the logs")
     parser.add_argument("--to", metavar="DIR", type=Path, default=Path("records"), help="default: records")
+    parser.add_argument("--json", action="store_true", help="print verify's JSON object and what is missing")
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -26,23 +28,31 @@ def main(arguments: argparse.Namespace) -> int:
     if not NAME.fullmatch(arguments.name):
         raise ReadError(f"--name {shown(arguments.name)}: use up to 60 letters, digits, - and _, no space")
     case = load_case(arguments.logs, ledger=arguments.ledger)
+    if arguments.race:
+        case.races = [arguments.race]
     judged = judge(case)
-    if judged.word == "INVALID":
+    if judged.word in ("INVALID", "REFUTED"):
+        if arguments.json:
+            print(json_text(as_json(judged) | {"missing": []}), end="")
+            return 1
         for name in judged.broken:
             print(f"{name}: {judged.checks[name].evidence}")
-        print(f"INVALID, no record: {judged.reason}")
+        print(f"{judged.word}, no record: {judged.reason}")
         return 1
     if len(case.own) < len(case.runs):
         raise ReadError("a record is made of logs of format 1 (docs/log_format.md); keep others by `import`")
     folder = write(case, arguments)
     judged = judge(load_case([folder]))
+    if arguments.json:
+        print(json_text(as_json(judged) | {"missing": missing(judged)}), end="")
+        return judged.code
     print(f"wrote {folder}: {judged.word}: {judged.reason}")
     for line in missing(judged):
         print(f"missing: {line}")
     for command in (f"python -m records verify {folder}", "python -m records leaderboard",
                     f"git add {folder} README.md"):
         print(f"next: {command}")
-    return 0
+    return judged.code
 
 
 def write(case: Case, arguments: argparse.Namespace) -> Path:
@@ -62,10 +72,10 @@ def write(case: Case, arguments: argparse.Namespace) -> Path:
                 (folder / "logs" / LEDGER).write_text(lines)
             if arguments.race:
                 (folder / "race").mkdir()
-                for path in (arguments.race / "race.json", *arguments.race.glob("*.txt")):
+                for path in (arguments.race / RACE, *arguments.race.glob("*.txt")):
                     (folder / "race" / path.name).write_bytes(read_bytes(path))
             made = Case(runs, case.track, case.row, case.pinned, sorted((folder / "logs").glob(LEDGER)),
-                        record=folder)
+                        record=folder, races=[folder / "race"] if arguments.race else [])
             record = build(made, arguments.name)
             (folder / "record.json").write_text(json_text(record))
             (folder / "README.md").write_text(skeleton(record))
@@ -85,7 +95,7 @@ def ledger_lines(case: Case, digest: str) -> str:
         for entry in attempts(ledger, digest, case.track):
             status = entry.pop("status")
             lines += json_text(entry, None)
-            if status != "no end":
+            if status != "incomplete":
                 lines += json_text({"what": "end", "run_id": entry["run_id"], "status": status}, None)
     return lines
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from records.reader import Log, is_log, read_bytes, read_log, shown
+from records.reader import Log, is_log, read_bytes, read_log
+from records.values import shown
 
 SUFFIXES = (".txt", ".log", ".stdout", ".out")
 

@@ -1,12 +1,14 @@
 """Checks what logs or a record claim: each check with its evidence, then one word."""
 import argparse
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from records.checks import capped, run_checks
-from records.claims import FEWEST, Case, json_text, load_case
+from records.claims import FEWEST, LEDGER, Case, load_case
 from records.run_checks import Result, number_of
+from records.values import ReadError, json_text, shown
 
 NO_RULE = ("significance", "all_attempts")  # a claim that fails these alone is weak, not INVALID
 MARKS = {"ok": "ok     ", "fail": "FAIL   ", "review": "REVIEW ", "unknown": "unknown"}
@@ -48,15 +50,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Check each claim and print what was found; return the exit code, 1 where one claim does not hold."""
-    judged = []
+    """Check each claim and print what was found; return the exit code.
+
+    1 where one claim does not hold, 2 where one cannot be read; the others are judged all the same.
+    """
+    judged, codes = [], []
     for paths in claims(arguments.paths):
-        judged.append(judge(load_case(paths, arguments.track, arguments.ledger)))
+        try:
+            judged.append(judge(load_claim(paths, arguments)))
+        except ReadError as error:
+            where = f"{shown(str(paths[0]), 300)}: " if (paths[0] / "record.json").is_file() else ""
+            print(f"records verify: {where}{error}", file=sys.stderr)
+            codes.append(2)
+            continue
+        codes.append(judged[-1].code)
         if not arguments.json:
             print(text(judged[-1], arguments.stable))
     if arguments.json:
         print(json_text([as_json(each) for each in judged]), end="")
-    return max(each.code for each in judged)
+    return max(codes)
 
 
 def claims(paths: list[Path]) -> list[list[Path]]:
@@ -65,8 +77,23 @@ def claims(paths: list[Path]) -> list[list[Path]]:
     for path in paths:
         below = sorted(each.parent for each in path.rglob("record.json")) if path.is_dir() else []
         found += [[folder] for folder in below]
-        rest += [] if below else [path]
+        if not below and of_records(path):
+            found.append([path])
+        elif not below:
+            rest.append(path)
     return found + [rest] * bool(rest)
+
+
+def of_records(path: Path) -> bool:
+    """Tell whether a folder is one for records: in its runs/ lie those of all experiments, no claim."""
+    return (path / "runs" / LEDGER).is_file()
+
+
+def load_claim(paths: list[Path], arguments: argparse.Namespace) -> Case:
+    """Return the claim that paths make. Raises ReadError."""
+    if of_records(paths[0]) and not (paths[0] / "record.json").is_file():
+        raise ReadError(f"{shown(str(paths[0]))}: no record lies below; name the logs of one claim")
+    return load_case(paths, arguments.track, arguments.ledger)
 
 
 def judge(case: Case) -> Judged:
@@ -76,7 +103,7 @@ def judge(case: Case) -> Judged:
     if broken := judged.broken:
         judged.reason = f"{', '.join(broken)} failed"
     else:
-        decided = capped(case, checks["all_attempts"])
+        decided = capped(case, checks["all_attempts"], checks["data"])
         judged.word, judged.reason = decided.word, decided.reason
     return judged
 
@@ -91,7 +118,9 @@ def text(judged: Judged, stable: bool) -> str:
     review = ", ".join(judged.having("review"))
     lines.append(f"{judged.word}" + ("" if stable else f": {judged.reason}") +
                  (f" (REVIEW: {review})" if review else ""))
-    if judged.code == 0 and judged.word == "NOT SHOWN":
+    if len(case.own) < len(case.runs) and not judged.having("fail"):
+        lines.append("nothing speaks against it, but the format shows little")
+    elif judged.code == 0 and judged.word == "NOT SHOWN":
         decide = "decides" if len(case.runs) == 1 else "decide"
         lines.append(f"sound, but {number_of(case.runs, 'log')} {decide} nothing; the first declared look is "
                      f"at {FEWEST} runs")

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness.runlog import RunLog, canonical, sha256
+from records import race
+from records.reader import read_log
 
 SCRIPT = b"from harness.run import open_run\nprint('train')\n"
 HARNESS = {"harness/__init__.py": b"", "harness/run.py": b"steps = 8\n"}
@@ -106,6 +108,53 @@ def campaign(root: Path, n: int = 4, change: Callable | None = None, which: int 
             change(run)
         logs.append(write(root / "runs", run))
     return logs
+
+
+def settled(run: types.SimpleNamespace) -> None:
+    """Give a run whose validations were moved in time the step lines and the end line that fit."""
+    vals = run.vals
+    for step in run.train:
+        (s0, _, t0), (s1, _, t1) = next(pair for pair in zip(vals, vals[1:]) if pair[1][0] >= step[0])
+        step[2] = int((t0 + (t1 - t0) * (step[0] - s0) / (s1 - s0)) / 1e6)
+    longer = vals[-1][2] - run.end["timed_ns"]
+    for parts, names in ((run.end, ("timed_ns", "wall_ns")), (run.end["clocks"], run.end["clocks"])):
+        parts.update({name: parts[name] + longer for name in names})
+
+
+def raced(folder: Path, n: int = 4, a_later_ms: float = -5.0, spoil: Callable | None = None,
+          slot: int | None = None) -> Path:
+    """Write a whole race of sound runs, one of them or all spoilt, and return its folder; A has SCRIPT."""
+    plan = {"format": 1, "track": "tiny", "n": n, "ranks": None, "seeds": list(range(n + 1)),
+            "order": race.order(n + 1), "rule": race.RULE, "attempts": []}
+    for i, side in enumerate(plan["order"]):
+        run = race_run(side, i, i // 2, a_later_ms if side == "A" else 0.0)
+        if spoil and slot in (i, None):
+            spoil(run)
+        log = write(folder, run)
+        plan.setdefault(side, {"code": read_log(log).manifest["code"]["digest"], "script": "train.py"})
+        plan["attempts"].append({"run": i, "log": log.name, "status": "ok"})
+    race.write(plan, folder)
+    (folder / "ledger.jsonl").unlink()  # of the places in which a race runs, none is kept
+    return folder
+
+
+def race_run(side: str, slot: int, seed: int, late_ms: float) -> types.SimpleNamespace:
+    """Return a run of a race: seeds differ in loss and time, and late_ms is what its side takes longer."""
+    run = sound(seed)
+    run.script, run.name = SCRIPT + b"# before\n" * (side == "B"), f"ace{slot:03x}"
+    for clocks in (run.manifest["clocks"], run.end["clocks"]):
+        clocks["realtime_ns"] += slot * 10**10
+    for val in run.vals:
+        val[2] += int(val[0] * (late_ms + (slot * 7 % 5) / 10) * 1e6 / 8)
+    settled(run)
+    return run
+
+
+def race_logs(folder: Path, side: str, first: int = 1) -> list[Path]:
+    """Return the logs of one side of a race, those of the first pair left out."""
+    plan = json.loads((folder / "race.json").read_text())
+    return [folder / attempt["log"] for attempt in plan["attempts"]
+            if plan["order"][attempt["run"]] == side and attempt["run"] >= 2 * first and attempt["log"]]
 
 
 def resealed(path: Path, old: bytes, new: bytes) -> None:

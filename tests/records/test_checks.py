@@ -1,6 +1,4 @@
 """Every check of verify has a log that fails it and no other check."""
-import json
-import sys
 import tomllib
 import types
 from pathlib import Path
@@ -128,10 +126,11 @@ def test_a_code_digest_that_is_not_the_codes_fails_hashes(root):
     assert states(logs, root) == {"hashes": "fail"}
 
 
-def test_a_file_hidden_below_the_harness_fails_harness(root):
+@pytest.mark.parametrize("path", ["harness/deep/a.py", "harness/deep/a.txt"])
+def test_a_file_hidden_below_the_harness_fails_harness(path, root):
     """The code digest leaves harness/ to the harness digest, which counts harness/*.py alone."""
     def hide(run):
-        run.files["harness/deep/a.py"] = b"x = 1\n"
+        run.files[path] = b"x = 1\n"
     logs = campaign(root, change=hide, which=None)
     assert states(logs, root) == {"harness": "fail"}
 
@@ -180,42 +179,6 @@ def test_the_repeats_of_a_seed_count_once(root):
     assert found["significance"].evidence.startswith("PROMISING")  # 3 are not a declared number
 
 
-def test_attempts_that_were_not_submitted_are_counted(root):
-    logs = campaign(root, n=5)
-    assert states(logs, root) == {}
-    found = checks.run_checks(load_case(logs[:4], root=root))
-    assert found["all_attempts"] == run_checks.Result("fail", "1 of 5 attempts are not among the logs: 1 ok")
-    with open(root / "runs" / "ledger.jsonl", "a") as ledger:
-        code = load_case(logs, root=root).runs[0].at("code", "digest")
-        for run_id, digest in (("killed", code), ("other", "f" * 64)):
-            entry = {"what": "start", "run_id": run_id, "track": "tiny", "code": digest}
-            ledger.write(json.dumps(entry) + "\n")
-    assert "2 of 6 attempts are not among the logs: 1 no end, 1 ok" == checks.run_checks(
-        load_case(logs[:4], root=root))["all_attempts"].evidence
-    (root / "runs" / "ledger.jsonl").rename(root / "ledger.jsonl")
-    assert checks.all_attempts(load_case(logs, root=root)).state == "unknown"
-    assert checks.all_attempts(load_case(logs, ledger=root / "ledger.jsonl", root=root)).state == "fail"
-
-
-@pytest.mark.parametrize("status, seed, state", [
-    ("no end", 2, "ok"), ("interrupted", 2, "ok"), ("stopped", 4, "ok"),  # ended, and repeated
-    ("no end", 9, "fail"), ("failed", 2, "fail"), ("nonfinite", 2, "fail"), ("ok", 2, "fail")])
-def test_an_attempt_that_was_ended_may_be_repeated_with_its_seed(status, seed, state, root):
-    logs = campaign(root)
-    code = load_case(logs, root=root).runs[0].at("code", "digest")
-    with open(root / "runs" / "ledger.jsonl", "a") as ledger:
-        facts = {"what": "start", "run_id": "x", "track": "tiny", "code": code, "seed": seed}
-        ledger.write(json.dumps(facts) + "\n")
-        if status != "no end":
-            ledger.write(json.dumps({"what": "end", "run_id": "x", "status": status}) + "\n")
-    assert checks.all_attempts(load_case(logs, root=root)).state == state
-
-
-def test_a_run_with_overrides_is_another_experiment_and_no_attempt(root):
-    logs = campaign(root, n=5, change=change("overrides", {"lr": 0.2}))
-    assert states(logs[1:], root) == {}
-
-
 def test_code_that_starts_threads_asks_for_a_reader(root):
     def threads(run):
         run.script = b"from harness.run import open_run\nimport threading\n"
@@ -240,14 +203,35 @@ def test_a_dirty_checkout_is_noted_and_no_fault(root):
     assert states(logs, root) == {} and "dirty" in found["git"].evidence
 
 
-def test_a_race_is_reported_and_one_that_cannot_be_judged_asks_for_a_reader(root, monkeypatch):
+def test_a_checkout_without_the_tracks_data_compares_no_shards(root):
+    (root / "data" / "tiny" / "manifest.json").unlink()
     case = load_case(campaign(root), root=root)
-    case.record = root / "record"
-    (case.record / "race").mkdir(parents=True)
-    for word, state in (("faster", "ok"), ("could not tell", "review")):
-        race = types.SimpleNamespace(judge=lambda folder: {"verdict": word, "reason": "5 pairs"})
-        monkeypatch.setitem(sys.modules, "records.race", race)
-        assert checks.race(case) == run_checks.Result(state, f"{word}: 5 pairs")
+    assert checks.data(case) == run_checks.Result(
+        "unknown", "this checkout pins no shards of the track; fetch its data")
+    decided = checks.capped(case, checks.all_attempts(case), checks.data(case))
+    assert decided.word == "PROMISING" and "pins no shards" in decided.reason
+
+
+def test_a_number_of_steps_that_nobody_made_fills_no_memory(root):
+    """num_iterations of 1e14 with val_every 1 made a list of as many steps."""
+    logs = campaign(root, change=change("hyperparameters", {"num_iterations": 10**14, "val_every": 1}))
+    resealed_steps(logs[0], 10**14)
+    result = run_checks.complete(load_case(logs, root=root))
+    assert result.state == "fail" and f"{10**14} steps with a validation every 1 steps" in result.evidence
+
+
+def resealed_steps(log: Path, steps: int) -> None:
+    for i in range(9):
+        for what in ("train_loss", "val_loss"):
+            resealed(log, f"step:{i}/8 {what}".encode(), f"step:{i}/{steps} {what}".encode())
+
+
+def test_a_value_that_no_harness_writes_names_its_log_and_hides_no_other_run(root):
+    logs = campaign(root, change=change("parameters", {"active": "many"}))
+    spoilt = campaign(checkout(root / "other"), n=1, change=change("parameters.active", 5000))
+    found = run_checks.parameters(load_case([*logs, *spoilt], root=root))
+    assert f"{logs[0].name}: a value that no harness writes (TypeError" in found.evidence
+    assert f"{spoilt[0].name}: 5000 active parameters" in found.evidence
 
 
 @pytest.mark.parametrize("field", ["data", "data.train", "parameters", "hyperparameters", "launch", "clocks",

@@ -6,7 +6,8 @@ import pytest
 from synthetic import HARNESS, campaign, change, checkout, digest, setting, sound, write
 
 from records import launches
-from records.reader import ReadError, read_log
+from records.reader import read_log
+from records.values import ReadError
 
 
 @pytest.fixture

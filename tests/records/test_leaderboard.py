@@ -15,8 +15,7 @@ PAGE = "# x\n<!-- leaderboard tiny begin -->\n<!-- leaderboard tiny end -->\nbel
 def root(tmp_path: Path, monkeypatch) -> Path:
     """A checkout with a page, a record, and a row that was reported elsewhere."""
     root = checkout(tmp_path / "checkout")
-    for module in (claims, leaderboard):
-        monkeypatch.setattr(module, "ROOT", root)
+    monkeypatch.setattr(claims, "ROOT", root)
     (root / "README.md").write_text(PAGE)
     main(["submit", *map(str, campaign(root)), "--name", "A_b", "--to", str(root / "records")])
     return root
@@ -46,6 +45,15 @@ def test_check_tells_an_old_table_from_a_new_one(root, capsys):
     assert main(["leaderboard", "--check"]) == 0
     (root / "README.md").write_text((root / "README.md").read_text().replace("PROVEN", "PROVEN "))
     assert main(["leaderboard", "--check"]) == 1
+
+
+def test_json_says_whether_the_tables_are_up_to_date(root, capsys):
+    for words, code, fresh, written in ((["--check"], 1, False, False), ([], 0, False, True),
+                                        (["--check"], 0, True, False)):
+        capsys.readouterr()
+        assert main(["leaderboard", "--json", *words]) == code
+        assert json.loads(capsys.readouterr().out) == {
+            "file": "README.md", "tracks": ["tiny"], "up_to_date": fresh, "written": written}
 
 
 def test_writing_twice_changes_nothing(root, capsys):

@@ -43,8 +43,8 @@ def write_record(folder: Path, date: str, name: str, mean: float, /, **more) -> 
 
 def test_the_example_of_the_help_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("a", "b"):
-        write_log(tmp_path / "records" / "runs", name)
+    for name, losses in (("a", (6.0, 5.0)), ("b", (6.0, 4.5))):
+        write_log(tmp_path / "records" / "runs", name, losses)
     words = COMMANDS["plot"][1].split()
     assert words[:4] == ["python", "-m", "records", "plot"] and words[4] == "records/runs/*.txt"
     assert main(["plot", *map(str, Path().glob(words[4])), *words[5:]]) == 0

@@ -6,8 +6,8 @@ import pytest
 
 from records import public
 from records.public import read_public
-from records.reader import ReadError
 from records.trials import Trial, load_trials
+from records.values import ReadError
 
 FIXTURES = Path(__file__).parent / "fixtures"
 RULE = b"=" * 100 + b"\n"

@@ -2,6 +2,7 @@
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,42 +11,16 @@ from pathlib import Path
 
 import pytest
 from scipy.stats import ttest_1samp
-from synthetic import DAY, HARNESS, change, checkout, ending, setting, sound, write
+from synthetic import (HARNESS, SCRIPT, change, checkout, ending, race_logs, race_run, raced, setting, sound,
+                       write)
 from tiny import Project, environment
 
 from records import launches, race
 from records.__main__ import COMMANDS, main
-from records.reader import ReadError, read_log
+from records.reader import read_log, sha256
+from records.values import ReadError
 
 ENDS: list = []  # of the next runs of a race: None for ok, a status, or an exception
-SCRIPTS = {"A": b"from harness.run import open_run\nprint('a')\n", "B": sound(0).script}
-
-
-def one(side: str, slot: int, seed: int, late_ms: float):
-    """Return a run of a race: seeds differ in loss and time, and late_ms is what its side takes longer."""
-    run = sound(seed)
-    run.script, run.name = SCRIPTS[side], f"{slot:06x}"
-    run.manifest["clocks"]["realtime_ns"] = DAY + slot * 10**10
-    for val in run.vals:
-        val[2] += int(val[0] * (late_ms + (slot * 7 % 5) / 10) * 1e6 / 8)
-    return run
-
-
-def raced(folder: Path, n: int = 4, a_later_ms: float = -5.0, spoil=None, slot: int | None = None) -> Path:
-    """Write a whole race of synthetic logs, one of them or all spoilt."""
-    plan = {"format": 1, "track": "tiny", "n": n, "ranks": None, "seeds": list(range(n + 1)),
-            "order": race.order(n + 1), "rule": race.RULE, "attempts": []}
-    for i, side in enumerate(plan["order"]):
-        run = one(side, i, i // 2, a_later_ms if side == "A" else 0.0)
-        plan.setdefault(side, {"code": None})
-        if spoil and slot in (i, None):
-            spoil(run)
-        log = write(folder, run)
-        if plan[side]["code"] is None:
-            plan[side]["code"] = read_log(log).manifest["code"]["digest"]
-        plan["attempts"].append({"run": i, "log": log.name, "status": "ok"})
-    race.write(plan, folder)
-    return folder
 
 
 def edited(folder: Path, apply) -> Path:
@@ -75,6 +50,26 @@ def test_the_verdict_follows_from_the_logs_and_agrees_with_scipy(tmp_path):
 def test_the_slower_side_and_no_difference_have_their_words(tmp_path):
     assert race.judge(raced(tmp_path / "1", a_later_ms=5.0))["verdict"] == "slower"
     assert race.judge(raced(tmp_path / "2", a_later_ms=0.0))["verdict"] == "no difference shown"
+
+
+def test_from_the_other_side_a_race_shows_the_opposite(tmp_path):
+    a, b = (race.judge(raced(tmp_path / side), side) for side in "AB")
+    assert (a["verdict"], b["verdict"]) == ("faster", "slower") and b["reason"].startswith("B against A")
+    assert b["difference_s"] == -a["difference_s"] and math.isclose(b["p"], 1 - a["p"])
+    mean_a = sum(time for time, _ in a["times"]) / 4
+    assert math.isclose(b["difference_percent"], 100 * b["difference_s"] / mean_a)
+
+
+def test_a_race_tells_every_attempt_of_a_code_as_a_ledger_does(tmp_path):
+    folder = edited(raced(tmp_path), lambda plan: plan["attempts"].insert(4, {"run": 4, "log": None}))
+    log = race_logs(folder, "A")[0]
+    digest = read_log(log).manifest["code"]["digest"]
+    found = race.attempts_of(folder, digest)
+    assert [(f["seed"], f["dropped"], f["status"]) for f in found] == [
+        (0, True, "ok"), (1, False, "ok"), (2, False, "incomplete"), (2, False, "ok"), (3, False, "ok"),
+        (4, False, "ok")]
+    assert found[1]["sha256"] == sha256(log.read_bytes()) and found[1]["run_id"] == log.stem
+    assert race.attempts_of(folder, "f" * 64) == []
 
 
 def test_time_is_taken_where_the_curve_first_reaches_the_highest_final_loss(tmp_path):
@@ -118,7 +113,7 @@ def test_sides_on_different_harnesses_need_the_track_to_accept_both(tmp_path, mo
     monkeypatch.setattr(launches, "ROOT", checkout(tmp_path / "checkout"))
 
     def slow_referee(run):
-        if run.script == SCRIPTS["B"]:
+        if run.script != SCRIPT:
             run.files = {**HARNESS, "harness/run.py": b"sleep\n"}
     assert "different harnesses" in race.judge(raced(tmp_path / "race", spoil=slow_referee))["reason"]
 
@@ -128,7 +123,8 @@ def test_sides_on_different_harnesses_need_the_track_to_accept_both(tmp_path, mo
     lambda plan: plan.update(seeds=[0] * 5), lambda plan: plan.update(rule="the best run counts"),
     lambda plan: plan["attempts"][0].update(log="../../x"), lambda plan: plan.update(A=None),
     lambda plan: plan["attempts"].append(3), lambda plan: plan["attempts"][0].update(log="absent.txt"),
-    lambda plan: plan["attempts"][0].update(run="0"),
+    lambda plan: plan["attempts"][0].update(run="0"), lambda plan: plan["attempts"][0].update(run=10),
+    lambda plan: plan["attempts"].append({"run": -1, "log": None}),
 ])
 def test_a_race_file_that_no_race_wrote_is_refused_in_one_line(edit, tmp_path):
     with pytest.raises(ReadError) as caught:
@@ -155,21 +151,21 @@ def sides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def run(code, track, flags, folder, signals):
         slot = next(runs)
         ends = ENDS.pop(0) if ENDS else None
-        if ends is KeyboardInterrupt:
+        if ends is SystemExit:
             raise ends
-        side = "A" if code.files["train.py"] == SCRIPTS["A"] else "B"
-        made = one(side, slot, int(flags[-1].removeprefix("--seed=")), -5.0 if side == "A" else 0.0)
+        side = "A" if code.files["train.py"] == SCRIPT else "B"
+        made = race_run(side, slot, int(flags[-1].removeprefix("--seed=")), -5.0 if side == "A" else 0.0)
         made.end["status"] = ends or "ok"
         return write(folder, made)
     monkeypatch.setattr(launches, "run", run)
-    logs = [str(write(tmp_path / side, one(side, 0, 0, 0.0))) for side in "AB"]
+    logs = [str(write(tmp_path / side, race_run(side, 0, 0, 0.0))) for side in "AB"]
     ENDS.clear()
     return ["race", *logs, "-n", "3", "--to", str(tmp_path / "to"), "--yes"]
 
 
 def test_the_plan_is_written_before_the_first_run_and_a_killed_race_goes_on(sides, tmp_path, capsys):
-    ENDS.extend([None, None, None, KeyboardInterrupt])
-    with pytest.raises(KeyboardInterrupt):  # stands for a kill: nothing is written after it
+    ENDS.extend([None, None, None, SystemExit])
+    with pytest.raises(SystemExit):  # stands for a kill: nothing is written after it
         main(sides)
     plan = json.loads((tmp_path / "to" / "race.json").read_text())
     assert plan["seeds"] == [0, 1, 2, 3] and plan["order"] == list("ABBAABBA")
@@ -201,7 +197,8 @@ def test_other_arguments_are_another_race(sides, capsys):
 def test_help_ends_in_an_example_whose_arguments_parse(capsys):
     with pytest.raises(SystemExit):
         main(["race", "--help"])
-    assert capsys.readouterr().out.strip().endswith(COMMANDS["race"][1])
+    out = capsys.readouterr().out
+    assert out.strip().endswith(COMMANDS["race"][1]) and re.search(r"--json +print", out)
     assert main(COMMANDS["race"][1].split()[3:] + ["-n", "1"]) == 2
     assert "-n 1: expected at least 2 pairs" in capsys.readouterr().err
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from harness.runlog import ROOT, RULE, RunLog, sha256
-from records.reader import FILE_BYTES, LINE_BYTES, ChangedLog, ReadError, read_log
+from records.reader import FILE_BYTES, LINE_BYTES, ChangedLog, read_log
+from records.values import ReadError
 
 SCRIPT = b"import harness\nprint('|')\n"
 FILES = {

@@ -8,9 +8,8 @@ import pytest
 from records import claims, record
 from records.__main__ import main
 from records.claims import load_case
-from records.race import RULE
-from records.reader import ReadError, read_log
-from synthetic import campaign, checkout, sound, write
+from records.values import ReadError
+from synthetic import campaign, checkout, race_logs, raced
 
 
 @pytest.fixture
@@ -58,39 +57,70 @@ def test_what_was_typed_by_hand_is_found(folder, file, old, new, words, capsys):
     assert line.startswith("FAIL") and words in line
 
 
-def raced(root: Path, better_ms: int) -> Path:
-    """Write a race of the record's code against another, two pairs that count, and return its folder."""
-    race = {"format": 1, "track": "tiny", "n": 2, "seeds": [11, 12, 13], "order": list("ABBAAB"),
-            "rule": RULE, "attempts": []}
-    for slot, side in enumerate(race["order"]):
-        run = sound(race["seeds"][slot // 2])
-        run.name, run.vals[-1][1] = f"{slot:06x}", 4.9
-        if side == "A":
-            run.vals[-1][2] -= better_ms * 10**6 + slot * 10**4
-        else:
-            run.script += b"# before\n"
-        run.manifest["clocks"]["realtime_ns"] += slot * 10**9
-        path = write(root / "race", run)
-        race["attempts"].append({"run": slot, "log": path.name, "status": "ok"})
-        race[side] = {"code": read_log(path).manifest["code"]["digest"], "script": "train.py", "flags": []}
-    (root / "race" / "race.json").write_text(json.dumps(race))
-    return root / "race"
-
-
-def test_a_race_goes_into_the_record_and_its_table(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch) -> Path:
+    """A checkout that the commands take for their own."""
     root = checkout(tmp_path / "checkout")
     monkeypatch.setattr(claims, "ROOT", root)
-    flags = ["--name", "X", "--to", str(root / "records"), "--race", str(raced(root, 20))]
-    assert main(["submit", *map(str, campaign(root)), *flags]) == 0
-    folder = root / "records" / "tiny" / "2026-01-01_X"
+    return root
+
+
+def submitted(root: Path, logs: list[Path], code: int = 0) -> Path:
+    """Submit logs with the race in root, check the exit code, and return the record's folder."""
+    flags = ["--name", "X", "--to", str(root / "records"), "--race", str(root / "race")]
+    assert main(["submit", *map(str, logs), *flags]) == code
+    return root / "records" / "tiny" / "2026-01-01_X"
+
+
+def test_a_race_goes_into_the_record_and_its_table(root, capsys):
+    raced(root / "race", a_later_ms=-20)
+    folder = submitted(root, campaign(root))
     found = json.loads((folder / "record.json").read_text())["race"]
-    assert found["verdict"] == "faster" and found["pairs"] == 2 and found["difference_s"] < -0.019
+    assert found["verdict"] == "faster" and found["pairs"] == 4 and found["difference_s"] < -0.019
+    assert (found["attempts"], found["killed"]) == (10, 0)
     text = (folder / "README.md").read_text()
     assert f"against train.py {found['against']['code'][:8]}: faster, -0.02 s" in text
     assert main(["verify", str(folder)]) == 0 and "ok      race: faster" in capsys.readouterr().out
     [log, *_] = (folder / "race").glob("*.txt")
     log.unlink()
     assert main(["verify", str(folder)]) == 1
+
+
+@pytest.mark.parametrize("side, verdict, sign, other", [("A", "faster", -1, "B"), ("B", "slower", 1, "A")])
+def test_a_races_kept_runs_are_a_record_of_either_side(side, verdict, sign, other, root, capsys):
+    """The first record of a track is the side that was raced against: its only runs are those of the race."""
+    logs = race_logs(raced(root / "race", a_later_ms=-20), side)
+    folder = submitted(root, logs)
+    found = json.loads((folder / "record.json").read_text())
+    plan = json.loads((root / "race" / "race.json").read_text())
+    assert found["significance"]["word"] == "PROVEN" and found["n"] == 4
+    assert found["race"]["verdict"] == verdict and sign * found["race"]["difference_s"] > 0.019
+    assert sign * found["race"]["difference_percent"] > 0
+    assert found["race"]["against"]["code"] == plan[other]["code"] != found["code"]
+    assert main(["verify", str(folder)]) == 0
+    assert "all_attempts: 4 attempts, all here" in capsys.readouterr().out
+
+
+def test_killed_attempts_of_a_race_stand_in_the_record(root, capsys):
+    race = raced(root / "race", a_later_ms=-20)
+    plan = json.loads((race / "race.json").read_text())
+    plan["attempts"].insert(4, {"run": 4, "log": None, "status": None})
+    (race / "race.json").write_text(json.dumps(plan))
+    folder = submitted(root, race_logs(race, "A"))
+    assert "1 of 11 attempts killed" in (folder / "README.md").read_text()
+    assert json.loads((folder / "record.json").read_text())["race"]["killed"] == 1
+    assert main(["verify", str(folder)]) == 0
+    assert "REVIEW  race: faster" in capsys.readouterr().out
+
+
+def test_a_verifier_without_the_data_finds_the_same_record_and_says_less_of_it(folder, capsys):
+    """record.json is what the logs give; what a checkout lacks must not make it another."""
+    (claims.ROOT / "data" / "tiny" / "manifest.json").unlink()
+    capsys.readouterr()
+    assert main(["verify", str(folder), "--json"]) == 0
+    [claim] = json.loads(capsys.readouterr().out)
+    states = {check["name"]: check["result"] for check in claim["checks"]}
+    assert (claim["word"], states["data"], states["rebuilt"]) == ("PROMISING", "unknown", "ok")
 
 
 def test_words_outside_of_the_block_are_the_writers_own(folder):

@@ -1,5 +1,6 @@
 """python -m records rerun: bit-equal on the same host, close elsewhere, and a tampered log is found out."""
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -137,8 +138,8 @@ def test_help_ends_in_an_example_whose_flags_exist(tmp_path, capsys, monkeypatch
     """The example is run up to the log that it names, which is a place holder."""
     with pytest.raises(SystemExit):
         main(["rerun", "--help"])
-    example = COMMANDS["rerun"][1]
-    assert capsys.readouterr().out.strip().endswith(example)
+    example, out = COMMANDS["rerun"][1], capsys.readouterr().out
+    assert out.strip().endswith(example) and re.search(r"--json +print", out)
     monkeypatch.chdir(tmp_path)
     assert main(example.split()[3:]) == 2
     assert "ONE.txt: cannot be read" in capsys.readouterr().err

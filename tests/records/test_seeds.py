@@ -13,7 +13,7 @@ from tiny import TINY, Project, environment
 
 from records import launches, seeds
 from records.__main__ import COMMANDS, main
-from records.reader import ReadError
+from records.values import ReadError
 
 
 class Campaign:
@@ -27,7 +27,7 @@ class Campaign:
 
     def launch(self, tree: Path, flags: list[str], folder: Path, signals: launches.Signals) -> list[Path]:
         result = next(self.results)
-        if result is KeyboardInterrupt:
+        if result is SystemExit:
             raise result
         seed = next(int(flag[7:]) for flag in flags if flag.startswith("--seed="))
         self.seeds.append(seed)
@@ -91,8 +91,8 @@ def test_a_failed_run_counts_and_ends_it_for_good(campaign, capsys):
 
 
 def test_a_killed_campaign_goes_on_with_the_next_seed_and_counts_the_attempt(campaign):
-    with pytest.raises(KeyboardInterrupt):  # stands for a kill: nothing is written after it
-        campaign.run([*GOOD[:2], KeyboardInterrupt])
+    with pytest.raises(SystemExit):  # stands for a kill: nothing is written after it
+        campaign.run([*GOOD[:2], SystemExit])
     declared = campaign.state()
     assert declared["target"] == 5.0 and declared["looks"] == [4, 8, 16, 32] and len(declared["logs"]) == 2
     assert campaign.run(GOOD[2:]) == 0

@@ -6,7 +6,7 @@ import pytest
 
 from records import claims
 from records.__main__ import main
-from synthetic import campaign, change, checkout
+from synthetic import campaign, change, checkout, race_logs, raced
 
 
 @pytest.fixture
@@ -47,13 +47,55 @@ def test_fewer_runs_than_a_look_are_said_to_be_missing(root, capsys):
 def test_what_verify_calls_invalid_is_refused_by_name(root, capsys):
     logs = campaign(root, change=change("overrides", {"lr": 1}), which=None)
     assert submit(root, logs) == 1
-    assert "code: overrides on the command line" in capsys.readouterr().out
+    assert "more: overrides on the command line" in capsys.readouterr().out
     assert not (root / "records").exists()
+
+
+def test_what_its_own_runs_refute_is_refused(root, capsys):
+    """Such a record was written with exit code 0, and then led the table."""
+    def worse(run):
+        run.vals[-1][1] += 0.5
+    logs = campaign(root, change=worse, which=None)
+    assert submit(root, logs) == 1 and "REFUTED, no record" in capsys.readouterr().out
+    assert submit(root, logs, "--json") == 1
+    assert json.loads(capsys.readouterr().out)["word"] == "REFUTED" and not (root / "records").exists()
+
+
+def test_the_exit_code_is_that_of_the_record(root):
+    def near(run):
+        run.vals[-1][1] = 5.0 + (run.manifest["seed"] - 2.6) / 10
+    assert submit(root, campaign(root, change=near, which=None)) == 1  # NOT SHOWN, at a declared look
+    assert (root / "records" / "tiny" / "2026-01-01_Muon").is_dir()
+
+
+def test_json_is_what_verify_says_and_what_is_missing(root, capsys):
+    assert submit(root, campaign(root), "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    folder = root / "records" / "tiny" / "2026-01-01_Muon"
+    assert (found["word"], found["record"]) == ("PROVEN", str(folder))
+    assert "README.md: section Idea" in found["missing"]
+    main(["verify", "--json", str(folder)])
+    assert found.items() >= json.loads(capsys.readouterr().out)[0].items()
+
+
+def test_without_ledger_and_race_a_record_is_promising_at_most(root, capsys):
+    """Leaving out the ledger made PROVEN of PROMISING."""
+    logs = campaign(root, n=5)
+    (logs[0].parent / "ledger.jsonl").unlink()
+    assert submit(root, logs[1:]) == 0
+    assert "PROMISING" in capsys.readouterr().out
+
+
+def test_runs_of_a_race_need_no_other_ledger_than_its_race_json(root, capsys):
+    logs = race_logs(raced(root / "race"), "A")
+    assert submit(root, logs, "--race", str(root / "race")) == 0 and "PROVEN" in capsys.readouterr().out
+    assert submit(root, logs, name="Alone") == 0  # without its race they are runs that no ledger knows
+    assert ": PROMISING" in capsys.readouterr().out
 
 
 def test_missing_attempts_stay_with_the_record(root, capsys):
     logs = campaign(root, n=5)
-    assert submit(root, logs[1:]) == 0
+    assert submit(root, logs[1:]) == 1  # written, and what verify says of it
     out = capsys.readouterr().out
     assert "PROMISING" in out and "1 of 5 attempts are not among the logs" in out
     folder = root / "records" / "tiny" / "2026-01-01_Muon"
