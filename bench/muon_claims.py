@@ -10,7 +10,7 @@ from bench.rounds import Result, Row
 from bench.time_to_loss import DEFAULT, default_curve
 from train_gpt2 import GPT, RECIPES
 
-LRS = (0.0015, 0.003, 0.006)
+LRS = (0.003, 0.006, 0.012)
 
 
 def newton_schulz_flops(hp) -> int:
@@ -31,12 +31,12 @@ def state_bytes(hp) -> dict[str, int]:
 
 
 def tuned(project: Project, quick: bool) -> tuple[float, dict[float, float]]:
-    """Return AdamW's best learning rate and all final losses, from runs of half the length.
+    """Return AdamW's best learning rate and all final losses, from runs of a third of the length.
 
     Where the best one lies at the edge of those tried, the next one beyond is tried too, once.
     """
     losses: dict[float, float] = {}
-    n = 2 if quick else RECIPES["sample"].num_iterations // 2
+    n = 2 if quick else RECIPES["sample"].num_iterations // 3
     flags = [*(TINY if quick else []), f"--num_iterations={n}", f"--cooldown_iters={n}", f"--val_every={n}"]
 
     def attempt(lr: float) -> None:
@@ -84,7 +84,7 @@ def measure(quick: bool) -> Result:
     how = ("The model and schedule of `sample`, once with Muon and once with AdamW (betas "
            f"{laptop.adam_betas}, no decay) for the blocks' matrices, through the same harness, one seed; "
            f"AdamW's learning rate was taken from {', '.join(f'{k}: {v:.4f}' for k, v in losses.items())} "
-           "nats in runs of half the length; embedding and head keep their own Adam. Both then run in "
+           "nats in runs of a third of the length; embedding and head keep their own Adam. Both then run in "
            "full, and Muon's curve is read where it meets AdamW's final loss. State: one float32 buffer a "
            "weight against two. Operations: 5 x (4 m^2 n + 2 m^3) for each m x n matrix over the model's "
            "of a step. Muon's time includes what it waits for the other rank.")
