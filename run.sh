@@ -67,7 +67,7 @@ make_environment() {
     trap - EXIT
 }
 
-python="" seeds=""
+python="" seeds="" help=""
 requirements=("$root/requirements.txt")
 arguments=()
 while [ $# -gt 0 ]; do
@@ -76,6 +76,7 @@ while [ $# -gt 0 ]; do
         --python=*) python="${1#*=}"; shift ;;
         --seeds) [ $# -ge 2 ] || { say "run.sh: --seeds has no value"; exit 2; }; seeds="$2"; shift 2 ;;
         --seeds=*) seeds="${1#*=}"; seeds="${seeds:-none}"; shift ;;
+        -h|--help) help=yes; arguments+=("$1"); shift ;;
         --environment) shift; while [ $# -gt 0 ]; do requirements+=("$1"); shift; done; arguments=(--environment) ;;
         *) arguments+=("$1"); shift ;;
     esac
@@ -91,6 +92,10 @@ elif ready "$root/.venv/bin/python" "${requirements[@]}"; then
     python="$root/.venv/bin/python"
 elif ready python3 "${requirements[@]}"; then
     python=python3
+elif [ -n "$help" ]; then
+    sed -n 's/^#  *//p' "${BASH_SOURCE[0]}" | sed -n 1,4p
+    say "the flags of a run are shown once ./run.sh has made its environment"
+    exit
 else
     make_environment "${requirements[@]}"
     python="$root/.venv/bin/python"
