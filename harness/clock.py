@@ -67,10 +67,12 @@ class Clock:
 
     def account(self) -> dict[str, int]:
         """Return the wall time since the run was opened and its parts, in ns; they add up exactly."""
-        wall = _now_ns() - self.opened_ns
+        now = _now_ns()
+        wall = now - self.opened_ns
+        timed = self._timed_ns + (0 if self._segment_ns is None else now - self._segment_ns)
         parts = {f"{what}_ns": spent for what, spent in self.spent_ns.items()}
-        return {"wall_ns": wall, "timed_ns": self._timed_ns, **parts,
-                "unexplained_ns": wall - self._timed_ns - sum(parts.values())}
+        return {"wall_ns": wall, "timed_ns": timed, **parts,
+                "unexplained_ns": wall - timed - sum(parts.values())}
 
 
 def host_clocks() -> dict[str, int | None]:

@@ -37,7 +37,7 @@ def usage() -> str:
     """Return the help text, launch options and hyperparameters included."""
     from harness.plan import Options
     options = ", ".join(f"--{name}" for name in Options.__dataclass_fields__)
-    return (f"usage: ./run.sh [--name value ...]\n\n{__doc__.strip()}\n\n"
+    return (f"usage: ./run.sh [--seeds auto|N] [--name value ...]\n\n{__doc__.strip()}\n\n"
             f"Launch options, which leave the training as it is: {options}; --python FILE for run.sh.\n"
             f"Every field of the submission's Hyperparameters is a flag too; an override is logged, and such "
             f"a run is no record.\n\nexample: ./run.sh --seed 1")

@@ -164,9 +164,9 @@ def make_plan(recipes: dict[str, Any], argv: list[str], world_size: int | None, 
         raise ValueError(f"track {track.name} trains the recipe {track.recipe!r}; the submission has "
                          f"{', '.join(recipes)}")
     options, overrides = sort_flags(parse_flags(argv), recipes[track.recipe])
-    for name in ("device_batch_size", "checkpoint_every", "stop_at_step"):
-        if (value := getattr(options, name)) is not None and value < 1:
-            raise ValueError(f"--{name} {value}: expected at least 1")
+    for name, least in (("device_batch_size", 1), ("checkpoint_every", 1), ("stop_at_step", 1), ("seed", 0)):
+        if (value := getattr(options, name)) is not None and not least <= value < 2**63:
+            raise ValueError(f"--{name} {value}: expected at least {least}, below 2^63")
     hp = dataclasses.replace(recipes[track.recipe], **overrides)
     rows = check_batch(hp, track, options.device_batch_size, world_size)
     folder = Path(options.data).expanduser() if options.data else ROOT / track.data

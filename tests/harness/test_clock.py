@@ -34,3 +34,13 @@ def test_time_inside_an_open_segment_counts_at_once(alone, monkeypatch):
     assert timer.running and timer.train_time_ns == 25
     timer.stop()
     assert not timer.running and timer.train_time_ns == 40
+
+
+def test_a_run_cut_short_inside_a_segment_explains_the_time_of_that_segment(alone, monkeypatch):
+    """An interrupted run used to book the training since its last validation as unexplained."""
+    now = iter([0, 10, 50])
+    monkeypatch.setattr(clock, "_now_ns", lambda: next(now))
+    timer = clock.Clock(torch.device("cpu"))
+    timer.start()
+    account = timer.account()
+    assert (account["timed_ns"], account["wall_ns"], account["unexplained_ns"]) == (40, 50, 10)

@@ -125,6 +125,7 @@ def test_bad_input_is_one_line_with_exit_code_2_and_leaves_nothing(project):
         (["--device=tpu"], "--device tpu: expected cpu"),
         (["--device_batch_size=2"], "leave the flag out"),
         (["--stop_at_step=0"], "--stop_at_step 0: expected at least 1"),
+        (["--seed=-1"], "--seed -1: expected at least 0"),
         (["--dtype=float8"], "expected float32, bfloat16 or float16"),
         (["--seq_len=48", "--batch_tokens=384"], "does not divide the track's validation piece"),
         (["--script=nowhere.py"], "no such file"),
