@@ -84,7 +84,7 @@ def read_all(folder: Path, pattern: str) -> list[tuple[Path, dict[str, Any]]]:
             found.append((path, fields))
         except (ReadError, UnicodeDecodeError) as error:
             raise ReadError(f"{shown(path.parent.name)}/{shown(path.name)}: {error}") from None
-    return sorted(found, key=lambda pair: (str(pair[1].get("ended")), str(pair[0])))
+    return sorted(found, key=lambda pair: (str(pair[1].get("begun")), str(pair[0])))
 
 
 def row(place: int, folder: str, record: dict[str, Any], names: dict[str, str]) -> str:

@@ -30,11 +30,12 @@ def build(case: Case, name: str) -> dict[str, Any]:
     runs = sorted(case.own, key=lambda run: run.run_id)
     first, losses = runs[0], case.losses()
     decided = capped(case, all_attempts(case))
-    seconds = max(run.end["clocks"]["realtime_ns"] for run in runs) // 10**9
-    ended = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    begun, ended = (datetime.datetime.fromtimestamp(ns // 10**9, datetime.UTC) for ns in (
+        min(run.at("clocks", "realtime_ns") for run in runs),
+        max(run.end["clocks"]["realtime_ns"] for run in runs)))
     return {
         "format": 1, "track": case.track, "name": name,
-        "date": ended.date().isoformat(), "ended": ended.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "date": ended.date().isoformat(), "begun": begun.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "n": len(losses), "val_loss": spread(losses),
         "train_time_s": spread([run.end["train_time_ns"] / 1e9 for run in runs]),
         "steps": first.end["step"], "tokens": first.end["tokens"],
