@@ -293,4 +293,5 @@ def lines(run: Run, case: Case) -> str:
 def git(run: Run, case: Case) -> str:
     """Which commit the checkout stood at; a dirty one is no fault: the log holds the code that ran."""
     dirty = {True: ", dirty", False: ""}.get(run.at("git", "dirty"), ", unknown whether clean")
-    return f"commit {str(run.at('git', 'commit'))[:8]}{dirty}"
+    commit = str(run.at('git', 'commit'))
+    return f"commit {commit if commit == 'unavailable' else commit[:8]}{dirty}"
