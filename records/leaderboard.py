@@ -32,10 +32,14 @@ def main(arguments: argparse.Namespace) -> int:
         raise ReadError(f"{shown(name)}: {error}") from None
     tracks = tomllib.loads((claims.ROOT / "harness" / "tracks.toml").read_text())
     new = old
+    if not arguments.records.is_dir():
+        raise ReadError(f"--records {shown(str(arguments.records))}: no such folder")
     for track in tracks:
         begin, end = MARKER.format(track, "begin"), MARKER.format(track, "end")
         if (block := table(track, arguments.records)) or begin in new:  # a new track may have neither
             new = replaced(new, begin, end, f"{begin}\n{block}{end}", name)
+    if MARKER.partition("{}")[0] not in old:
+        raise ReadError(f"{shown(name)}: expected {MARKER.format('TRACK', 'begin')} in it; there is no table")
     if new != old and not arguments.check:
         try:
             arguments.readme.write_text(new)

@@ -93,6 +93,9 @@ def load_claim(paths: list[Path], arguments: argparse.Namespace) -> Case:
     """Return the claim that paths make. Raises ReadError."""
     if of_records(paths[0]) and not (paths[0] / "record.json").is_file():
         raise ReadError(f"{shown(str(paths[0]))}: no record lies below; name the logs of one claim")
+    if bare := next((p for p in paths if (p / "logs").is_dir() and not (p / "record.json").is_file()), None):
+        raise ReadError(f"{shown(str(bare))}: a record's folder without record.json; restore it, or name the "
+                        f"logs alone")
     return load_case(paths, arguments.track, arguments.ledger)
 
 

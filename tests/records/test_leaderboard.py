@@ -1,5 +1,6 @@
 """The tables of README.md are what the records say; what others reported stands apart, and is called so."""
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,14 @@ def test_a_track_without_records_needs_no_markers(root):
     (root / "harness" / "tracks.toml").open("a").write('\n[new]\ntarget = 3.0\n')
     assert main(["leaderboard"]) == 0
     assert "leaderboard new" not in (root / "README.md").read_text()
+
+
+def test_what_can_hold_no_table_is_refused(root, capsys):
+    """Both used to be called up to date."""
+    assert main(["leaderboard", "--check", "--records", str(root / "nowhere")]) == 2
+    assert "no such folder" in capsys.readouterr().err
+    shutil.rmtree(root / "records")
+    (root / "records").mkdir()
+    (root / "README.md").write_text("# x\n")
+    assert main(["leaderboard", "--check"]) == 2
+    assert "there is no table" in capsys.readouterr().err
