@@ -12,7 +12,7 @@ from records.reader import read_bytes
 from records.values import ReadError, need, number, parse_json, shown
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Record:
     """What record.json says of a record; time to the target in s, mean over its runs and their sd."""
 
@@ -21,6 +21,12 @@ class Record:
     sd_s: float
     name: str
     track: str
+    begun: str = ""  # UTC, when its first run began
+
+    @property
+    def order(self) -> tuple:
+        """What records are sorted by: of one day the first begun, else the slowest, comes first."""
+        return self.date, self.begun, -self.time_s
 
 
 def read_records(folder: Path) -> Iterator[Record]:
@@ -46,7 +52,8 @@ def read_records(folder: Path) -> Iterator[Record]:
                 print(f"passed over: {shown(path.parent.name)}: {shown(str(shows['word']))}", file=sys.stderr)
                 continue
             drawn = True
-            yield Record(date, mean, sd, shown(need(fields, "name", str), 40), need(fields, "track", str))
+            yield Record(date, mean, sd, shown(need(fields, "name", str), 40), need(fields, "track", str),
+                         str(fields.get("begun", "")))
         except (ReadError, ValueError) as error:
             raise ReadError(f"{shown(path.parent.name)}/record.json: {shown(str(error), 200)}") from None
     if not drawn:
@@ -56,13 +63,13 @@ def read_records(folder: Path) -> Iterator[Record]:
 def draw_history(records: list[Record], output: Path) -> None:
     """Draw the time of each record over its date, and a staircase of the best time so far.
 
-    Records of one day stand side by side in it, the slowest first: each had to beat the one before.
+    Records of one day stand side by side in it, in their order.
     """
     if len(tracks := sorted({record.track for record in records})) > 1:
         raise ReadError(f"tracks {shown(', '.join(tracks))}: their times do not compare; draw one track")
     days: dict[datetime.date, list[Record]] = {}
     for record in records:
-        days.setdefault(record.date, []).insert(0, record)
+        days.setdefault(record.date, []).append(record)
     unit, scale = ("min", 60) if max(record.time_s for record in records) >= 600 else ("s", 1)
     with figure_for(output) as figure:
         from matplotlib import dates, ticker

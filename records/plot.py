@@ -47,7 +47,8 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.output.suffix not in (".png", ".svg"):
         raise ReadError(f"-o {shown(arguments.output.name)}: expected a name that ends in .png or .svg")
     if arguments.history:
-        records = sorted(record for folder in arguments.logs for record in read_records(folder))
+        records = [record for folder in arguments.logs for record in read_records(folder)]
+        records.sort(key=lambda record: record.order)
         draw_history(records, arguments.output)
         tell(arguments, {"records": len(records)})
         return 0

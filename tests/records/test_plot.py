@@ -191,7 +191,8 @@ def test_the_same_step_times_and_records_give_the_same_figure(tmp_path, suffix, 
 def test_records_are_read_in_the_order_in_which_they_fell(tmp_path):
     for date, name, mean in (("2026-01-02", "C", 50), ("2026-01-01", "B", 60), ("2026-01-01", "A", 90)):
         write_record(tmp_path, date, name, mean)
-    assert [(r.name, r.time_s) for r in sorted(read_records(tmp_path))] == [("B", 60), ("A", 90), ("C", 50)]
+    records = sorted(read_records(tmp_path), key=lambda record: record.order)
+    assert [(record.name, record.time_s) for record in records] == [("A", 90), ("B", 60), ("C", 50)]
 
 
 def test_names_of_records_do_not_lie_on_one_another(tmp_path):
