@@ -45,6 +45,8 @@ def measure(quick: bool) -> Result:
             shutil.copy(logs[0], twenty / f"{i}.txt")
         rows = [Row("verify one log",
                     [seconds("verify", str(logs[0])) for _ in range(rounds)], "s", "<= 0.5"),
+                Row("verify a record: 4 logs, a race of 10 runs, record.json and page rebuilt",
+                    [seconds("verify", str(logs[0].parent.parent)) for _ in range(rounds)], "s", "<= 3"),
                 Row("verify 20 logs",
                     [seconds("verify", *map(str, twenty.iterdir())) for _ in range(rounds)], "s", "<= 3"),
                 Row("list --json of 1,549 logs, 240 MB",
