@@ -15,9 +15,9 @@ from test_reader import BODY, SCRIPT, manifest, sealed, write_log
 from harness.runlog import RULE, RunLog
 from records import reader
 from records.__main__ import main
-from records.reader import DEPTH, FILE_BYTES
+from records.reader import FILE_BYTES
 from records.trials import Trial, find_logs, load_trials
-from records.values import ReadError, parse_json
+from records.values import DEPTH, ReadError, parse_json
 
 FIXTURES = Path(__file__).parent / "fixtures"
 ROOT = Path(__file__).resolve().parents[2]
