@@ -97,5 +97,6 @@ def test_the_example_of_the_help_runs(root, capsys):
     with pytest.raises(SystemExit):
         main(["import", "--help"])
     assert capsys.readouterr().out.strip().endswith(f"example: {example}")
-    filled = example.replace("LOG...", str(FIXTURES / "layout_c.txt")).replace("URL", URL)
-    assert main(filled.split()[3:]) == 0
+    words = [word.replace("LOG...", str(FIXTURES / "layout_c.txt")).replace("URL", URL)
+             for word in example.split()[3:]]
+    assert main(words) == 0

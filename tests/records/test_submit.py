@@ -152,3 +152,13 @@ def test_the_example_of_the_help_runs(root, monkeypatch, capsys):
     monkeypatch.chdir(root)
     assert main(["submit", *map(str, logs), *example.split()[6:]]) == 0
     assert (root / "records" / "tiny" / "2026-01-01_Muon").is_dir()
+
+
+def test_a_record_s_folder_without_record_json_is_not_judged_as_loose_logs(root, capsys):
+    """Removing record.json used to turn INVALID into PROVEN."""
+    logs = campaign(root, 4)
+    main(["submit", *map(str, logs), "--name", "A", "--to", str(root / "records")])
+    [record] = (root / "records").glob("*/*/record.json")
+    record.unlink()
+    assert main(["verify", str(record.parent)]) == 2
+    assert "without record.json" in capsys.readouterr().err

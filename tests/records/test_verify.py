@@ -296,13 +296,3 @@ def test_a_copied_record_folder_is_met(root, capsys):
     shutil.copytree(folder, folder.with_name("2026-01-01_Y"))
     capsys.readouterr()
     assert found([folder.with_name("2026-01-01_Y")], capsys, 1)["failed"] == ["rebuilt"]
-
-
-def test_a_record_s_folder_without_record_json_is_not_judged_as_loose_logs(root, capsys):
-    """Removing record.json used to turn INVALID into PROVEN."""
-    logs = campaign(root, 4)
-    main(["submit", *map(str, logs), "--name", "A", "--to", str(root / "records")])
-    [record] = (root / "records").glob("*/*/record.json")
-    record.unlink()
-    assert main(["verify", str(record.parent)]) == 2
-    assert "without record.json" in capsys.readouterr().err
