@@ -3,6 +3,7 @@ import argparse
 import json
 import math
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,10 @@ def main(arguments: argparse.Namespace) -> int:
                 return 130
     found = judge(folder)
     print(json_text(found, None).strip() if arguments.json else "\n".join(told(found)))
+    if found["pairs"] and not arguments.json:
+        logs = [str(folder / attempt["log"]) for attempt in race["attempts"] if attempt["status"] == "ok"
+                and attempt["run"] > 1 and race["order"][attempt["run"]] == "A"]
+        print(f"+ python -m records submit {shlex.join(logs)} --name NAME --race {shlex.quote(str(folder))}")
     return WORDS.get(found["verdict"], 2)
 
 

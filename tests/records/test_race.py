@@ -163,11 +163,16 @@ def sides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ["race", *logs, "-n", "3", "--to", str(tmp_path / "to"), "--yes"]
 
 
+def plan_of(folder: Path) -> dict:
+    """Return what a race in a folder declares, and its attempts."""
+    return json.loads((folder / "to" / "race.json").read_text())
+
+
 def test_the_plan_is_written_before_the_first_run_and_a_killed_race_goes_on(sides, tmp_path, capsys):
     ENDS.extend([None, None, None, SystemExit])
     with pytest.raises(SystemExit):  # stands for a kill: nothing is written after it
         main(sides)
-    plan = json.loads((tmp_path / "to" / "race.json").read_text())
+    plan = plan_of(tmp_path)
     assert plan["seeds"] == [0, 1, 2, 3] and plan["order"] == list("ABBAABBA")
     assert [a["log"] is None for a in plan["attempts"]] == [False, False, False, True]
     assert main([*sides, "--json"]) == 0
@@ -175,7 +180,11 @@ def test_the_plan_is_written_before_the_first_run_and_a_killed_race_goes_on(side
     assert found["verdict"] == "faster" and found["attempts"] == 9 and found["killed"] == 1
     before = (tmp_path / "to" / "race.json").read_bytes()
     assert main(sides) == 0 and (tmp_path / "to" / "race.json").read_bytes() == before
-    assert capsys.readouterr().out.strip().endswith("A is faster than B")
+    *_, verdict, command = capsys.readouterr().out.strip().split("\n")
+    kept = [str(tmp_path / "to" / a["log"]) for a in plan_of(tmp_path)["attempts"]
+            if a["status"] == "ok" and a["run"] in (3, 4, 7)]  # A's of ABBAABBA, without the first pair's
+    assert verdict == "A is faster than B"
+    assert command.split()[4:-4] == ["submit", *kept] and command.endswith(f"--race {tmp_path / 'to'}")
 
 
 def test_an_interrupted_run_stops_the_race_and_a_failed_one_decides_it(sides, capsys):
