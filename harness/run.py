@@ -45,7 +45,7 @@ class Run:
         self.status, self.log_path = "stopped", None
         self._plan, self._script, self._argv = plan, script, argv
         self._clock, self._log, self._report = Clock(self.device), None, None
-        self._result: dict[str, Any] = {}  # of the last validation, for the end line
+        self.result: dict[str, Any] = {}  # of the last validation; the end line has it
         self._first_step, self._taken, self._warming = 0, 0, False
         self._scalars: dict[str, Any] = {}
         self._generator = torch.Generator().manual_seed(int.from_bytes(os.urandom(7), "little"))
@@ -76,16 +76,16 @@ class Run:
             self._taken += n
         return share.to(self.device, non_blocking=True)
 
-    def accumulate(self, loss_sum: LossSum, x: Tensor, y: Tensor) -> None:
+    def accumulate(self, loss_sum: LossSum, x: Tensor, y: Tensor) -> Tensor:
         """Set every parameter's .grad to the mean gradient over the tokens of all ranks (collective).
 
         loss_sum(net, x, y) returns the loss summed over tokens; it is called on one micro-batch of rows after
-        the other. Their mean is logged as train_loss.
+        the other. Returns their mean, a scalar on the device, which is logged as train_loss.
         """
         rows = self._plan.rows
         passes = list(zip(x.split(rows), y.split(rows)))
         try:
-            self.log(train_loss=self._reducer(loss_sum, passes, y.numel() * self.world_size))
+            loss = self._reducer(loss_sum, passes, y.numel() * self.world_size)
         except torch.OutOfMemoryError as error:
             if not self._warming or rows == 1:
                 raise
@@ -93,6 +93,8 @@ class Run:
             fits = max(n for n in range(1, rows) if rows % n == 0)
             raise BadInput(f"out of memory with {rows} sequences a pass; use --{flag} {fits} "
                            f"({str(error).splitlines()[0]})") from None
+        self.log(train_loss=loss)
+        return loss
 
     def log(self, **scalars: float | Tensor) -> None:
         """Log numbers of this step. Tensors are read one step later, so that nothing waits for the device."""
@@ -145,7 +147,7 @@ class Run:
             yield step
             self._report.trained(step + 1, self._scalars, self._clock.train_time_ns)
             self._scalars = {}
-        self._result["weights_sha256"] = weights_sha256(self._model)
+        self.result["weights_sha256"] = weights_sha256(self._model)
         self._check_tripwires(final=stop == last)
         dist.barrier()  # no rank says ok before all have looked
         self.status = "ok" if stop == last else "stopped"
@@ -181,7 +183,7 @@ class Run:
                 facts["bits_per_byte"] = loss * self.track.val_tokens / math.log(2) / self.track.val_bytes
             if self.device.type == "cuda":
                 facts["peak_memory_mib"] = torch.cuda.max_memory_allocated(self.device) >> 20
-            self._result = facts
+            self.result = facts
             self._report.validated(facts)
             if not math.isfinite(loss):
                 dist.barrier()  # rank 0 has its result before another rank leaves
@@ -232,12 +234,12 @@ class Run:
 
     def say_result(self) -> None:
         """Show, at the very end, the loss, the training time and where the log lies."""
-        if "val_loss" not in self._result:
+        if "val_loss" not in self.result:
             sys.exit("the submission took no step: nothing was measured")
         if self._report:
             self._report.close()
-            step, loss = self._result["step"], self._result["val_loss"]
-            seconds = self._result["train_time_ns"] / 1e9
+            step, loss = self.result["step"], self.result["val_loss"]
+            seconds = self.result["train_time_ns"] / 1e9
             self._report.line(f"{self.status}: val_loss {loss:.4f} after {step} steps and {seconds:.1f} s "
                               f"of training; log: {self.log_path}")
 
@@ -251,7 +253,7 @@ class Run:
         """Write the end line, from whichever thread learns of the end; return its fields."""
         status = self.status if status == "ok" else status
         fields = {name: environment.without_paths(value) for name, value in fields.items()}
-        fields = {**self._result, "clocks": host_clocks(), **self._clock.account(), **fields}
+        fields = {**self.result, "clocks": host_clocks(), **self._clock.account(), **fields}
         return self._log.end(status, **fields) if self._log else {"status": status, **fields}
 
 
