@@ -8,7 +8,7 @@ import time
 import pytest
 from tiny import Project, environment, events
 
-STEP = "        tokens = run.take(hp.batch_tokens)\n"
+STEP = "        tokens = run.take(batch_tokens)\n"
 LONG = ["--num_iterations=100000", "--cooldown_iters=100000", "--val_every=100000", "--epochs=100000"]
 BOUND_S = 30
 
@@ -16,11 +16,13 @@ BOUND_S = 30
 def launch(project: Project, ranks: int, script: str = "train_gpt2.py") -> subprocess.Popen:
     """Start a run that would take hours, in a process group of its own, and wait for its third step.
 
-    The process gets an attribute `ranks`, the process ids of its ranks in order.
+    The process gets an attribute `ranks`, the process ids of its ranks in order. SIGINT reaches it also
+    where the tests themselves run in the background of a shell, which ignores it.
     """
     process = subprocess.Popen(project.command(ranks, *LONG, script=script), env=environment(),
                                cwd=project.folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True, start_new_session=True)
+                               stderr=subprocess.PIPE, text=True, start_new_session=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
     for line in process.stdout:
         if line.startswith("step:3/"):
             process.ranks = rank_pids(process)

@@ -12,7 +12,7 @@ from tiny import Project, events, result
 
 from harness.shards import write_shard
 
-TRAIN = "        for optimizer in optimizers:\n            optimizer.step()\n"
+TRAIN = "        update(optimizers, run.accumulate(lambda net, x, y: loss_of(net(x), y), x_BT, y_BT))\n"
 
 
 def test_1_2_and_4_ranks_train_to_the_same_bits_across_shard_borders(project):
@@ -57,8 +57,8 @@ def test_tripwires_trip_each_on_its_own_submission(project):
     replaces = project.submission("replaces.py", (loop, (
         "    import harness.validate\n"
         "    harness.validate._cross_entropy = lambda *a, **k: torch.zeros(128)\n" + loop)))
-    take = "        tokens = run.take(hp.batch_tokens)\n"
-    twice = project.submission("twice.py", (take, "        run.take(hp.batch_tokens)\n" + take))
+    take = "        tokens = run.take(batch_tokens)\n"
+    twice = project.submission("twice.py", (take, "        run.take(batch_tokens)\n" + take))
     rewinds = adds("rewinds.py", "run._stream._position = 0")
     reads = adds("reads.py", "import os", "os.environ.get('MY_LEARNING_RATE')")
     late = adds("late.py", "import late_module")
@@ -122,7 +122,7 @@ def test_bad_input_is_one_line_with_exit_code_2_and_leaves_nothing(project):
         (["--num_iterations=many"], "--num_iterations many: expected int"),
         (["--num_iterations"], "--num_iterations has no value"),
         (["num_iterations=3"], "flags are --name value"),
-        (["--track=speedway"], "no such track; there are fineweb, sample, tiny"),
+        (["--track=speedway"], "no such track; there are fineweb, sample, lab, lab_fineweb, tiny"),
         (["--device=tpu"], "--device tpu: expected cpu"),
         (["--device_batch_size=2"], "leave the flag out"),
         (["--stop_at_step=0"], "--stop_at_step 0: expected at least 1"),

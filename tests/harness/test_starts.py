@@ -5,7 +5,7 @@ import sys
 
 from tiny import environment, events, result
 
-TRAIN = "        for optimizer in optimizers:\n            optimizer.step()\n"
+TRAIN = "        update(optimizers, run.accumulate(lambda net, x, y: loss_of(net(x), y), x_BT, y_BT))\n"
 
 
 def test_two_agents_on_one_host_train_what_one_agent_with_two_ranks_does(project):
