@@ -13,16 +13,21 @@ LONG = ["--num_iterations=100000", "--cooldown_iters=100000", "--val_every=10000
 BOUND_S = 30
 
 
+def hear() -> None:
+    """Take signals again that the tests themselves ignore: under nohup, or in the background of a shell."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def launch(project: Project, ranks: int, script: str = "train_gpt2.py") -> subprocess.Popen:
     """Start a run that would take hours, in a process group of its own, and wait for its third step.
 
-    The process gets an attribute `ranks`, the process ids of its ranks in order. SIGINT reaches it also
-    where the tests themselves run in the background of a shell, which ignores it.
+    The process gets an attribute `ranks`, the process ids of its ranks in order.
     """
     process = subprocess.Popen(project.command(ranks, *LONG, script=script), env=environment(),
                                cwd=project.folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, text=True, start_new_session=True,
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+                               preexec_fn=hear)
     for line in process.stdout:
         if line.startswith("step:3/"):
             process.ranks = rank_pids(process)
