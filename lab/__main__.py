@@ -1,0 +1,47 @@
+"""The research bench: python -m lab COMMAND. Each command explains itself with --help."""
+import argparse
+import importlib
+import sys
+
+from lab.environment import restart_with_variables
+
+COMMANDS = {  # command: (module with add_arguments and main, one line)
+    "train": ("train", "train one recipe, as ./run.sh trains the submission"),
+    "recipe": ("show", "print a recipe in full: what it costs, and its table of init, rates and factors"),
+    "coord-check": ("coord_check", "how activations and logits change with width after a few steps"),
+    "sweep": ("sweep", "run a space of recipes, grid or random, in parallel, resumable"),
+    "report": ("report", "what the logs of a sweep say"),
+    "transfer": ("transfer", "study: do the best hyperparameters of a small model serve a large one?"),
+    "warmup": ("warmup", "study: what does learning-rate warm-up do under sp and mup?"),
+    "search": ("search", "study: the best recipe for a budget of FLOPs"),
+}
+
+
+def main(argv: list[str]) -> int:
+    """Run a command; return the exit code: 2 where the input cannot be used."""
+    parser = argparse.ArgumentParser(prog="python -m lab", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (_, line) in COMMANDS.items():
+        commands.add_parser(name, help=line, add_help=False)
+    arguments, rest = parser.parse_known_args(argv)
+    name, line = COMMANDS[arguments.command]
+    try:
+        module = importlib.import_module(f"lab.{name}")
+    except ModuleNotFoundError as error:
+        print(f"lab: {error.name} is missing; python -m pip install -r lab/requirements.txt", file=sys.stderr)
+        return 2
+    own = argparse.ArgumentParser(prog=f"python -m lab {arguments.command}", description=line,
+                                  formatter_class=argparse.RawDescriptionHelpFormatter)
+    module.add_arguments(own)
+    try:
+        return module.main(own.parse_args(rest))
+    except (ValueError, OSError) as error:
+        print(f"lab {arguments.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    restart_with_variables("lab", sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

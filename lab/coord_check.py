@@ -1,0 +1,142 @@
+"""lab coord-check: how far activations and logits move in a few steps, against width.
+
+In a maximal update parametrization the change of every activation keeps its size as the width grows
+(https://arxiv.org/abs/2203.03466, appendix D.1): one slope of log change against log width says it.
+"""
+import argparse
+import contextlib
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from harness.shards import read_shard
+from harness.track import ROOT, load_tracks
+from lab.model import build_model
+from lab.parametrization import at_width
+from lab.recipe import Recipe, replace
+from lab.train import add_recipe_arguments, recipe_of, train_recipe
+
+FLAT = 0.35  # a slope up to this is noise and what is left of small widths: muP's own reached 0.29 in 4 steps
+PROBE_TOKENS = 1024
+
+
+def probe(recipe: Recipe) -> Tensor:
+    """Return the token ids on which activations are compared: the first of the validation text, (B, T)."""
+    track, seq_len = load_tracks()[recipe.data.track], recipe.data.seq_len
+    [shard] = sorted((ROOT / track.data).glob(track.val_files))[:1]
+    rows = max(1, PROBE_TOKENS // seq_len)
+    return torch.from_numpy(read_shard(shard)[:rows * seq_len].astype("int64")).view(rows, seq_len)
+
+
+@torch.no_grad()
+def activations(model: nn.Module, idx_BT: Tensor) -> dict[str, Tensor]:
+    """Return what attention and block of every layer put out, and the logits."""
+    seen: dict[str, Tensor] = {}
+    hooks = []
+    for i, block in enumerate(model.blocks):
+        for name, module in ((f"attn{i}", block.attn), (f"res{i}", block)):
+            hooks.append(module.register_forward_hook(
+                lambda module, inputs, output, name=name: seen.__setitem__(name, output.clone())))
+    seen["logits"] = model(idx_BT)
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+def changes(recipe: Recipe, steps: int, seed: int) -> dict[str, float]:
+    """Return the mean absolute change of each activation after some steps at the recipe's constant rates."""
+    still = {f"schedule__{name}": value for name, value in (
+        ("kind", "constant"), ("warmup_tokens", None), ("warmup_frac", None), ("roles", {}),
+        ("batch_tokens", []), ("seq_len", []))}
+    recipe = replace(recipe, duration__steps=steps, validations=1, **still)
+    idx_BT = probe(recipe)
+    torch.manual_seed(seed)  # as the run does, so this is the model that it starts from
+    before = activations(build_model(recipe), idx_BT)
+    with contextlib.redirect_stdout(io.StringIO()):
+        model = train_recipe(recipe, seed).model.cpu()
+    after = activations(model, idx_BT)
+    return {name: float((after[name] - before[name]).abs().mean()) for name in before}
+
+
+def slope(widths: list[int], values: list[float]) -> float:
+    """Return the least-squares slope of log2 value against log2 width."""
+    return float(np.polyfit(np.log2(widths), np.log2(values), 1)[0])
+
+
+def coord_check(recipe: Recipe, widths: list[int], steps: int, seeds: int) -> dict[str, list[float]]:
+    """Return, for each activation, its change at each width, the mean over seeds."""
+    table: dict[str, list[float]] = {}
+    for wide in [at_width(recipe, width) for width in widths]:  # all checked before the first is run
+        runs = [changes(wide, steps, seed) for seed in range(seeds)]
+        for name in runs[0]:
+            table.setdefault(name, []).append(float(np.mean([run[name] for run in runs])))
+    return table
+
+
+def figure(tables: dict[str, dict[str, list[float]]], widths: list[int], title: str, output: Path) -> None:
+    """Draw change against width, one panel a parametrization."""
+    from records.figure import PALETTE, figure_for
+    with figure_for(output) as canvas:
+        axes = canvas.subplots(1, len(tables), sharey=True, squeeze=False)[0]
+        for ax, (kind, table) in zip(axes, tables.items()):
+            for color, (name, values) in zip(PALETTE * 9, table.items()):
+                ax.plot(widths, values, "o-", color=color, lw=2.5 if name == "logits" else 1.2,
+                        label=f"{name}: slope {slope(widths, values):+.2f}")
+            ax.set(xscale="log", yscale="log", xlabel="width", title=kind)
+            ax.set_xticks(widths, map(str, widths))
+            ax.minorticks_off()
+            ax.legend(fontsize=8)
+        axes[0].set_ylabel("mean absolute change")
+        canvas.suptitle(title, fontsize=10)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of lab coord-check."""
+    add_recipe_arguments(parser)
+    parser.add_argument("--widths", type=int, nargs="+", default=[64, 128, 256, 512])
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--kinds", nargs="+", choices=["sp", "mup"], help="default: the recipe's own")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("-o", "--output", type=Path, help="a figure, .png or .svg")
+    parser.epilog = "example: python -m lab coord-check --config transfer_proxy --kinds sp mup --widths 32 64"
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Print changes, slopes and verdict; return 0 where every one is flat, else 1."""
+    recipe, widths = recipe_of(arguments), sorted(set(arguments.widths))
+    if len(widths) < 2 or arguments.steps < 1 or arguments.seeds < 1:
+        raise ValueError("expected two widths or more, one step or more, one seed or more")
+    kinds = arguments.kinds or [recipe.parametrization.kind]
+    tables, verdicts = {}, {}
+    for kind in kinds:
+        print(f"{kind}: {len(widths)} widths, {arguments.seeds} seeds ...", file=sys.stderr)
+        tables[kind] = coord_check(replace(recipe, parametrization__kind=kind), widths, arguments.steps,
+                                   arguments.seeds)
+        slopes = {name: slope(widths, values) for name, values in tables[kind].items()}
+        moving = [name for name, value in slopes.items() if not abs(value) <= FLAT]
+        verdicts[kind] = {"slopes": slopes, "moving": moving, "changes": tables[kind], "widths": widths}
+    if arguments.json:
+        print(json.dumps(verdicts))
+    else:
+        print("\n".join(line for kind in kinds for line in lines(kind, verdicts[kind], arguments.steps)))
+    if arguments.output:
+        words = f"{recipe.name}, {recipe.optimizer.name}, {arguments.steps} steps, {arguments.seeds} seeds"
+        figure(tables, widths, words, arguments.output)
+    return int(any(verdict["moving"] for verdict in verdicts.values()))
+
+
+def lines(kind: str, verdict: dict, steps: int) -> list[str]:
+    """Return the table and the verdict of one parametrization."""
+    head = f"{kind:8}" + "".join(f"{width:>10}" for width in verdict["widths"]) + "     slope"
+    body = [f"{name:8}" + "".join(f"{value:10.4g}" for value in values) + f"{verdict['slopes'][name]:+10.2f}"
+            for name, values in verdict["changes"].items()]
+    moving = ", ".join(verdict["moving"])
+    said = (f"moves with width: {moving} (|slope| over {FLAT})" if moving
+            else f"flat: every |slope| is at most {FLAT}") + f" after {steps} steps"
+    return [head, *body, f"{kind}: {said}"]

@@ -1,0 +1,190 @@
+"""Parametrization: a table from a tensor's role and fan-in to its init, learning rate, decay and eps.
+
+Maximal update (mup): Yang et al. 2022, Tensor Programs V (https://arxiv.org/abs/2203.03466), in the words of
+Cerebras' guide for Cerebras-GPT (https://arxiv.org/abs/2304.03208). With m = fan_in / base fan_in:
+
+    role                    init std       Adam lr   Muon lr   weight decay   Adam eps
+    embedding, position     s              1         Adam      1              1
+    matrix of a block       s / sqrt(m)    1 / m     1         m (or 1)       1 / m
+    readout                 s              1         Adam      1              1          logits x alpha / m
+    gain, bias              1, 0           1         Adam      0              1
+
+Matrices that write to the residual stream start smaller by sqrt(2 L). Muon's own factor, sqrt(max(1, rows /
+columns)), is what the spectral condition asks for (https://arxiv.org/abs/2310.17813): none is added. The
+standard parametrization (sp) is the same table with m = 1: at base width both are the same run, bit for bit.
+"""
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from lab.recipe import Initializer, Recipe, replace
+
+GROUPS = {  # the guide's word -> the roles whose learning rate it adjusts
+    "embedding": ("embedding", "position"), "decoder_attention": ("attention", "attention_out"),
+    "decoder_input_ffn": ("ffn_in",), "decoder_output_ffn": ("ffn_out",)}
+TUNABLES = {"embeddings_scale": 1.0, "output_logits_alpha": None, "scale_output_logits_by_d": True,
+            "scale_qk_dot_by_d": False, "attention_logits_alpha": 1.0, "adjust_learning_rate": {},
+            "mup_base_head_dim": None}
+
+
+class Row(NamedTuple):
+    """How one role is started and trained: factors on the recipe's own lr, weight decay and eps."""
+
+    role: str
+    fan_in: int
+    width: float  # m
+    std: float
+    lr: float
+    weight_decay: float
+    eps: float
+
+
+class Multipliers(NamedTuple):
+    """Factors in the forward pass."""
+
+    embedding: float  # on the sum of token and position embedding
+    attention: float  # on q.k, before the softmax
+    output: float  # on the logits
+
+
+def table(recipe: Recipe) -> dict[str, Row]:
+    """Return the rows of all roles that a recipe's model has. Raises ValueError where `check` does."""
+    check(recipe)
+    model, optimizer, words = recipe.model, recipe.optimizer, recipe.parametrization
+    d, f = model.n_embd, model.filter_size or 4 * model.n_embd
+    m_h, m_f = widths(recipe)
+    automatic = {"attention": (d, m_h), "attention_out": (d, m_h), "ffn_in": (d, m_h), "ffn_out": (f, m_f)}
+    adjusted = {role: value for group, value in words.adjust_learning_rate.items() for role in GROUPS[group]}
+    hidden, embedding = model.initializer, model.embedding_initializer or model.initializer
+    rows = {}
+    for role in roles(recipe):
+        fan_in, m = automatic.get(role, (d if role == "readout" else 1, 1.0))
+        std = (embedding if role in ("embedding", "position") else hidden).std / math.sqrt(m)
+        if role in ("attention_out", "ffn_out"):
+            std *= {"scaled": (2 * model.n_layer) ** -0.5, "plain": 1.0, "zero": 0.0}[model.residual_init]
+        if role == "readout" and model.readout_init == "zero":
+            std = 0.0
+        muon = optimizer.name == "muon" and role in automatic
+        lr = adjusted.get(role, 1.0 if muon else 1 / m) * optimizer.lr_factor.get(role, 1.0)
+        decay = m if words.weight_decay == "constant_product" and not muon else 1.0
+        decay = 0.0 if role == "vector" else decay
+        rows[role] = Row(role, fan_in, m, std, lr, decay, 1 / m if words.scale_eps else 1.0)
+    return rows
+
+
+def roles(recipe: Recipe) -> Iterator[str]:
+    """Yield the roles of the tensors that a recipe's model has."""
+    yield "embedding"
+    if recipe.model.kind == "gpt2":
+        yield "position"
+    yield from ("attention", "attention_out", "ffn_in", "ffn_out")
+    if recipe.model.kind == "speedrun" or not recipe.model.tied:
+        yield "readout"
+    if recipe.model.kind == "gpt2":
+        yield "vector"
+
+
+def widths(recipe: Recipe) -> tuple[float, float]:
+    """Return m_h = hidden / base hidden and m_f = filter / base filter; 1 and 1 under sp."""
+    model, words = recipe.model, recipe.parametrization
+    if words.kind == "sp":
+        return 1.0, 1.0
+    f = model.filter_size or 4 * model.n_embd
+    return model.n_embd / words.mup_base_hidden_size, f / words.mup_base_filter_size
+
+
+def multipliers(recipe: Recipe) -> Multipliers:
+    """Return the factors of the forward pass.
+
+    Attention: alpha sqrt(base head_dim) / head_dim under mup, alpha / sqrt(head_dim) under sp, and exactly
+    alpha / head_dim, the guide's literal reading, with scale_qk_dot_by_d.
+    """
+    check(recipe)
+    words, head_dim = recipe.parametrization, recipe.model.n_embd // recipe.model.heads
+    m_h, _ = widths(recipe)
+    base = words.mup_base_head_dim if words.kind == "mup" and words.mup_base_head_dim else head_dim
+    attention = math.sqrt(base) / head_dim
+    if words.scale_qk_dot_by_d:
+        attention = 1 / head_dim
+    alpha = 1.0 if words.output_logits_alpha is None else words.output_logits_alpha
+    output = alpha / (m_h if words.scale_output_logits_by_d else math.sqrt(m_h))
+    return Multipliers(words.embeddings_scale, words.attention_logits_alpha * attention, output)
+
+
+def check(recipe: Recipe) -> None:
+    """Raise ValueError, in one line, where the words of a parametrization cannot go together."""
+    words = recipe.parametrization
+    bases = words.mup_base_hidden_size, words.mup_base_filter_size
+    if (bases[0] is None) != (bases[1] is None):
+        raise ValueError(f"parametrization: found mup_base_hidden_size {bases[0]} and mup_base_filter_size "
+                         f"{bases[1]}; give both or neither")
+    if bases[0] is None:
+        if words.kind == "mup":
+            raise ValueError("parametrization: mup needs mup_base_hidden_size and mup_base_filter_size")
+        tuned = [name for name, default in TUNABLES.items() if getattr(words, name) != default]
+        if tuned:
+            raise ValueError(f"parametrization: {', '.join(tuned)} without base sizes; give "
+                             f"mup_base_hidden_size and mup_base_filter_size, also to sp")
+    elif min(bases) < 1:
+        raise ValueError(f"parametrization: base sizes {bases[0]} and {bases[1]}, expected at least 1")
+    for group in words.adjust_learning_rate:
+        if group not in GROUPS:
+            raise ValueError(f"adjust_learning_rate: no group {group!r}; there are {', '.join(GROUPS)}")
+    if recipe.model.kind == "speedrun":
+        check_speedrun(recipe)
+
+
+def check_speedrun(recipe: Recipe) -> None:
+    """Raise ValueError where a recipe asks of the submission's GPT what it does not have."""
+    model, words = recipe.model, recipe.parametrization
+    head_dim = model.n_embd // model.heads
+    fixed = {"model.filter_size": (model.filter_size or 4 * model.n_embd, 4 * model.n_embd),
+             "model.tied": (model.tied, False), "model.bias": (model.bias, False),
+             "model.activation": (model.activation, "squared_relu"),
+             "embeddings_scale": (words.embeddings_scale, 1.0),
+             "attention_logits_alpha": (words.attention_logits_alpha, 1.0),
+             "scale_qk_dot_by_d": (words.scale_qk_dot_by_d, False),
+             "mup_base_head_dim": (words.mup_base_head_dim or head_dim, head_dim)}
+    for key, (found, expected) in fixed.items():
+        if found != expected:
+            raise ValueError(f"{key}: found {found}; the submission's GPT has {expected}: its embedding is "
+                             f"normalised, so are queries and keys")
+
+
+def replaced(recipe: Recipe) -> list[str]:
+    """Return a line for each automatic learning-rate factor that the recipe replaces by its own."""
+    m_h, m_f = widths(recipe)
+    automatic = {"embedding": 1.0, "decoder_attention": 1 / m_h, "decoder_input_ffn": 1 / m_h,
+                 "decoder_output_ffn": 1 / m_f}
+    return [f"adjust_learning_rate: {group} {value:g} replaces the automatic {automatic[group]:g}"
+            for group, value in recipe.parametrization.adjust_learning_rate.items()]
+
+
+def initializer_of(recipe: Recipe, row: Row) -> Initializer:
+    """Return the distribution of a role: the recipe's, its bounds scaled with the std."""
+    model = recipe.model
+    given = model.initializer
+    if row.role in ("embedding", "position"):
+        given = model.embedding_initializer or given
+    scale = row.std / given.std if given.std else 0.0
+    a, b = (-2 * given.std if given.a is None else given.a), (2 * given.std if given.b is None else given.b)
+    return Initializer(name=given.name, mean=given.mean, std=row.std, a=a * scale, b=b * scale)
+
+
+def lines(recipe: Recipe) -> list[str]:
+    """Return the table for people: every role's numbers, then the forward factors, then what was replaced."""
+    factors = multipliers(recipe)
+    head = f"{'role':14} {'fan_in':>7} {'m':>6} {'init std':>10} {'lr x':>8} {'decay x':>8} {'eps x':>8}"
+    stds = {r: "1 or 0" if r.role == "vector" else f"{r.std:.4g}" for r in table(recipe).values()}
+    body = [f"{r.role:14} {r.fan_in:7} {r.width:6.4g} {std:>10} {r.lr:8.4g} {r.weight_decay:8.4g} "
+            f"{r.eps:8.4g}" for r, std in stds.items()]
+    return [head, *body, f"forward: embedding x {factors.embedding:g}, q.k x {factors.attention:.4g}, "
+                         f"logits x {factors.output:.4g}", *replaced(recipe)]
+
+
+def at_width(recipe: Recipe, width: int, kind: str | None = None) -> Recipe:
+    """Return the recipe at another width, of the same head size and ratio of filter size, and maybe kind."""
+    model = recipe.model
+    f = None if model.filter_size is None else model.filter_size * width // model.n_embd
+    return replace(recipe, model__n_embd=width, model__head_dim=model.n_embd // model.heads,
+                   model__filter_size=f, parametrization__kind=kind or recipe.parametrization.kind)
