@@ -81,6 +81,7 @@ def number(value: Any) -> Any:
 
 
 def check_known(key: Any, names: Any, what: str) -> None:
+    """Raise ValueError, naming the closest, for a key that is none of some names."""
     if key not in names:
         close = difflib.get_close_matches(str(key), names, 1, 0)
         raise ValueError(f"unknown {what} {key}; the closest is {close[0]}")

@@ -280,8 +280,8 @@ def _check_keys(values: dict[str, Any], overrides: dict[str, Any], where: str) -
                 raise ValueError(f"{source}: unknown key {key}; the closest is {close[0]}")
             inner = dataclass_of(fields[name].type)
             if inner and value is not None and not isinstance(value, dict):
-                raise ValueError(f"{where or '--override'}: {key}: found {value!r}, expected keys of its own, "
-                                 f"{', '.join(f.name for f in dataclasses.fields(inner))}")
+                raise ValueError(f"{where or '--override'}: {key}: found {value!r}, expected keys of its "
+                                 f"own: {', '.join(f.name for f in dataclasses.fields(inner))}")
             if inner and value:
                 walk(value, inner, f"{key}.")
     walk(values, Recipe, "")

@@ -78,8 +78,8 @@ def finals() -> list[list[str]]:
     for name in FINALS:
         recipe = load_recipe(name)
         rows.append([name, f"{costs.parameters(recipe).total:,}",
-                     f"{costs.parameter_bytes(recipe) / 1e6:.1f}", f"{len(costs.steps(recipe)):,}", f"{costs.total_tokens(recipe):.4g}",
-                     f"{costs.total_flops(recipe):.3g}"])
+                     f"{costs.parameter_bytes(recipe) / 1e6:.1f}", f"{len(costs.steps(recipe)):,}",
+                     f"{costs.total_tokens(recipe):.4g}", f"{costs.total_flops(recipe):.3g}"])
     return rows
 
 

@@ -5,6 +5,7 @@ guide: random search at the proxy, the best of it at an intermediate width, choi
 the target. Yang et al. 2022 (https://arxiv.org/abs/2203.03466).
 """
 import argparse
+import dataclasses
 import json
 import math
 import statistics
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 from lab import study
 from lab.parametrization import at_width
 from lab.recipe import Recipe, as_dict, load_recipe, make_recipe
-from lab.results import Run, group, max_grad_norm, spikes
+from lab.results import Run, comparable, group, max_grad_norm, spikes
 from lab.study import Claim, Place
 
 RECIPES = {"AdamW": "transfer_proxy", "Muon": "transfer_proxy_muon"}
@@ -36,17 +37,26 @@ class Size(NamedTuple):
     tokens_per_param: float  # there
 
 
-FULL = Size((64, 128, 256), (-3, -2, -1, 0, 1, 2), 120, (0, 1, 2), 20, 10, 0.05)
-QUICK = Size((64, 96, 128), (-1, 0), 6, (0,), 3, 2, 0.002)
+FULL = Size((48, 96, 192), (-3, -2, -1, 0, 1), 100, (0, 1, 2), 20, 10, 0.05)
+QUICK = Size((48, 64, 96), (-1, 0), 6, (0,), 3, 2, 0.002)
 
 
 def grid(where: Place, size: Size, name: str, recipe: str) -> list[Run]:
-    """Return runs over width, learning rate, parametrization and seed."""
+    """Return runs over width, learning rate, parametrization and seed.
+
+    Those of the base width stand for sp and mup: there both are the same run, bit for bit, as a test shows.
+    """
     lr = load_recipe(recipe).optimizer.lr
-    return study.sweep(where, f"lr_{name.lower()}", {
-        "recipe": recipe, "overrides": {"duration.steps": size.steps, "validations": 1}, "axes": {
-            "model.n_embd": list(size.widths), "parametrization.kind": ["sp", "mup"],
-            "optimizer.lr": [lr * 2.0**octave for octave in size.lr_octaves], "seed": list(size.seeds)}})
+    fixed = {"recipe": recipe, "overrides": {"duration.steps": size.steps, "validations": 1}}
+    axes = {"optimizer.lr": [lr * 2.0**octave for octave in size.lr_octaves], "seed": list(size.seeds)}
+    base, *wider = size.widths
+    narrow = study.sweep(where, f"{name.lower()}_base", {**fixed, "axes": {
+        "model.n_embd": [base], "parametrization.kind": ["mup"], **axes}})
+    wide = study.sweep(where, f"{name.lower()}_wide", {**fixed, "axes": {
+        "model.n_embd": wider, "parametrization.kind": ["sp", "mup"], **axes}})
+    comparable(narrow + wide)
+    as_sp = [dataclasses.replace(run, point={**run.point, "parametrization.kind": "sp"}) for run in narrow]
+    return as_sp + narrow + wide
 
 
 def losses(runs: Sequence[Run], kind: str, width: int) -> dict[float, list[float]]:
@@ -88,16 +98,13 @@ def lr_claims(name: str, runs: Sequence[Run], size: Size) -> list[Claim]:
     """Return what the grid says of one optimizer."""
     base, wide = size.widths[0], size.widths[-1]
     sp, mup = losses(runs, "sp", wide), losses(runs, "mup", wide)
-    same = losses(runs, "sp", base) == losses(runs, "mup", base)
     return [
         study.mean_claim(f"{name}: the best rate falls with width under sp, {base} to {wide}",
                          shift(runs, "sp", base, wide), "octaves", most=0.0),
         study.mean_claim(f"{name}: the best rate stays within {STAYS} octaves under mup, {base} to {wide}",
                          shift(runs, "mup", base, wide), "octaves", -STAYS, STAYS),
-        study.difference_claim(f"{name}: at {wide}, mup at the rate found at {base} is no worse than sp tuned",
-                               mup[mean_best(losses(runs, "mup", base))], sp[mean_best(sp)], most=0.0),
-        Claim(f"{name}: at base width sp and mup are the same runs",
-              "equal losses" if same else "losses differ", "supported" if same else "not supported")]
+        study.difference_claim(f"{name}: at {wide}, mup at the best rate of {base} is no worse than sp tuned",
+                               mup[mean_best(losses(runs, "mup", base))], sp[mean_best(sp)], most=0.0)]
 
 
 def search(where: Place, size: Size) -> list[Run]:

@@ -45,7 +45,7 @@ def page(size: Size, grids: dict[str, list[Run]], claims: Sequence[Claim], found
     """Yield the page's lines."""
     yield from ("# Transfer of hyperparameters from narrow to wide", "",
                 "Written by `python -m lab transfer`; the figure is img/transfer.png.", "",
-                f"GPT-2 style, 2 layers, untied head, head size 32, {size.steps} steps of 512 tokens of the "
+                f"GPT-2 style, 2 layers, untied head, head size 16, {size.steps} steps of 512 tokens of the "
                 f"embedded sample, {len(size.seeds)} seeds; base width {size.widths[0]}. Losses in nats a "
                 f"token on the same 16,384 tokens. Intervals are 95 %, of seeds only.", "", "## Claims", "")
     yield from study.claims_table(claims)
@@ -84,8 +84,8 @@ def procedure(size: Size, searched: int, kept: Sequence[dict[str, Any]], tried: 
     axes = list(kept[0])
     yield (f"{searched} points at width {size.widths[0]}, chosen at random without replacement; the best "
            f"{len(kept)} at width {size.widths[1]} with {size.tokens_per_param:g} tokens a parameter (the "
-           f"guide's 20 would take {20 / size.tokens_per_param:.0f} times as long). Carried on: the lowest loss "
-           f"of the stable among the three lowest (no loss spike, no gradient norm ten times the usual).")
+           f"guide's 20 would take {20 / size.tokens_per_param:.0f} times as long). Carried on: the lowest "
+           f"loss of the stable among the three lowest: no loss spike, no gradient norm ten times the usual.")
     yield ""
     rows = [[i, *(f"{point[axis]:g}" for axis in axes), f"{run.val_loss:.4f}",
              spikes([loss for _, loss in run.train]), f"{max_grad_norm(run):.3g}",

@@ -83,11 +83,11 @@ def page(tuned: dict[str, dict[float, float]], rates: dict[str, float], runs: di
     seeds = len({run.seed for run in runs["sp"]})
     yield from ("# Warm-up under sp and mup", "",
                 "Written by `python -m lab warmup`; figures: img/warmup.png, img/warmup_curves.png.", "",
-                f"Recipe `warmup_study`: width {runs['sp'][0].recipe['model']['n_embd']}, base 64; "
-                f"{last.tokens} tokens a run, {seeds} seeds; the arms differ in the parametrization alone. Each "
-                f"arm's rate is the best of {len(tuned['sp'])}, one run each at a warm-up of 10 %. Losses in "
-                "nats a token, the same 16,384 tokens at every validation. Intervals are 95 %, of seeds only; "
-                "the best warm-up is chosen on the same runs, which flatters (b) a little.", "",
+                f"Recipe `warmup_study`: width {runs['sp'][0].recipe['model']['n_embd']}, base 48; "
+                f"{last.tokens} tokens a run, {seeds} seeds; the arms differ in the parametrization alone. "
+                f"Each arm's rate is the best of {len(tuned['sp'])}, one run each at a warm-up of 10 %. Loss "
+                "in nats a token, the same 16,384 tokens at every validation. Intervals are 95 %, of seeds "
+                "only; the best warm-up is chosen on the same runs, which flatters (b) a little.", "",
                 "## Claims of the original study", "")
     yield from study.claims_table(claims)
     yield from ("", "## Final loss by warm-up", "")
