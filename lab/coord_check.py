@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from harness.shards import read_shard
-from harness.track import ROOT, load_tracks
+from harness.track import ROOT
+from lab import costs
 from lab.model import build_model
 from lab.parametrization import at_width
 from lab.recipe import Recipe, replace
@@ -27,7 +28,7 @@ PROBE_TOKENS = 1024
 
 def probe(recipe: Recipe) -> Tensor:
     """Return the token ids on which activations are compared: the first of the validation text, (B, T)."""
-    track, seq_len = load_tracks()[recipe.data.track], recipe.data.seq_len
+    track, seq_len = costs.track_of(recipe), recipe.data.seq_len
     [shard] = sorted((ROOT / track.data).glob(track.val_files))[:1]
     rows = max(1, PROBE_TOKENS // seq_len)
     return torch.from_numpy(read_shard(shard)[:rows * seq_len].astype("int64")).view(rows, seq_len)

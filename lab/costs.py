@@ -4,7 +4,7 @@ from functools import cache
 from typing import NamedTuple
 
 from harness.shards import read_shard
-from harness.track import ROOT, load_tracks
+from harness.track import ROOT, Track, load_tracks
 from lab.recipe import Recipe
 from lab.schedule import stairs
 
@@ -53,16 +53,18 @@ def parameters(recipe: Recipe) -> Parameters:
 
 def vocab_size(recipe: Recipe) -> int:
     """Return the number of token ids that a recipe's model knows."""
-    return recipe.model.vocab_size or track_vocab_size(recipe.data.track)
+    return recipe.model.vocab_size or track_of(recipe).vocab_size
 
 
-@cache
-def track_vocab_size(track: str) -> int:
-    """Return the number of token ids of a track. Raises ValueError for an unknown one."""
-    tracks = load_tracks()
-    if track not in tracks:
-        raise ValueError(f"data.track: no track {track!r}; there are {', '.join(tracks)}")
-    return tracks[track].vocab_size
+def track_of(recipe: Recipe) -> Track:
+    """Return the track of a recipe's data. Raises ValueError for an unknown one."""
+    tracks = _tracks()
+    if recipe.data.track not in tracks:
+        raise ValueError(f"data.track: no track {recipe.data.track!r}; there are {', '.join(tracks)}")
+    return tracks[recipe.data.track]
+
+
+_tracks = cache(load_tracks)
 
 
 def flops_per_token(recipe: Recipe, seq_len: int | None = None) -> int:
@@ -140,7 +142,7 @@ def asked_tokens(recipe: Recipe) -> float:
     if duration.flops is not None:
         return duration.flops / flops_per_token(recipe)
     if duration.epochs is not None:
-        return duration.epochs * dataset_tokens(recipe.data.track)
+        return duration.epochs * dataset_tokens(track_of(recipe))
     return math.inf if duration.tokens is None else duration.tokens
 
 
@@ -165,12 +167,14 @@ def flops_of(recipe: Recipe, planned: list[Stretch]) -> float:
     return float(sum(s.steps * s.tokens * flops_per_token(recipe, s.seq_len) for s in planned))
 
 
-@cache
-def dataset_tokens(track: str) -> int:
+def dataset_tokens(track: Track) -> int:
     """Return the training tokens of a track's shards. Raises ValueError where they are not here."""
-    track_vocab_size(track)
-    row = load_tracks()[track]
-    shards = sorted((ROOT / row.data).glob(row.train_files))
+    return _count_tokens(track.data, track.train_files, track.fetch)
+
+
+@cache
+def _count_tokens(folder: str, files: str, fetch: str) -> int:
+    shards = sorted((ROOT / folder).glob(files))
     if not shards:
-        raise ValueError(f"{row.data}: no shards {row.train_files}; get them with `{row.fetch}`")
+        raise ValueError(f"{folder}: no shards {files}; get them with `{fetch}`")
     return sum(len(read_shard(path)) for path in shards)

@@ -9,6 +9,8 @@ from typing import Any, Literal
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
+from lab.guide import from_guide
+
 FOLDER = Path(__file__).resolve().parent / "recipes"
 ROLES = ("embedding", "position", "attention", "attention_out", "ffn_in", "ffn_out", "readout", "vector")
 DURATIONS = ("steps", "tokens", "tokens_per_param", "flops", "epochs")
@@ -154,7 +156,9 @@ def shipped() -> list[str]:
 
 
 def load_recipe(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
-    """Return a shipped recipe by name, or one from a YAML file, with overrides {"optimizer.lr": 3e-3, ...}.
+    """Return a shipped recipe by name, or one from a YAML file, the muP guide's own too.
+
+    overrides: dotted keys, {"optimizer.lr": 3e-3, ...}.
 
     Raises ValueError, in one line, naming the closest to an unknown name or key.
     """
@@ -162,7 +166,7 @@ def load_recipe(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
     if not path.is_file():
         close = difflib.get_close_matches(name, shipped(), 1, 0)
         raise ValueError(f"--config {name}: no such recipe or file; the closest is {close[0]}")
-    return make_recipe({"name": path.stem, **load_yaml(path)}, overrides, path.name)
+    return make_recipe({"name": path.stem, **from_guide(load_yaml(path), path.name)}, overrides, path.name)
 
 
 def load_yaml(path: Path) -> dict[str, Any]:

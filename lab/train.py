@@ -2,6 +2,7 @@
 from harness.run import Run, open_run  # first: the referee binds its clock and its loss
 
 import argparse
+import math
 import pprint
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -15,11 +16,9 @@ import yaml
 from torch import Tensor, nn
 
 from harness.plan import check_batch
-from harness.track import load_tracks
-from lab import costs, recipe as recipes
+from lab import costs, parametrization, recipe as recipes
 from lab.model import build_model
 from lab.optimizer import build_optimizers, clip
-from lab.parametrization import replaced
 from lab.recipe import Recipe
 from lab.schedule import factor
 from lab.smoke import smoke
@@ -73,7 +72,7 @@ def hyperparameters(recipe: Recipe | dict[str, Any]) -> LabHyperparameters:
     """Return what the harness asks of a recipe's run. Raises ValueError as `divided`, and without data."""
     recipe = recipes.make_recipe(recipe) if isinstance(recipe, dict) else recipe
     hp = divided(recipe)
-    return replace(hp, epochs=-(-(hp.train_tokens + 1) // costs.dataset_tokens(recipe.data.track)))
+    return replace(hp, epochs=-(-(hp.train_tokens + 1) // costs.dataset_tokens(costs.track_of(recipe))))
 
 
 def divided(recipe: Recipe) -> LabHyperparameters:
@@ -81,13 +80,13 @@ def divided(recipe: Recipe) -> LabHyperparameters:
 
     Raises ValueError where a step, of any size on the schedule, does not divide into passes.
     """
-    planned = costs.stretches(recipe)
+    parametrization.check(recipe)
+    track, planned = costs.track_of(recipe), costs.stretches(recipe)
     steps = sum(stretch.steps for stretch in planned)
     hp = LabHyperparameters(
         num_iterations=steps, batch_tokens=recipe.data.batch_tokens, micro_batch=costs.micro_batch(recipe),
         seq_len=recipe.data.seq_len, val_every=-(-steps // max(1, recipe.validations)), epochs=1,
         train_tokens=costs.total_tokens(recipe), dtype=recipe.model.dtype, recipe=recipes.as_dict(recipe))
-    track = load_tracks()[recipe.data.track]
     for _, _, size, seq_len in planned:
         check_batch(replace(hp, batch_tokens=size, seq_len=seq_len), track, None, None)
         if seq_len > recipe.data.seq_len:
@@ -100,7 +99,9 @@ def schedule_of(recipe: Recipe, log: Callable) -> Callable:
 
     log(lr=...) gets the rate before the roles' own factors.
     """
-    planned, total = costs.steps(recipe), costs.total_tokens(recipe)
+    planned, total = costs.steps(recipe), costs.asked_tokens(recipe)
+    if total == math.inf:  # the duration is one of steps
+        total = costs.total_tokens(recipe)
 
     def schedule(step: int, hp: LabHyperparameters, optimizers: list) -> tuple[int, int]:
         now, curves = planned[step], recipe.schedule
@@ -122,9 +123,12 @@ def train_in(run: Run) -> nn.Module:
         raise ValueError("the run's hyperparameters are not its recipe's; change the recipe with --override")
     torch.manual_seed(run.seed)
     model = build_model(recipe).to(run.device)
-    schedule = schedule_of(recipe, run.log)
-    for line in replaced(recipe):
-        run.print(line)
+    rates = schedule_of(recipe, run.log)
+
+    def schedule(step: int, hp: LabHyperparameters, optimizers: list) -> tuple[int, int]:
+        for line in parametrization.replaced(recipe) if step == 0 else ():
+            run.print(line)  # shown once: the warm-up, which comes to step 0 first, says nothing
+        return rates(step, hp, optimizers)
 
     def update(optimizers: list, loss: Tensor) -> None:
         run.log(grad_norm=clip(model, recipe.optimizer.max_grad_norm))

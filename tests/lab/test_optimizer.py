@@ -1,0 +1,162 @@
+"""Optimizers: groups by the table, one signature; accumulated micro-batches are one big batch; clipping."""
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+
+from harness.reduce import FastReducer
+from lab.model import build_model, role_of
+from lab.optimizer import FACTORIES, build_optimizers, clip
+from lab.parametrization import table
+from lab.recipe import make_recipe, replace
+
+RECIPE = make_recipe({
+    "model": {"n_layer": 2, "n_head": 2, "n_embd": 32, "vocab_size": 61, "tied": False},
+    "parametrization": {"kind": "mup", "mup_base_hidden_size": 16, "mup_base_filter_size": 64},
+    "optimizer": {"lr": 1e-2, "betas": [.8, .95], "eps": 1e-6, "weight_decay": .1}, "data": {"seq_len": 8}})
+
+
+def loss_sum(net, x, y):
+    return F.cross_entropy(net(x).flatten(0, 1), y.flatten(), reduction="sum")
+
+
+def accumulated(micro_batch):
+    """Return mean loss and gradients of one step of 16 sequences, in float64, by this rank's FastReducer."""
+    torch.manual_seed(3)
+    model = build_model(RECIPE).double()
+    tokens = torch.randint(61, (16, 9))
+    mine = tokens.chunk(dist.get_world_size())[dist.get_rank()]
+    passes = [(part[:, :-1], part[:, 1:]) for part in mine.split(micro_batch)]
+    loss = FastReducer(model, model)(loss_sum, passes, 16 * 8)
+    return torch.cat([loss.reshape(1), *(p.grad.flatten() for p in model.parameters())]).numpy()
+
+
+@pytest.mark.parametrize("micro_batch", [8, 2, 1])
+def test_k_micro_batches_are_one_big_batch(alone, micro_batch):
+    """To 1e-12: in float64 only the order of the sums differs."""
+    assert abs(accumulated(micro_batch) - accumulated(16)).max() < 1e-12
+
+
+def test_two_ranks_with_micro_batches_are_one_big_batch(ranks):
+    [one] = ranks(1, accumulated, 16)
+    for two in ranks(2, accumulated, 2):
+        assert abs(two - one).max() < 1e-12
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_every_parameter_is_in_one_group_with_the_tables_numbers(alone, name):
+    recipe = replace(RECIPE, optimizer__name=name)
+    model, rows = build_model(recipe), table(recipe)
+    names = {p: key for key, p in model.named_parameters()}
+    groups = [group for optimizer in build_optimizers(recipe, model) for group in optimizer.param_groups]
+    assert sorted(names[p] for group in groups for p in group["params"]) == sorted(names.values())
+    for group in groups:
+        row = rows[group["role"]]
+        assert {role_of(names[p]) for p in group["params"]} == {row.role}
+        assert group["lr"] == group["peak_lr"] == 1e-2 * row.lr
+        assert group["weight_decay"] == group["peak_weight_decay"] == .1 * row.weight_decay
+        if "eps" in group:
+            assert group["eps"] == 1e-6 * row.eps
+
+
+def test_muon_takes_the_matrices_of_the_blocks_and_adamw_all_else(alone):
+    recipe = replace(RECIPE, optimizer__name="muon", optimizer__momentum=.9)
+    adamw, muon = build_optimizers(recipe, build_model(recipe))
+    assert {g["role"] for g in muon.param_groups} == {"attention", "attention_out", "ffn_in", "ffn_out"}
+    assert {g["role"] for g in adamw.param_groups} == {"embedding", "position", "readout", "vector"}
+    assert {g["momentum"] for g in muon.param_groups} == {.9}
+    assert {g["betas"] for g in adamw.param_groups} == {(.8, .95)}
+
+
+def backward(model):
+    torch.manual_seed(4)
+    tokens = torch.randint(61, (4, 9))
+    loss = loss_sum(model, tokens[:, :-1], tokens[:, 1:]) / 32
+    model.zero_grad()
+    loss.backward()
+    return loss.detach()
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_every_optimizer_steps_with_the_loss_and_moves_every_parameter(alone, name):
+    recipe = replace(RECIPE, optimizer__name=name)
+    model = build_model(recipe)
+    optimizers = build_optimizers(recipe, model)
+    before = {key: p.detach().clone() for key, p in model.named_parameters()}
+    first = backward(model)
+    for _ in range(5):
+        loss = backward(model)
+        for optimizer in optimizers:
+            optimizer.step(loss)
+    assert all(not torch.equal(before[key], p) for key, p in model.named_parameters())
+    assert backward(model) < first
+
+
+def test_adamw_is_the_textbooks(alone):
+    """Three steps of one group by the paper's formulas, in float64."""
+    model = build_model(RECIPE).double()
+    [optimizer] = build_optimizers(RECIPE, model)
+    key, p = next((key, p) for key, p in model.named_parameters() if key.endswith("c_fc.weight"))
+    lr, decay, eps, m, v, w = 1e-2 / 2, .1 * 2, 1e-6 / 2, 0, 0, p.detach().clone()
+    for t in (1, 2, 3):
+        loss = backward(model)
+        m, v = .8 * m + .2 * p.grad, .95 * v + .05 * p.grad**2
+        w = w - lr * decay * w - lr * m / (1 - .8**t) / ((v / (1 - .95**t)).sqrt() + eps)
+        optimizer.step(loss)
+    assert torch.allclose(p, w, rtol=0, atol=1e-12), key
+
+
+def test_muon_decays_a_matrix_by_lr_times_weight_decay(alone):
+    recipe = replace(RECIPE, optimizer__name="muon")
+    stepped = []
+    for decay in (0.0, .1):
+        torch.manual_seed(0)
+        model = build_model(r := replace(recipe, optimizer__weight_decay=decay))
+        before = model.blocks[0].mlp.c_fc.weight.detach().clone()
+        _, muon = build_optimizers(r, model)
+        muon.step(backward(model))
+        stepped.append(model.blocks[0].mlp.c_fc.weight.detach())
+    assert torch.allclose(stepped[0] - stepped[1], 1e-2 * .1 * before, rtol=0, atol=1e-7)
+
+
+def test_vectors_do_not_decay(alone):
+    model = build_model(RECIPE)
+    [optimizer] = build_optimizers(RECIPE, model)
+    [group] = [g for g in optimizer.param_groups if g["role"] == "vector"]
+    assert group["weight_decay"] == 0 and all(p.ndim == 1 for p in group["params"])
+
+
+def test_clipping_is_global_and_returns_the_norm_before():
+    model = build_model(RECIPE)
+    backward(model)
+    grads = {p: p.grad.clone() for p in model.parameters()}
+    norm = sum(g.double().square().sum() for g in grads.values()).sqrt()
+    assert clip(model, None).item() == pytest.approx(norm.item(), rel=1e-6)
+    assert all(torch.equal(p.grad, g) for p, g in grads.items())
+    assert clip(model, 2 * norm.item()).item() == pytest.approx(norm.item(), rel=1e-6)
+    assert all(torch.equal(p.grad, g) for p, g in grads.items())
+    limit = norm.item() / 4
+    assert clip(model, limit).item() == pytest.approx(norm.item(), rel=1e-6)
+    for p, g in grads.items():
+        assert torch.allclose(p.grad, g / 4, rtol=1e-4, atol=0)
+
+
+def test_a_factory_more_needs_no_change_of_the_trainer(monkeypatch):
+    class Sign(torch.optim.Optimizer):
+        def __init__(self, groups):
+            super().__init__(groups, {})
+            self.losses = []
+
+        @torch.no_grad()
+        def step(self, loss):
+            self.losses.append(loss)
+            for group in self.param_groups:
+                for p in group["params"]:
+                    p.sub_(group["lr"] * p.grad.sign())
+
+    monkeypatch.setitem(FACTORIES, "adamw", lambda groups, config, compile: [Sign(groups)])
+    model = build_model(RECIPE)
+    [optimizer] = build_optimizers(RECIPE, model)
+    optimizer.step(loss := backward(model))
+    assert optimizer.losses == [loss]
+    assert {group["role"] for group in optimizer.param_groups} == set(table(RECIPE))

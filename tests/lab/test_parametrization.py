@@ -1,0 +1,223 @@
+"""Parametrization: the table's numbers, its refusals, and that at base width both kinds are the same run."""
+import contextlib
+import io
+import math
+
+import pytest
+import torch
+
+from lab.model import build_model, role_of
+from lab.optimizer import build_optimizers
+from lab.parametrization import check, lines, multipliers, replaced, table
+from lab.recipe import make_recipe, replace
+from lab.train import train_recipe
+
+HIDDEN = ("attention", "attention_out", "ffn_in", "ffn_out")
+
+
+def recipe_of(kind="mup", d=128, base=32, **overrides):
+    """Return a small recipe: width d, 4 d in the MLP, base widths base and 4 base."""
+    values = {"model": {"n_layer": 2, "n_head": 2, "n_embd": d, "vocab_size": 61, "tied": False},
+              "parametrization": {"kind": kind, "mup_base_hidden_size": base,
+                                  "mup_base_filter_size": 4 * base},
+              "optimizer": {"lr": 1e-2, "eps": 1e-8, "weight_decay": .1}, "data": {"seq_len": 16},
+              "duration": {"steps": 3}}
+    return make_recipe(values, {key.replace("__", "."): value for key, value in overrides.items()})
+
+
+def test_mup_has_the_tables_factors():
+    s, m, deep = .02, 4, math.sqrt(2 * 2)
+    rows = table(recipe_of())
+    expected = {"embedding": (1, s, 1, 1, 1), "position": (1, s, 1, 1, 1),
+                "attention": (128, s / math.sqrt(m), 1 / m, m, 1 / m),
+                "attention_out": (128, s / math.sqrt(m) / deep, 1 / m, m, 1 / m),
+                "ffn_in": (128, s / math.sqrt(m), 1 / m, m, 1 / m),
+                "ffn_out": (512, s / math.sqrt(m) / deep, 1 / m, m, 1 / m),
+                "readout": (128, s, 1, 1, 1), "vector": (1, None, 1, 0, 1)}
+    assert list(rows) == list(expected)
+    for role, (fan_in, std, lr, decay, eps) in expected.items():
+        row = rows[role]
+        assert (row.fan_in, row.lr, row.weight_decay, row.eps) == (fan_in, lr, decay, eps), role
+        assert std is None or row.std == pytest.approx(std, rel=1e-12), role
+    assert multipliers(recipe_of()) == (1, 1 / math.sqrt(64), 1 / m)
+
+
+def test_filter_and_hidden_have_ratios_of_their_own():
+    rows = table(recipe_of(model__filter_size=256, parametrization__mup_base_filter_size=32))
+    assert (rows["ffn_in"].width, rows["ffn_out"].width) == (4, 8)
+    assert (rows["ffn_in"].lr, rows["ffn_out"].lr) == (1 / 4, 1 / 8)
+
+
+def test_standard_parametrization_is_the_table_with_ones():
+    for d in (32, 128):
+        rows = table(recipe_of("sp", d))
+        assert {(row.width, row.lr, row.eps) for row in rows.values()} == {(1, 1, 1)}
+        assert {row.std for row in rows.values()} == {.02, .02 / 2}
+        assert multipliers(recipe_of("sp", d)) == (1, (d / 2) ** -.5, 1)
+
+
+def test_muon_needs_no_factor_for_width_and_its_decay_none_either():
+    rows = table(recipe_of(optimizer__name="muon"))
+    for role in HIDDEN:
+        assert (rows[role].lr, rows[role].weight_decay) == (1, 1)
+        assert rows[role].std == table(recipe_of())[role].std
+    assert (rows["embedding"].lr, rows["readout"].lr) == (1, 1)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_lr_times_weight_decay_is_constant_in_width(name):
+    products = [{role: row.lr * row.weight_decay for role, row in
+                 table(recipe_of(d=d, optimizer__name=name)).items()} for d in (32, 64, 256, 1024)]
+    assert all(product == products[0] for product in products)
+    assert products[0]["attention"] == 1 and products[0]["vector"] == 0
+
+
+def test_the_guides_literal_rule_leaves_weight_decay_alone():
+    rows = table(recipe_of(parametrization__weight_decay="unscaled", parametrization__scale_eps=False))
+    assert {row.weight_decay for row in rows.values()} == {0, 1}
+    assert {row.eps for row in rows.values()} == {1}
+    assert rows["attention"].lr * rows["attention"].weight_decay == 1 / 4
+
+
+def test_attention_divides_by_the_root_of_the_base_head_and_the_head_dimension():
+    """attention_logits_alpha = sqrt(base head_dim) makes the literal reading equal to ours."""
+    ours = recipe_of(parametrization__mup_base_head_dim=16)
+    literal = recipe_of(parametrization__scale_qk_dot_by_d=True, parametrization__attention_logits_alpha=4.0)
+    assert multipliers(ours).attention == multipliers(literal).attention == 4 / 64
+    assert multipliers(recipe_of(parametrization__scale_qk_dot_by_d=True)).attention == 1 / 64
+
+
+def test_logits_are_scaled_by_width_or_by_its_root():
+    assert multipliers(recipe_of(parametrization__output_logits_alpha=2.0)).output == .5
+    assert multipliers(recipe_of(parametrization__scale_output_logits_by_d=False)).output == .5
+    assert multipliers(recipe_of(parametrization__embeddings_scale=10.0)).embedding == 10
+
+
+@pytest.mark.parametrize("residual, std", [("scaled", .005), ("plain", .01), ("zero", 0)])
+def test_matrices_that_write_to_the_residual_start_as_asked(residual, std):
+    rows = table(recipe_of(model__residual_init=residual))
+    assert rows["attention_out"].std == rows["ffn_out"].std == pytest.approx(std)
+    assert rows["attention"].std == .01
+
+
+def test_the_drawn_weights_have_the_tables_std_and_bounds():
+    recipe = recipe_of(model__initializer={"name": "truncated_normal", "std": .08},
+                       model__embedding_initializer={"std": .5})
+    torch.manual_seed(1)
+    model, rows = build_model(recipe), table(recipe)
+    for name, p in model.named_parameters():
+        row = rows[role_of(name)]
+        if row.role == "vector":
+            assert set(p.unique().tolist()) == ({1.0} if name.endswith("weight") else {0.0}), name
+        elif row.role in ("embedding", "position"):
+            assert p.std().item() == pytest.approx(.5, rel=.06)
+        else:  # cut at two std, a normal's is .88 of what it was
+            assert p.abs().max() <= 2 * row.std * (1 + 1e-6), name
+            assert p.std().item() == pytest.approx(.8796 * row.std, rel=.04), name
+
+
+@pytest.mark.parametrize("word", ["mup_base_hidden_size", "mup_base_filter_size"])
+@pytest.mark.parametrize("kind", ["sp", "mup"])
+def test_one_base_size_alone_is_refused(kind, word):
+    with pytest.raises(ValueError, match="give both or neither"):
+        check(make_recipe({"parametrization": {"kind": kind, word: 64}}))
+
+
+def test_mup_without_base_sizes_is_refused():
+    with pytest.raises(ValueError, match="mup needs mup_base_hidden_size and mup_base_filter_size"):
+        table(make_recipe({"parametrization": {"kind": "mup"}}))
+
+
+@pytest.mark.parametrize("word, value", [
+    ("embeddings_scale", 10.0), ("output_logits_alpha", 1.0), ("scale_output_logits_by_d", False),
+    ("scale_qk_dot_by_d", True), ("attention_logits_alpha", 2.0),
+    ("adjust_learning_rate", {"embedding": 1.0})])
+def test_tunables_without_base_sizes_are_refused(word, value):
+    with pytest.raises(ValueError, match=f"{word} without base sizes"):
+        multipliers(make_recipe({"parametrization": {word: value}}))
+
+
+def test_an_unknown_group_is_refused_by_name():
+    recipe = recipe_of(parametrization__adjust_learning_rate={"decoder_kernel": .1})
+    with pytest.raises(ValueError, match="no group 'decoder_kernel'; there are embedding, decoder_attention"):
+        table(recipe)
+
+
+def test_factors_of_the_user_replace_the_automatic_ones_with_one_line_each(capfd):
+    recipe = recipe_of(parametrization__adjust_learning_rate={"decoder_attention": .5, "embedding": 2.0})
+    rows = table(recipe)
+    assert [rows[role].lr for role in ("embedding", "position", *HIDDEN)] == [2, 2, .5, .5, 1 / 4, 1 / 4]
+    assert rows["readout"].lr == 1
+    said = ["adjust_learning_rate: decoder_attention 0.5 replaces the automatic 0.25",
+            "adjust_learning_rate: embedding 2 replaces the automatic 1"]
+    assert replaced(recipe) == said and lines(recipe)[-2:] == said
+    assert replaced(recipe_of()) == []
+    result = train_recipe(replace(recipe, model__vocab_size=None, data__batch_tokens=64, validations=1))
+    result.log.unlink()
+    printed = capfd.readouterr().out
+    assert all(printed.count(line) == 1 for line in said)
+
+
+def test_lr_factors_of_roles_come_on_top():
+    rows = table(recipe_of(optimizer__lr_factor={"attention": .5, "readout": 3.0}))
+    assert (rows["attention"].lr, rows["attention_out"].lr, rows["readout"].lr) == (1 / 8, 1 / 4, 3)
+
+
+@pytest.mark.parametrize("key, value", [
+    ("model.tied", True), ("model.bias", True), ("model.activation", "gelu"), ("model.filter_size", 100),
+    ("parametrization.embeddings_scale", 2.0), ("parametrization.attention_logits_alpha", 2.0)])
+def test_what_the_submissions_model_does_not_have_is_refused(key, value):
+    values = {"model": {"kind": "speedrun", "tied": False, "bias": False, "activation": "squared_relu"},
+              "parametrization": {"kind": "mup", "mup_base_hidden_size": 32, "mup_base_filter_size": 128}}
+    table(make_recipe(values))
+    with pytest.raises(ValueError, match=f"{key.split('.')[1]}: found .*; the submission's GPT has"):
+        table(make_recipe(values, {key: value}))
+
+
+def after_three_steps(recipe):
+    """Return all weights after three steps on random tokens, from seed 7."""
+    torch.manual_seed(7)
+    model = build_model(recipe)
+    optimizers = build_optimizers(recipe, model)
+    for _ in range(3):
+        idx_BT = torch.randint(61, (4, 17))
+        logits = model(idx_BT[:, :-1])
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), idx_BT[:, 1:].flatten())
+        model.zero_grad()
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step(loss.detach())
+    return {name: p.detach() for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize("changes", [
+    {}, {"model__tied": True}, {"model__initializer": {"name": "truncated_normal", "std": .08}},
+    {"model__kind": "speedrun", "model__bias": False, "model__activation": "squared_relu",
+     "model__residual_init": "zero", "model__readout_init": "zero"}],
+    ids=["plain", "tied", "truncated", "speedrun"])
+def test_at_base_width_sp_and_mup_are_the_same_run_bit_for_bit(alone, name, changes):
+    sp, mup = (after_three_steps(recipe_of(kind, 32, optimizer__name=name, **changes))
+               for kind in ("sp", "mup"))
+    assert sp.keys() == mup.keys()
+    assert all(torch.equal(sp[key], mup[key]) for key in sp)
+
+
+def test_above_base_width_they_differ(alone):
+    sp, mup = (after_three_steps(recipe_of(kind, 64)) for kind in ("sp", "mup"))
+    assert not any(torch.equal(sp[key], mup[key]) for key in sp if key.endswith("c_q.weight"))
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_at_base_width_the_whole_training_is_the_same_bit_for_bit(name):
+    """The same through the harness: equal losses and equal weights, schedule, clipping and decay included."""
+    runs = []
+    for kind in ("sp", "mup"):
+        recipe = recipe_of(kind, 32, optimizer__name=name, optimizer__max_grad_norm=1.0,
+                           model__vocab_size=None, schedule__kind="cosine", schedule__warmup_frac=.3,
+                           data__batch_tokens=64)
+        with contextlib.redirect_stdout(io.StringIO()):
+            runs.append(train_recipe(replace(recipe, validations=1)))
+        runs[-1].log.unlink()
+    assert runs[0].val_loss == runs[1].val_loss
+    assert all(torch.equal(a, b) for a, b in zip(runs[0].model.parameters(), runs[1].model.parameters()))

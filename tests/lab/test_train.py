@@ -1,0 +1,127 @@
+"""lab train: a recipe runs as a submission of its own, and its log gives the run back."""
+import json
+import subprocess
+import sys
+
+import pytest
+
+from harness.track import ROOT
+from lab.__main__ import COMMANDS, main
+from lab.environment import VARIABLES, with_variables
+from lab.recipe import load_recipe, make_recipe, replace
+from lab.smoke import smoke
+from lab.train import hyperparameters, script_text, train_recipe
+from records.reader import read_log
+from tiny import environment, result
+
+TINY = {"data.seq_len": 32, "data.batch_tokens": 256, "data.micro_batch": 2, "model.n_embd": 32,
+        "model.head_dim": 16, "duration.steps": 3, "validations": 1,
+        "parametrization.mup_base_hidden_size": 16, "parametrization.mup_base_filter_size": 64}
+
+
+def launched(script, ranks: int, *flags: str) -> dict:
+    """Train a script of the lab with ./run.sh's launcher; return the end event of its log."""
+    command = [sys.executable, str(ROOT / "harness" / "launch.py"), f"--script={script}", "--track=lab",
+               f"--nproc_per_node={ranks}", *flags]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=ROOT, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return result(ROOT / done.stdout.rsplit("log: ", 1)[1].strip())
+
+
+def test_a_log_starts_with_its_recipe_and_what_is_ripped_repeats_it_on_1_and_2_ranks(tmp_path, capsys):
+    recipe = replace(load_recipe("transfer_proxy_muon", TINY), optimizer__weight_decay=0.1)
+    log = train_recipe(recipe, seed=3).log
+    logged = read_log(log)
+    assert make_recipe(logged.manifest["hyperparameters"]["recipe"]) == recipe
+    assert logged.script.decode() == script_text(recipe)
+    assert "lab/train.py" in logged.files and "train_gpt2.py" in logged.files
+    scalars = [event.fields for event in logged.events if event.kind == "scalar"]
+    assert [set(s) for s in scalars] == [{"step", "seq", "lr", "grad_norm"}] * 3
+    ripped = tmp_path / "ripped.py"
+    ripped.write_bytes(logged.script)
+    ends = [launched(ripped, ranks, "--seed=3") for ranks in (1, 2)]
+    assert {end["weights_sha256"] for end in ends} == {result(log)["weights_sha256"]}
+
+
+def test_gradients_are_clipped_globally_and_logged_before(capsys):
+    recipe = load_recipe("transfer_proxy", {**TINY, "optimizer.max_grad_norm": 1e-3})
+    free = train_recipe(replace(recipe, optimizer__max_grad_norm=None))
+    clipped = train_recipe(recipe)
+    norms = [[event.fields["grad_norm"] for event in read_log(run.log).events if event.kind == "scalar"]
+             for run in (free, clipped)]
+    assert norms[0][0] == norms[1][0] > 1e-3
+    assert free.val_loss != clipped.val_loss, "Adam's eps sees the scale"
+
+
+def test_batch_and_length_change_with_the_tokens_seen(capsys):
+    recipe = load_recipe("transfer_proxy", {
+        **TINY, "duration.steps": 6, "schedule.seq_len": [[0, 16], [512, 32]],
+        "schedule.batch_tokens": [[768, 512]]})
+    run = train_recipe(recipe)
+    assert (run.steps, run.tokens) == (6, 3 * 256 + 3 * 512) == (6, hyperparameters(recipe).train_tokens)
+
+
+@pytest.mark.parametrize("override, words", [
+    (["optimizer.lrr", "1"], "unknown key optimizer.lrr; the closest is optimizer.lr"),
+    (["optimizer.lr"], "has no value"), (["data.micro_batch=3"], "not a multiple"),
+    (["data.track=speedway"], "no track 'speedway'"), (["duration.tokens=10"], "less than one step"),
+    (["schedule.seq_len=[[0, 256]]"], "at most data.seq_len"), (["model.n_head=3"], "not a multiple"),
+    (["data.track=lab_fineweb"], "no shards"), (["parametrization.kind=mup"], "mup needs"),
+    (["duration.steps=3", "duration.tokens=9e9"], "expected exactly one of")])
+def test_bad_input_is_one_line_and_exit_code_2(override, words, capsys):
+    if "lab_fineweb" in override[0] and any((ROOT / "data" / "fineweb10B").glob("*.bin")):
+        pytest.skip("the shards are here")
+    assert main(["train", "--config", "gpt_tiny", "--override", *override]) == 2
+    out, err = capsys.readouterr()
+    assert words in err and len(err.splitlines()) == 1 and not out
+
+
+def test_an_unknown_recipe_names_the_closest(capsys):
+    assert main(["train", "--config", "gpt_tinny"]) == 2
+    assert "the closest is gpt_tiny" in capsys.readouterr().err
+
+
+def test_a_run_whose_loss_is_no_number_says_so_and_leaves_with_3(capfd):
+    words = [f"{key}={json.dumps(value)}" for key, value in {**TINY, "optimizer.lr": 1e38}.items()]
+    with pytest.raises(SystemExit) as left:
+        main(["train", "--config", "transfer_proxy", "--override", *words])
+    assert left.value.code == 3 and "nonfinite" in capfd.readouterr().err
+
+
+def test_a_recipe_is_written_as_a_submission(tmp_path, capsys):
+    script = tmp_path / "mine.py"
+    assert main(["train", "--config", "gpt_tiny", "--smoke", "--write", str(script)]) == 0
+    assert f"./run.sh --track lab --script {script}" in capsys.readouterr().out
+    assert launched(script, 1)["status"] == "ok"
+
+
+def test_smoke_keeps_its_overrides_and_its_parts():
+    recipe = smoke(load_recipe("cerebras_2.7b"))
+    assert recipe.parametrization.embeddings_scale == 10
+    assert recipe.model.initializer.name == "truncated_normal"
+    assert recipe.model.n_embd / recipe.parametrization.mup_base_hidden_size == 2
+
+
+def test_the_variables_are_those_of_run_sh():
+    exported = [line for line in (ROOT / "run.sh").read_text().splitlines() if line.startswith("export ")]
+    for name, value in VARIABLES.items():
+        assert any(f'{name}="${{{name}:-{value}}}"' in line or f"{name}={value}" in line.split()
+                   for line in exported), name
+    assert with_variables({"OMP_NUM_THREADS": "4"})["OMP_NUM_THREADS"] == "4"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_help_ends_with_an_example(command, capsys):
+    with pytest.raises(SystemExit) as left:
+        main([command, "--help"])
+    assert left.value.code == 0
+    last = capsys.readouterr().out.rstrip().splitlines()[-1]
+    assert f"example: python -m lab {command}" in last
+
+
+def test_a_missing_library_is_named_with_what_to_do():
+    code = ("import sys; sys.modules['jsonargparse'] = None\nfrom lab.__main__ import main\n"
+            "sys.exit(main(['train', '--config', 'gpt_tiny']))")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "jsonargparse is missing" in done.stderr and "lab/requirements.txt" in done.stderr
