@@ -19,7 +19,8 @@ COMMANDS = {  # command: (module with add_arguments and main, one line)
 
 def main(argv: list[str]) -> int:
     """Run a command; return the exit code: 2 where the input cannot be used."""
-    parser = argparse.ArgumentParser(prog="python -m lab", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m lab", description=__doc__,
+                                     epilog="example: python -m lab train --help")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (_, line) in COMMANDS.items():
         commands.add_parser(name, help=line, add_help=False)
