@@ -150,13 +150,18 @@ def choose(runs: Sequence[Run]) -> int:
 
 def target_recipe(proxy: Recipe, target: Recipe) -> Recipe:
     """Return the target with the proxy's values that transfer: optimizer, init, multipliers."""
+    return make_recipe(as_dict(target), transferred(proxy))
+
+
+def transferred(proxy: Recipe) -> dict[str, Any]:
+    """Return the values of a recipe that transfer, by dotted key."""
     values: dict[str, Any] = {}
     for key in TRANSFERABLE:
         value: Any = as_dict(proxy)
         for word in key.split("."):
             value = value[word]
         values[key] = value
-    return make_recipe(as_dict(target), values)
+    return values
 
 
 def differences(proxy: Recipe, target: Recipe) -> list[str]:
@@ -201,5 +206,6 @@ def main(arguments: argparse.Namespace) -> int:
     figure(grids, size.widths, where.images / "transfer.png")
     study.write_page(where.pages / "transfer.md", page(
         size, grids, claims, [len(searched), kept, tried, chosen],
-        [*differences(proxy, target), f"`python -m lab train --config {study.shown(recipe_path)}`"]))
+        [*differences(proxy, target), *(f"{key}: {value}" for key, value in transferred(winner).items()),
+         f"in full: `python -m lab recipe --config {study.shown(recipe_path)}`"]))
     return 0

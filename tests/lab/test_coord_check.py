@@ -10,7 +10,8 @@ SMALL = ["--override", "model.head_dim=16", "model.n_embd=32", "parametrization.
          "parametrization.mup_base_filter_size=128", "data.seq_len=32", "data.batch_tokens=256"]
 
 
-@pytest.mark.parametrize("config", ["transfer_proxy", "transfer_proxy_muon"])
+@pytest.mark.parametrize("config", [
+    "transfer_proxy", pytest.param("transfer_proxy_muon", marks=pytest.mark.slow)])
 def test_it_fails_for_sp_and_passes_for_mup(config, capsys, tmp_path):
     command = ["coord-check", "--config", config, "--widths", "32", "128", "--seeds", "1", *SMALL]
     assert main([*command, "--kinds", "sp", "mup", "--json", "-o", str(tmp_path / "coord.png")]) == 1

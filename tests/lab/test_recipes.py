@@ -158,7 +158,11 @@ def trained(recipe_json):
     return result
 
 
-@pytest.mark.parametrize("name", shipped())
+ONE_OF_A_KIND = ("gpt_tiny", "speedrun", "cerebras_2.7b")
+
+
+@pytest.mark.parametrize("name", [
+    name if name in ONE_OF_A_KIND else pytest.param(name, marks=pytest.mark.slow) for name in shipped()])
 def test_the_smoke_size_of_every_recipe_trains(name, capfd):
     kept = load_recipe(name)
     recipe = replace(smoke(kept), name="smoke", validations=1)
