@@ -90,6 +90,7 @@ def figure(tables: dict[str, dict[str, list[float]]], widths: list[int], title: 
                         label=f"{name}: slope {slope(widths, values):+.2f}")
             ax.set(xscale="log", yscale="log", xlabel="width", title=kind)
             ax.set_xticks(widths, map(str, widths))
+            ax.yaxis.set_major_formatter("{x:g}")
             ax.minorticks_off()
             ax.legend(fontsize=8)
         axes[0].set_ylabel("mean absolute change")

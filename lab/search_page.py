@@ -30,6 +30,7 @@ def figure(tiny: Run, runs: Sequence[Run], best: Run, output: Path) -> None:
         right.plot([run.flops for run in ended], [run.val_loss for run in ended], "x", color=GREY,
                    label=f"search, {len(ended)} runs")
         right.set(xscale="log", xlabel="training FLOPs", ylabel="val loss, nats", title="what a FLOP buys")
+        right.xaxis.set_major_formatter("{x:.0e}")
         right.legend(fontsize=8)
 
 

@@ -22,8 +22,10 @@ def figure(grids: dict[str, list[Run]], widths: Sequence[int], output: Path) -> 
                 for color, width in zip(PALETTE, widths):
                     draw(axes, losses(runs, kind, width), f"width {width}", color)
                 axes.set_title(f"{name}, {kind}", fontsize=10)
-                axes.set_xscale("log", base=2)
-                axes.set_xlabel("learning rate")
+                rates = sorted({run.point["optimizer.lr"] for run in runs})
+                axes.set(xscale="log", xlabel="learning rate")
+                axes.set_xticks(rates, [f"{lr:.2g}" for lr in rates])
+                axes.minorticks_off()
             row[0].set_ylabel("final val loss, nats")
             row[0].legend(fontsize=8)
 
