@@ -8,6 +8,7 @@ import pytest
 from lab import search, study, transfer, warmup
 from lab.__main__ import main
 from lab.recipe import load_recipe, replace
+from lab.train import train_recipe
 
 INF = math.inf
 
@@ -121,3 +122,18 @@ def test_each_study_runs_at_toy_size_and_goes_on_where_it_was(name, figures, tmp
     assert main([name, "--quick", "--out", str(tmp_path)]) == 0
     assert {path: path.read_text() for path in tmp_path.glob("*/results.jsonl")} == logs, "nothing runs twice"
     assert (tmp_path / f"{name}.md").read_text() == page
+
+
+@pytest.mark.slow
+def test_a_rate_that_serves_the_narrow_model_serves_the_wide_one_under_mup_only(capsys):
+    """The small grid of learning-rate transfer, on real text: 48 is the base width, 192 four times as wide."""
+    def loss(width: int, kind: str, lr: float) -> float:
+        recipe = replace(load_recipe("transfer_proxy"), model__n_embd=width, parametrization__kind=kind,
+                         optimizer__lr=lr, duration__steps=60, validations=1)
+        return train_recipe(recipe).val_loss
+    low, high = 1e-3, 8e-3
+    narrow, sp, mup = ([loss(width, kind, lr) for lr in (low, high)]
+                       for width, kind in ((48, "mup"), (192, "sp"), (192, "mup")))
+    assert narrow[1] < narrow[0] and mup[1] < mup[0], "the higher rate is the better one"
+    assert sp[1] > sp[0] + 0.1, "under sp the wide model wants the lower one"
+    assert mup[1] < min(sp) and mup[1] < narrow[1], "wider is better"
