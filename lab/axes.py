@@ -5,7 +5,7 @@ from typing import Any, get_args, get_origin
 from jsonargparse import ArgumentError, ArgumentParser
 
 from lab import recipe as recipes
-from lab.recipe import Recipe
+from lab.schema import Recipe
 
 
 def axis_values(key: str, given: Any) -> list:

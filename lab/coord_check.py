@@ -19,7 +19,8 @@ from harness.track import ROOT
 from lab import costs
 from lab.model import build_model
 from lab.parametrization import at_width
-from lab.recipe import Recipe, replace
+from lab.recipe import replace
+from lab.schema import Recipe
 from lab.train import add_recipe_arguments, recipe_of, train_recipe
 
 FLAT = 0.35  # a slope up to this is noise and what is left of small widths: muP's own reached 0.29 in 4 steps
@@ -29,6 +30,7 @@ PROBE_TOKENS = 1024
 def probe(recipe: Recipe) -> Tensor:
     """Return the token ids on which activations are compared: the first of the validation text, (B, T)."""
     track, seq_len = costs.track_of(recipe), recipe.data.seq_len
+    costs.dataset_tokens(track)  # says what to do where there is no data
     [shard] = sorted((ROOT / track.data).glob(track.val_files))[:1]
     rows = max(1, PROBE_TOKENS // seq_len)
     return torch.from_numpy(read_shard(shard)[:rows * seq_len].astype("int64")).view(rows, seq_len)
@@ -51,17 +53,20 @@ def activations(model: nn.Module, idx_BT: Tensor) -> dict[str, Tensor]:
 
 def changes(recipe: Recipe, steps: int, seed: int) -> dict[str, float]:
     """Return the mean absolute change of each activation after some steps at the recipe's constant rates."""
-    still = {f"schedule__{name}": value for name, value in (
+    constant = {f"schedule__{name}": value for name, value in (
         ("kind", "constant"), ("warmup_tokens", None), ("warmup_frac", None), ("roles", {}),
         ("batch_tokens", []), ("seq_len", []))}
-    recipe = replace(recipe, duration__steps=steps, validations=1, **still)
+    recipe = replace(recipe, duration__steps=steps, validations=1, **constant)
     idx_BT = probe(recipe)
     torch.manual_seed(seed)  # as the run does, so this is the model that it starts from
     before = activations(build_model(recipe), idx_BT)
     with contextlib.redirect_stdout(io.StringIO()):
         model = train_recipe(recipe, seed).model.cpu()
     after = activations(model, idx_BT)
-    return {name: float((after[name] - before[name]).abs().mean()) for name in before}
+    found = {name: float((after[name] - before[name]).abs().mean()) for name in before}
+    if still := [name for name, change in found.items() if not change]:
+        raise ValueError(f"{', '.join(still)} did not change in {steps} steps; take more --steps")
+    return found
 
 
 def slope(widths: list[int], values: list[float]) -> float:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from harness.shards import read_shard
 from harness.track import ROOT, Track, load_tracks
-from lab.recipe import Recipe
+from lab.schema import Recipe
 from lab.schedule import stairs
 
 
@@ -41,7 +41,7 @@ class Stretch(NamedTuple):
 def parameters(recipe: Recipe) -> Parameters:
     """Return the numbers of parameters of a recipe's model, equal to those of the built one."""
     model, d, L = recipe.model, recipe.model.n_embd, recipe.model.n_layer
-    f, V = model.filter_size or 4 * d, vocab_size(recipe)
+    f, V = model.d_ff, vocab_size(recipe)
     matrices = V * d + L * (4 * d * d + 2 * d * f)
     if model.kind == "speedrun":
         return Parameters(matrices + V * d, 0)
@@ -85,14 +85,14 @@ def parameter_bytes(recipe: Recipe) -> int:
 def memory_bytes(recipe: Recipe) -> int:
     """Return a lower bound of a training process's memory on one device, in bytes.
 
-    Weights, gradients (twice where reduction is exact) and the optimizer's state, float32; logits with their
-    gradient and a block's activations for one pass.
+    Weights, gradients (twice where reduction is exact) and the optimizer's state, float32; of one pass the
+    float32 logits with their gradient and what blocks keep for theirs, at least 8 numbers a channel.
     """
-    model, rows = recipe.model, micro_batch(recipe)
-    state = 2 if recipe.optimizer.name == "adamw" else 1
-    tokens = rows * recipe.data.seq_len
-    activations = tokens * (3 * vocab_size(recipe) + model.n_layer * 20 * model.n_embd)
-    return 4 * (parameters(recipe).total * (3 + state) + activations)
+    model, state = recipe.model, 2 if recipe.optimizer.name == "adamw" else 1
+    copies = 1 + (2 if track_of(recipe).reduction == "exact" else 1) + state
+    tokens, size = micro_batch(recipe) * recipe.data.seq_len, 4 if model.dtype == "float32" else 2
+    kept = tokens * (8 * vocab_size(recipe) + size * 8 * model.n_layer * model.n_embd)
+    return 4 * copies * parameters(recipe).total + kept
 
 
 def micro_batch(recipe: Recipe) -> int:

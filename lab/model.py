@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from lab import costs
 from lab.parametrization import Multipliers, initializer_of, multipliers, table
-from lab.recipe import Initializer, Recipe
-from train_gpt2 import GPT
+from lab.schema import Initializer, Recipe
+from train_gpt2 import GPT, Hyperparameters
 
 ACTIVATIONS = {"gelu": lambda x: F.gelu(x, approximate="tanh"), "relu": F.relu,
                "squared_relu": lambda x: F.relu(x).square()}
@@ -75,8 +75,8 @@ class GPT2(nn.Module):
         self.embedding_scale, self.output_scale = 1.0, 1.0
         self.wte = nn.Embedding(costs.vocab_size(recipe), d)
         self.wpe = nn.Embedding(recipe.data.seq_len, d)
-        self.blocks = nn.ModuleList(Block(d, model.heads, model.filter_size or 4 * d, model.activation,
-                                          model.bias) for _ in range(model.n_layer))
+        self.blocks = nn.ModuleList(Block(d, model.heads, model.d_ff, model.activation, model.bias)
+                                    for _ in range(model.n_layer))
         self.ln_f = nn.LayerNorm(d, bias=model.bias)
         self.lm_head = nn.Linear(d, self.wte.num_embeddings, bias=False)
         if model.tied:
@@ -101,7 +101,11 @@ class GPT2(nn.Module):
 class Speedrun(GPT):
     """The submission's GPT with a factor on its logits."""
 
-    output_scale = 1.0
+    def __init__(self, recipe: Recipe):
+        model, self.output_scale = recipe.model, 1.0
+        super().__init__(Hyperparameters(
+            vocab_size=costs.vocab_size(recipe), n_layer=model.n_layer, n_head=model.heads,
+            n_embd=model.n_embd, dtype=model.dtype, seq_len=recipe.data.seq_len))
 
     def forward(self, idx_BT: Tensor) -> Tensor:
         """Return the logits."""
@@ -110,15 +114,6 @@ class Speedrun(GPT):
     def scale_forward(self, factors: Multipliers) -> None:
         """Set the forward factor; embedding, queries and keys are normalised."""
         self.output_scale = factors.output
-
-
-class SpeedrunShape:
-    """What the submission's GPT asks of its Hyperparameters."""
-
-    def __init__(self, recipe: Recipe):
-        model = recipe.model
-        self.vocab_size, self.n_embd, self.n_layer = costs.vocab_size(recipe), model.n_embd, model.n_layer
-        self.n_head, self.dtype, self.seq_len = model.heads, model.dtype, recipe.data.seq_len
 
 
 def role_of(name: str) -> str:
@@ -135,7 +130,7 @@ def role_of(name: str) -> str:
 
 def build_model(recipe: Recipe) -> nn.Module:
     """Return the model of a recipe, initialised from torch's random state by its parametrization's table."""
-    model = GPT2(recipe) if recipe.model.kind == "gpt2" else Speedrun(SpeedrunShape(recipe))
+    model = GPT2(recipe) if recipe.model.kind == "gpt2" else Speedrun(recipe)
     model.scale_forward(multipliers(recipe))
     rows = table(recipe)
     for name, p in model.named_parameters():

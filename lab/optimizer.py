@@ -10,11 +10,8 @@ from torch import Tensor, nn
 
 import train_gpt2
 from lab.model import role_of
-from lab.parametrization import table
-from lab.recipe import Optimizer, Recipe
-
-
-HIDDEN = ("attention", "attention_out", "ffn_in", "ffn_out")
+from lab.parametrization import HIDDEN, table
+from lab.schema import Optimizer, Recipe
 
 
 class AdamW(torch.optim.AdamW):

@@ -17,14 +17,15 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from lab.recipe import Initializer, Recipe, replace
+from lab.recipe import replace
+from lab.schema import Initializer, Parametrization, Recipe
 
 GROUPS = {  # the guide's word -> the roles whose learning rate it adjusts
     "embedding": ("embedding", "position"), "decoder_attention": ("attention", "attention_out"),
     "decoder_input_ffn": ("ffn_in",), "decoder_output_ffn": ("ffn_out",)}
-TUNABLES = {"embeddings_scale": 1.0, "output_logits_alpha": None, "scale_output_logits_by_d": True,
-            "scale_qk_dot_by_d": False, "attention_logits_alpha": 1.0, "adjust_learning_rate": {},
-            "mup_base_head_dim": None}
+TUNABLES = ("embeddings_scale", "output_logits_alpha", "scale_output_logits_by_d", "scale_qk_dot_by_d",
+            "attention_logits_alpha", "adjust_learning_rate", "mup_base_head_dim")
+HIDDEN = ("attention", "attention_out", "ffn_in", "ffn_out")
 
 
 class Row(NamedTuple):
@@ -51,7 +52,7 @@ def table(recipe: Recipe) -> dict[str, Row]:
     """Return the rows of all roles that a recipe's model has. Raises ValueError where `check` does."""
     check(recipe)
     model, optimizer, words = recipe.model, recipe.optimizer, recipe.parametrization
-    d, f = model.n_embd, model.filter_size or 4 * model.n_embd
+    d, f = model.n_embd, model.d_ff
     m_h, m_f = widths(recipe)
     automatic = {"attention": (d, m_h), "attention_out": (d, m_h), "ffn_in": (d, m_h), "ffn_out": (f, m_f)}
     adjusted = {role: value for group, value in words.adjust_learning_rate.items() for role in GROUPS[group]}
@@ -64,12 +65,17 @@ def table(recipe: Recipe) -> dict[str, Row]:
             std *= {"scaled": (2 * model.n_layer) ** -0.5, "plain": 1.0, "zero": 0.0}[model.residual_init]
         if role == "readout" and model.readout_init == "zero":
             std = 0.0
-        muon = optimizer.name == "muon" and role in automatic
-        lr = adjusted.get(role, 1.0 if muon else 1 / m) * optimizer.lr_factor.get(role, 1.0)
-        decay = m if words.weight_decay == "constant_product" and not muon else 1.0
+        lr = adjusted.get(role, automatic_lr(recipe, role, m))
+        decay = 1 / lr if words.weight_decay == "constant_product" and lr else 1.0
+        lr *= optimizer.lr_factor.get(role, 1.0)
         decay = 0.0 if role == "vector" else decay
         rows[role] = Row(role, fan_in, m, std, lr, decay, 1 / m if words.scale_eps else 1.0)
     return rows
+
+
+def automatic_lr(recipe: Recipe, role: str, m: float) -> float:
+    """Return the factor on a role's learning rate where the recipe gives none: Muon's needs none."""
+    return 1.0 if recipe.optimizer.name == "muon" and role in HIDDEN else 1 / m
 
 
 def roles(recipe: Recipe) -> Iterator[str]:
@@ -89,8 +95,7 @@ def widths(recipe: Recipe) -> tuple[float, float]:
     model, words = recipe.model, recipe.parametrization
     if words.kind == "sp":
         return 1.0, 1.0
-    f = model.filter_size or 4 * model.n_embd
-    return model.n_embd / words.mup_base_hidden_size, f / words.mup_base_filter_size
+    return model.n_embd / words.mup_base_hidden_size, model.d_ff / words.mup_base_filter_size
 
 
 def multipliers(recipe: Recipe) -> Multipliers:
@@ -100,9 +105,11 @@ def multipliers(recipe: Recipe) -> Multipliers:
     alpha / head_dim, the guide's literal reading, with scale_qk_dot_by_d.
     """
     check(recipe)
-    words, head_dim = recipe.parametrization, recipe.model.n_embd // recipe.model.heads
+    model, words, head_dim = recipe.model, recipe.parametrization, recipe.model.head_size
     m_h, _ = widths(recipe)
-    base = words.mup_base_head_dim if words.kind == "mup" and words.mup_base_head_dim else head_dim
+    base = head_dim
+    if words.kind == "mup":
+        base = words.mup_base_head_dim or model.head_dim or words.mup_base_hidden_size / model.n_head
     attention = math.sqrt(base) / head_dim
     if words.scale_qk_dot_by_d:
         attention = 1 / head_dim
@@ -121,7 +128,7 @@ def check(recipe: Recipe) -> None:
     if bases[0] is None:
         if words.kind == "mup":
             raise ValueError("parametrization: mup needs mup_base_hidden_size and mup_base_filter_size")
-        tuned = [name for name, default in TUNABLES.items() if getattr(words, name) != default]
+        tuned = [name for name in TUNABLES if getattr(words, name) != getattr(Parametrization(), name)]
         if tuned:
             raise ValueError(f"parametrization: {', '.join(tuned)} without base sizes; give "
                              f"mup_base_hidden_size and mup_base_filter_size, also to sp")
@@ -137,8 +144,8 @@ def check(recipe: Recipe) -> None:
 def check_speedrun(recipe: Recipe) -> None:
     """Raise ValueError where a recipe asks of the submission's GPT what it does not have."""
     model, words = recipe.model, recipe.parametrization
-    head_dim = model.n_embd // model.heads
-    fixed = {"model.filter_size": (model.filter_size or 4 * model.n_embd, 4 * model.n_embd),
+    head_dim = model.head_size
+    fixed = {"model.filter_size": (model.d_ff, 4 * model.n_embd),
              "model.tied": (model.tied, False), "model.bias": (model.bias, False),
              "model.activation": (model.activation, "squared_relu"),
              "embeddings_scale": (words.embeddings_scale, 1.0),
@@ -153,11 +160,11 @@ def check_speedrun(recipe: Recipe) -> None:
 
 def replaced(recipe: Recipe) -> list[str]:
     """Return a line for each automatic learning-rate factor that the recipe replaces by its own."""
-    m_h, m_f = widths(recipe)
-    automatic = {"embedding": 1.0, "decoder_attention": 1 / m_h, "decoder_input_ffn": 1 / m_h,
-                 "decoder_output_ffn": 1 / m_f}
-    return [f"adjust_learning_rate: {group} {value:g} replaces the automatic {automatic[group]:g}"
-            for group, value in recipe.parametrization.adjust_learning_rate.items()]
+    rows = table(recipe)
+    return [f"adjust_learning_rate: {group} {value:g} replaces the automatic "
+            f"{automatic_lr(recipe, role, rows[role].width):g}"
+            for group, value in recipe.parametrization.adjust_learning_rate.items()
+            for role in GROUPS[group][-1:]]
 
 
 def initializer_of(recipe: Recipe, row: Row) -> Initializer:
@@ -186,5 +193,5 @@ def at_width(recipe: Recipe, width: int, kind: str | None = None) -> Recipe:
     """Return the recipe at another width, of the same head size and ratio of filter size, and maybe kind."""
     model = recipe.model
     f = None if model.filter_size is None else model.filter_size * width // model.n_embd
-    return replace(recipe, model__n_embd=width, model__head_dim=model.n_embd // model.heads,
+    return replace(recipe, model__n_embd=width, model__head_dim=model.head_size,
                    model__filter_size=f, parametrization__kind=kind or recipe.parametrization.kind)

@@ -11,7 +11,7 @@ from typing import Any
 
 from lab.report_figures import brief, draw_curves, draw_lr, draw_pareto
 from lab.results import (Group, Results, Run, comparable, group, label, load_results, max_grad_norm,
-                         mean_and_sd, perplexity, spikes)
+                         mean_and_sd, peak_lr, perplexity, spikes)
 from records.values import json_text, shown
 
 TOP = 10
@@ -81,6 +81,7 @@ def facts(found: Group) -> dict[str, Any]:
             "parameters": runs[0].parameters,
             "spikes": max(spikes([loss for _, loss in run.train]) for run in runs),
             "max_grad_norm": max((norm for norm in norms if norm is not None), default=None),
+            "peak_lr": peak_lr(runs[0]),
             "statuses": counted(runs)}
 
 
@@ -143,7 +144,7 @@ def text(found: dict[str, Any]) -> Iterator[str]:
     axes = list(found["best"][0]["point"])
     yield from ["", f"best {len(found['best'])} points by mean final validation loss (diverged: inf)"]
     head = [*(short(axis, axes) for axis in axes), "n", "mean", "sd", "ppl", "tokens", "FLOPs", "parameters",
-            "spikes", "max grad", "status"]
+            "spikes", "max grad", "peak lr", "status"]
     yield from columns([head, *([*(brief(row["point"][axis]) for axis in axes), *_cells(row)]
                                 for row in found["best"])])
     for axis, part in found["axes"].items():
@@ -161,9 +162,10 @@ def text(found: dict[str, Any]) -> Iterator[str]:
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
-    ppl, grad = ("-" if row[name] is None else f"{row[name]:.4g}" for name in ("ppl", "max_grad_norm"))
+    ppl, grad, lr = ("-" if row[name] is None else f"{row[name]:.4g}"
+                     for name in ("ppl", "max_grad_norm", "peak_lr"))
     return [str(row["n"]), _loss(row["mean"]), _loss(row["sd"]), ppl, str(row["tokens"]),
-            f"{row['flops']:.3g}", str(row["parameters"]), str(row["spikes"]), grad, row["statuses"]]
+            f"{row['flops']:.3g}", str(row["parameters"]), str(row["spikes"]), grad, lr, row["statuses"]]
 
 
 def _loss(value: float | None) -> str:

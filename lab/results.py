@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from harness.track import ROOT
 from lab import costs
-from lab.recipe import Duration, Recipe
+from lab.schema import Duration, Recipe
 from records.reader import Log, Val, read_log
 from records.values import need, number, parse_json
 
@@ -150,7 +150,11 @@ def _from_log(run: Run, log: Log) -> Run:
     train = [(line.step, line.train_loss) for line in log.steps if line.train_loss is not None]
     run = dataclasses.replace(run, log=log.path, recipe=recipe, data=data, val=log.vals, train=train,
                               scalars=scalars, parameters=manifest["parameters"]["total"])
-    return _cut(run, log.vals[-1].tokens) if run.status == "ok" else run
+    if log.vals:  # a run that diverged took fewer than were planned
+        last = log.vals[-1]
+        run = dataclasses.replace(run, tokens=last.tokens, flops=_flops(recipe, last.step),
+                                  val_loss=last.val_loss if run.status == "ok" else run.val_loss)
+    return run
 
 
 def _flops(values: dict[str, Any], steps: int) -> float:
@@ -190,29 +194,17 @@ def mean_and_sd(losses: Sequence[float]) -> tuple[float | None, float | None]:
     return mean, statistics.stdev(losses) if len(losses) > 1 and math.isfinite(mean) else None
 
 
-def matched(runs: Sequence[Run], truncate: bool = False) -> list[Run]:
-    """Return the runs, if all losses among them compare: ended after equal tokens, on equal data.
+def matched(runs: Sequence[Run]) -> None:
+    """Raise ValueError where runs that ended differ in their tokens, or any in their data.
 
-    A diverged run's loss is inf after any number of tokens, so only its data must be equal. truncate: cut all
-    to the last validation that they share, where schedules have not ended, and say so on stderr. Raises
-    ValueError naming two runs and the difference.
+    A diverged run's loss is inf after any number of tokens, so only its data must be equal.
     """
     _same_data(runs)
     ended = [run for run in runs if run.status == "ok"]
     odd = next((run for run in ended if run.tokens != ended[0].tokens), None)
-    if odd is None:
-        return list(runs)
-    if not truncate:
+    if odd:
         raise ValueError(f"{ended[0].name} took {ended[0].tokens} tokens, {odd.name} {odd.tokens}: their "
                          "losses do not compare; give the space one duration.tokens that all steps divide")
-    common = set.intersection(*({val.tokens for val in run.val} for run in ended)) - {0}
-    if not common:
-        raise ValueError(f"{ended[0].name} and {odd.name} share no validation after the first step")
-    at = max(common)
-    print(f"lab: TRUNCATED: {len(ended)} runs of {min(run.tokens for run in ended)} to "
-          f"{max(run.tokens for run in ended)} tokens are compared at {at}, their last common validation",
-          file=sys.stderr)
-    return [_cut(run, at) if run.status == "ok" else run for run in runs]
 
 
 def comparable(runs: Sequence[Run]) -> str:
@@ -245,16 +237,6 @@ def _same_data(runs: Sequence[Run]) -> None:
                                  f"and {label(b)[:80]}: their losses do not compare")
 
 
-def _cut(run: Run, tokens: int) -> Run:
-    """Return a run as it stood at a validation."""
-    val = [v for v in run.val if v.tokens <= tokens]
-    last = val[-1].step
-    return dataclasses.replace(
-        run, val=val, val_loss=val[-1].val_loss, tokens=tokens, flops=_flops(run.recipe, last),
-        train=[p for p in run.train if p[0] <= last],
-        scalars={name: [p for p in points if p[0] <= last] for name, points in run.scalars.items()})
-
-
 def label(value: Any) -> str:
     """Return a value of a point in words; equal for equal values, a list and a tuple alike."""
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
@@ -263,11 +245,6 @@ def label(value: Any) -> str:
 def perplexity(loss: float) -> float:
     """Return exp of a loss in nats a token; inf where that is beyond floats."""
     return math.exp(loss) if loss < 709 else math.inf
-
-
-def mean_loss(losses: Sequence[float], tokens: Sequence[int]) -> float:
-    """Return the mean loss a token of batches, each weighted by its tokens: the last one may be smaller."""
-    return math.fsum(loss * n for loss, n in zip(losses, tokens, strict=True)) / sum(tokens)
 
 
 def spikes(train_losses: Sequence[float]) -> int:
@@ -296,3 +273,8 @@ def max_grad_norm(run: Run) -> float | None:
     """Return the largest logged gradient norm, before clipping: inf for nan, None where none is logged."""
     norms = [norm for _, norm in run.scalars.get("grad_norm", [])]
     return max((math.inf if math.isnan(norm) else norm for norm in norms), default=None)
+
+
+def peak_lr(run: Run) -> float | None:
+    """Return the largest learning rate that a run's log has, before the roles' own factors."""
+    return max((lr for _, lr in run.scalars.get("lr", [])), default=None)

@@ -2,7 +2,7 @@
 import math
 from collections.abc import Sequence
 
-from lab.recipe import Curve
+from lab.schema import Curve
 
 
 def factor(curve: Curve, u: float, total: float) -> float:

@@ -91,12 +91,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Run the study, or what is left of it; write figure and page."""
     from lab.search_page import figure, page
-    size, where = QUICK if arguments.quick else FULL, study.place(arguments, "search")
+    size, where = QUICK if arguments.quick else FULL, study.place_of(arguments, "search")
     runs = searched(where, size)
     first = tiny(where, size)
     more = again(where, size, ranked(runs)[:size.again])
-    tried = {str(found.point) for found in ranked(more)}
-    best = ranked([run for run in [*runs, *more] if str(run.point) in tried])
+    best = ranked(more)  # without the runs that chose them
     last = trained_on(where, size, best[0])
     figure(first, runs, last, where.images / "search.png")
     study.write_page(where.pages / "search.md", page(where, size, first, runs, best, last))

@@ -7,7 +7,7 @@ import yaml
 
 from lab import costs, recipe as recipes
 from lab.parametrization import lines, multipliers, table
-from lab.recipe import Recipe
+from lab.schema import Recipe
 from lab.train import add_recipe_arguments, recipe_of
 
 

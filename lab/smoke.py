@@ -1,5 +1,6 @@
 """The smoke size of a recipe: the same parts, seconds on a CPU, on the text that the repository carries."""
-from lab.recipe import Recipe, as_dict, make_recipe
+from lab.recipe import as_dict, make_recipe
+from lab.schema import Recipe
 
 
 def smoke(recipe: Recipe) -> Recipe:

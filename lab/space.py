@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, get_args, get_origin
 from harness.runlog import canonical
 from lab import costs, parametrization, recipe as recipes
 from lab.axes import axis_values, check_known, kind_of, number, typed
-from lab.recipe import Duration, Recipe
+from lab.schema import Duration, Recipe
 from lab.schedule import factor
 
 MOST_POINTS = 1_000_000

@@ -7,13 +7,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from scipy.special import stdtrit
-
 from harness.track import ROOT
 from lab.results import Run, comparable, load_results
 from lab.space import make_space
 from lab.sweep import run_sweep
-from records.significance import Test, one_sample, welch
+from lab.worker import where
+from records.significance import Test, one_sample, upper_bound, welch
 
 CONFIDENCE = 0.95
 SUPPORTED, UNSUPPORTED, UNDECIDED = "supported", "not supported", "undecided at this noise"
@@ -46,7 +45,7 @@ def add_study_arguments(parser: argparse.ArgumentParser, name: str) -> None:
     parser.epilog = f"example: python -m lab {name} --quick"
 
 
-def place(arguments: argparse.Namespace, name: str) -> Place:
+def place_of(arguments: argparse.Namespace, name: str) -> Place:
     """Return the folders of a study and make them."""
     if arguments.jobs is not None and arguments.jobs < 1:
         raise ValueError(f"--jobs {arguments.jobs}: expected at least 1")
@@ -59,28 +58,26 @@ def place(arguments: argparse.Namespace, name: str) -> Place:
     return found
 
 
-def sweep(where: Place, name: str, space: dict[str, Any]) -> list[Run]:
+def sweep(place: Place, name: str, space: dict[str, Any]) -> list[Run]:
     """Run a space in a folder of the study, or what is left of it; return its runs, which compare.
 
     Raises ValueError where a run failed: a study with holes would choose by what happened to work.
     """
-    folder = where.sweeps / name
-    print(f"{name}: {shown(folder)}", file=sys.stderr)
-    run_sweep(make_space(space), folder, where.jobs)
+    folder = place.sweeps / name
+    print(f"{name}: {where(folder)}", file=sys.stderr)
+    run_sweep(make_space(space), folder, place.jobs)
     runs = load_results(folder).runs
     comparable(runs)
     if broken := [run for run in runs if run.status in ("failed", "oom")]:
         raise ValueError(f"{folder.name}: {broken[0].name} {broken[0].status}: {broken[0].message}; mend "
-                         f"that, delete its line in {shown(folder)}/results.jsonl and run again")
+                         f"that and run again; an oom's line in {where(folder)}/results.jsonl must go first")
     return runs
 
 
 def interval(test: Test) -> tuple[float, float]:
     """Return the 95 % confidence interval of a test's mean; all numbers where it has no spread."""
-    if test.degenerate or not math.isfinite(test.mean):
-        return -math.inf, math.inf
-    half = float(stdtrit(test.df, (1 + CONFIDENCE) / 2)) * test.se
-    return test.mean - half, test.mean + half
+    high = upper_bound(test, (1 + CONFIDENCE) / 2)
+    return 2 * test.mean - high, high
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -141,14 +138,9 @@ def claims_table(claims: Iterable[Claim]) -> list[str]:
     return table(("claim", "measured, 95 % interval", "verdict"), claims)
 
 
-def shown(path: Path) -> str:
-    """Return a path relative to the repository where it lies in it."""
-    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
-
-
 def write_page(path: Path, lines: Iterable[str]) -> None:
     """Write a study's page, show it, and say where it lies."""
     text = "\n".join(lines) + "\n"
     path.write_text(text)
     print(text)
-    print(f"page: {shown(path)}", file=sys.stderr)
+    print(f"page: {where(path)}", file=sys.stderr)

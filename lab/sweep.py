@@ -71,9 +71,15 @@ def run_sweep(space: Space, folder: Path, jobs: int | None = None, trainer: str 
             print(f"{len(wanted)} runs, {len(wanted) - len(todo)} of them done; what the others print is in "
                   f"{os.path.relpath(folder)}/worker_*.txt", file=sys.stderr)
             crew = Crew(space, folder, todo, trainer)
-            rows += crew.train(min(jobs or physical_cores(), len(todo)), len(wanted))
+            rows += crew.train(min(jobs or places(), len(todo)), len(wanted))
     by_identity = {identity(row): row for row in rows}
     return [by_identity[identity(row)] for row in wanted]
+
+
+def places() -> int:
+    """Return how many runs go at a time: one on a GPU, whose memory they would share, else one a core."""
+    from torch import cuda  # takes seconds to load
+    return 1 if cuda.is_available() else physical_cores()
 
 
 def planned(space: Space) -> list[Row]:

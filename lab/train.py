@@ -19,7 +19,7 @@ from harness.plan import check_batch
 from lab import costs, parametrization, recipe as recipes
 from lab.model import build_model
 from lab.optimizer import build_optimizers, clip
-from lab.recipe import Recipe
+from lab.schema import Recipe
 from lab.schedule import factor
 from lab.smoke import smoke
 from train_gpt2 import train
@@ -81,6 +81,13 @@ def divided(recipe: Recipe) -> LabHyperparameters:
     Raises ValueError where a step, of any size on the schedule, does not divide into passes.
     """
     parametrization.check(recipe)
+    for key, name in (("model.dtype", recipe.model.dtype),
+                      ("optimizer.newton_schulz_dtype", recipe.optimizer.newton_schulz_dtype)):
+        if name not in ("float32", "bfloat16"):
+            raise ValueError(f"{key}: found {name}, expected float32 or bfloat16")
+    if costs.vocab_size(recipe) < costs.track_of(recipe).vocab_size:
+        raise ValueError(f"model.vocab_size: found {recipe.model.vocab_size}, the track's ids need at least "
+                         f"{costs.track_of(recipe).vocab_size}")
     track, planned = costs.track_of(recipe), costs.stretches(recipe)
     steps = sum(stretch.steps for stretch in planned)
     hp = LabHyperparameters(

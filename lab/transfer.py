@@ -13,15 +13,20 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from lab import study
-from lab.parametrization import at_width
-from lab.recipe import Recipe, as_dict, load_recipe, make_recipe
+from lab.parametrization import at_width, check
+from lab.recipe import as_dict, load_recipe, make_recipe
+from lab.schema import Recipe
 from lab.results import Run, comparable, group, max_grad_norm, spikes
 from lab.study import Claim, Place
+from lab.worker import where as where_is
 
 RECIPES = {"AdamW": "transfer_proxy", "Muon": "transfer_proxy_muon"}
 TRANSFERABLE = ("optimizer.lr", "optimizer.betas", "optimizer.eps", "model.initializer.std",
                 "parametrization.embeddings_scale", "parametrization.output_logits_alpha",
-                "parametrization.attention_logits_alpha")
+                "parametrization.attention_logits_alpha", "optimizer.lr_factor",
+                "model.embedding_initializer", "parametrization.kind", "parametrization.mup_base_hidden_size",
+                "parametrization.mup_base_filter_size", "parametrization.scale_qk_dot_by_d",
+                "parametrization.scale_output_logits_by_d", "parametrization.adjust_learning_rate")
 STAYS = 0.5  # octaves of learning rate: half a step of the grid
 
 
@@ -150,7 +155,9 @@ def choose(runs: Sequence[Run]) -> int:
 
 def target_recipe(proxy: Recipe, target: Recipe) -> Recipe:
     """Return the target with the proxy's values that transfer: optimizer, init, multipliers."""
-    return make_recipe(as_dict(target), transferred(proxy))
+    found = make_recipe(as_dict(target), transferred(proxy))
+    check(found)
+    return found
 
 
 def transferred(proxy: Recipe) -> dict[str, Any]:
@@ -185,9 +192,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Run the study, or what is left of it; write figure and page."""
     from lab.transfer_page import figure, page
-    size, where = QUICK if arguments.quick else FULL, study.place(arguments, "transfer")
+    size, where = QUICK if arguments.quick else FULL, study.place_of(arguments, "transfer")
     proxy = load_recipe(RECIPES["AdamW"])
     target = load_recipe(arguments.target) if arguments.target else at_width(proxy, size.widths[-1], "mup")
+    target_recipe(proxy, target)  # says now what does not fit
     grids = {name: grid(where, size, name, recipe) for name, recipe in RECIPES.items()}
     claims = [claim for name, runs in grids.items() for claim in lr_claims(name, runs, size)]
     searched = search(where, size)
@@ -201,11 +209,11 @@ def main(arguments: argparse.Namespace) -> int:
         wide = losses(grids["AdamW"], "sp", size.widths[-1])
         found = [run.val_loss for run in at_target(where, size, kept[chosen])]
         claims.append(study.difference_claim(
-            "AdamW: the target at the point that the search chose is no worse than sp tuned there",
+            "AdamW: the target at the searched point (five values) is no worse than sp tuned (its rate)",
             found, wide[mean_best(wide)], most=0.0))
     figure(grids, size.widths, where.images / "transfer.png")
     study.write_page(where.pages / "transfer.md", page(
         size, grids, claims, [len(searched), kept, tried, chosen],
         [*differences(proxy, target), *(f"{key}: {value}" for key, value in transferred(winner).items()),
-         f"in full: `python -m lab recipe --config {study.shown(recipe_path)}`"]))
+         f"in full: `python -m lab recipe --config {where_is(recipe_path)}`"]))
     return 0

@@ -8,7 +8,7 @@ from typing import Any
 from lab import study
 from lab.results import Run, max_grad_norm, spikes
 from lab.study import Claim
-from lab.transfer import Size, losses
+from lab.transfer import RECIPES, Size, losses
 from records.figure import PALETTE, figure_for
 
 
@@ -47,9 +47,11 @@ def page(size: Size, grids: dict[str, list[Run]], claims: Sequence[Claim], found
     """Yield the page's lines."""
     yield from ("# Transfer of hyperparameters from narrow to wide", "",
                 "Written by `python -m lab transfer`; the figure is img/transfer.png.", "",
-                f"GPT-2 style, 2 layers, untied head, head size 16, {size.steps} steps of 512 tokens of the "
-                f"embedded sample, {len(size.seeds)} seeds; base width {size.widths[0]}. Losses in nats a "
-                f"token on the same 16,384 tokens. Intervals are 95 %, of seeds only.", "", "## Claims", "")
+                f"Recipes `{RECIPES['AdamW']}` and `{RECIPES['Muon']}`, {size.steps} steps, "
+                f"{len(size.seeds)} seeds; base width {size.widths[0]}. Losses in nats a token of the "
+                "embedded sample. Intervals are 95 %, of seeds only; a claim is supported where all of its "
+                "interval lies where it says. "
+                "sp is tuned over one rate, of which all groups are fixed multiples.", "", "## Claims", "")
     yield from study.claims_table(claims)
     for name, runs in grids.items():
         yield from ("", f"## Final loss by learning rate: {name}", "")

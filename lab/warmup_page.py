@@ -8,7 +8,7 @@ from typing import Any
 from lab import study
 from lab.results import Run, perplexity
 from lab.study import Claim
-from lab.warmup import Losses, best_warmup, colours, losses
+from lab.warmup import Losses, best_warmup, colours, deviation, losses, penalty, sensitivity
 from records.figure import PALETTE, figure_for
 
 
@@ -80,16 +80,22 @@ def page(tuned: dict[str, dict[float, float]], rates: dict[str, float], runs: di
          by_arm: dict[str, Losses], claims: Sequence[Claim]) -> Iterator[str]:
     """Yield the page's lines."""
     [*_, last] = runs["sp"][0].val
-    seeds = len({run.seed for run in runs["sp"]})
+    seeds, first = len({run.seed for run in runs["sp"]}), runs["sp"][0].recipe
     yield from ("# Warm-up under sp and mup", "",
                 "Written by `python -m lab warmup`; figures: img/warmup.png, img/warmup_curves.png.", "",
-                f"Recipe `warmup_study`: width {runs['sp'][0].recipe['model']['n_embd']}, base 48; "
+                f"Recipe `warmup_study`: width {first['model']['n_embd']}, base "
+                f"{first['parametrization']['mup_base_hidden_size']}; "
                 f"{last.tokens} tokens a run, {seeds} seeds; the arms differ in the parametrization alone. "
-                f"Each arm's rate is the best of {len(tuned['sp'])}, one run each at a warm-up of 10 %. Loss "
-                "in nats a token, the same 16,384 tokens at every validation. Intervals are 95 %, of seeds "
-                "only; the best warm-up is chosen on the same runs, which flatters (b) a little.", "",
+                f"Each arm's rate is the best of {len(tuned['sp'])}, one run each at a warm-up of 10 %. "
+                f"Losses in nats a token, the same {runs['sp'][0].data.val_tokens} tokens every time. "
+                "Intervals are 95 %, of seeds only.", "",
                 "## Claims of the original study", "")
     yield from study.claims_table(claims)
+    yield from ("", "What is chosen on one seed is measured on the others.", "", "## Each arm's numbers", "")
+    numbers = [("sensitivity: worst minus best warm-up", sensitivity), ("sd over warm-ups", deviation),
+               ("penalty of no warm-up: none minus best", penalty)]
+    yield from study.table(("nats", *by_arm), [[name, *(spread(of(losses)) for losses in by_arm.values())]
+                                               for name, of in numbers])
     yield from ("", "## Final loss by warm-up", "")
     rows = [[f"{arm}, lr {rates[arm]:.3g}", *(cell(values) for values in by_arm[arm].values()),
              f"{best_warmup(by_arm[arm]):.0%}"] for arm in by_arm]
@@ -101,6 +107,14 @@ def page(tuned: dict[str, dict[float, float]], rates: dict[str, float], runs: di
     rates_tried = sorted(tuned["sp"])
     yield from study.table(["", *(f"lr {lr:.3g}" for lr in rates_tried)],
                            [[arm, *(f"{tuned[arm][lr]:.4f}" for lr in rates_tried)] for arm in tuned])
+    for arm, lr in rates.items():
+        if lr in (rates_tried[0], rates_tried[-1]):
+            yield from ("", f"{arm}'s best rate stands at an end of those tried; a better one may exist.")
+
+
+def spread(values: Sequence[float]) -> str:
+    """Return a mean over seeds with its interval."""
+    return study.plus_minus(statistics.fmean(values), *study.mean_interval(values))
 
 
 def cell(values: Sequence[float]) -> str:

@@ -24,7 +24,8 @@ from typing import Any, TextIO
 
 from harness.runlog import ROOT, canonical
 from lab.environment import with_variables
-from lab.recipe import Recipe, as_dict, make_recipe
+from lab.recipe import as_dict, make_recipe
+from lab.schema import Recipe
 
 LEAVE_S = 10.0  # that a run has for its end line once its sweep is gone
 MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")

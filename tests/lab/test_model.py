@@ -5,9 +5,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lab.model import Speedrun, SpeedrunShape, build_model, role_of
+from lab.model import Speedrun, build_model, role_of
 from lab.parametrization import multipliers
-from lab.recipe import ROLES, make_recipe
+from lab.recipe import make_recipe
+from lab.schema import ROLES
 from train_gpt2 import GPT, Hyperparameters
 
 MODEL = {"n_layer": 2, "n_head": 4, "n_embd": 32, "vocab_size": 50}
@@ -134,7 +135,7 @@ def test_the_speedrun_model_is_the_submissions_own():
         ours.output_scale = .5
     idx_BT = torch.randint(50, (2, 16))
     assert torch.equal(ours(idx_BT), .5 * theirs(idx_BT))
-    assert isinstance(Speedrun(SpeedrunShape(recipe)), GPT)
+    assert isinstance(Speedrun(recipe), GPT)
 
 
 def test_in_bfloat16_the_weights_stay_float32_and_the_logits_are_close():

@@ -39,7 +39,9 @@ def test_mup_has_the_tables_factors():
         row = rows[role]
         assert (row.fan_in, row.lr, row.weight_decay, row.eps) == (fan_in, lr, decay, eps), role
         assert std is None or row.std == pytest.approx(std, rel=1e-12), role
-    assert multipliers(recipe_of()) == (1, 1 / math.sqrt(64), 1 / m)
+    # two heads at any width: those of the base have 16 channels, these 64
+    assert multipliers(recipe_of()) == (1, math.sqrt(16) / 64, 1 / m)
+    assert multipliers(recipe_of(model__head_dim=64)).attention == 1 / math.sqrt(64)
 
 
 def test_filter_and_hidden_have_ratios_of_their_own():

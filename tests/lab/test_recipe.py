@@ -120,7 +120,16 @@ def test_a_section_that_is_no_mapping_is_refused():
 
 @pytest.mark.parametrize("values, words", [
     ({"model": {"n_embd": 65, "n_head": 2}}, "65 is not a multiple of n_head = 2"),
-    ({"model": {"n_layer": 0}}, "model.n_layer: found 0, expected at least 1"),
+    ({"model": {"n_layer": 0}}, "model.n_layer: found 0, expected above 0"),
+    ({"model": {"head_dim": -16}}, "model.head_dim: found -16"),
+    ({"data": {"seq_len": 0}}, "seq_len: found 0"),
+    ({"optimizer": {"lr": float("inf")}}, "lr: found inf"), ({"validations": -3}, "validations: found -3"),
+    ({"duration": {"flops": float("inf")}}, "duration.flops: found inf"),
+    ({"schedule": {"timescale_tokens": 0}}, "timescale_tokens: found 0"),
+    ({"schedule": {"warmup_frac": 2}}, "warm-up of 2"),
+    ({"schedule": {"warmup_tokens": -1}}, "warm-up of -1"),
+    ({"schedule": {"seq_len": [[2048, 64], [0, 32]]}}, "expected rising token counts"),
+    ({"schedule": {"seq_len": [[0, 32]]}, "duration": {"flops": 1e9}}, "duration.flops with a schedule"),
     ({"optimizer": {"lr_factor": {"head": 2.0}}}, "optimizer.lr_factor: no role 'head'; there are embedding"),
     ({"schedule": {"roles": {"head": {}}}}, "schedule.roles: no role 'head'"),
     ({"schedule": {"warmup_tokens": 5, "warmup_frac": .1}}, "found warmup_tokens and warmup_frac"),

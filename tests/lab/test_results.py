@@ -12,7 +12,7 @@ import pytest
 from harness.runlog import RunLog, canonical, sha256
 from lab import costs
 from lab.recipe import as_dict
-from lab.results import (comparable, group, load_results, matched, max_grad_norm, mean_loss, perplexity,
+from lab.results import (comparable, group, load_results, matched, max_grad_norm, perplexity,
                          spikes)
 from lab.space import Space, as_json, make_space, recipe_of
 
@@ -192,41 +192,20 @@ def test_runs_of_other_tokens_are_refused_by_name(tmp_path):
     runs = load_results(swept(tmp_path, RATES, [at(0.001), at(0.001, 1), at(0.002, cut=6)])).runs
     with pytest.raises(ValueError, match=r"run 0 \(.*_000000.txt\) took 2048 tokens, run 2 \(.*\) 1536: "):
         matched(runs)
-    assert matched(runs[:2]) == runs[:2]
-
-
-def test_runs_of_other_tokens_are_cut_at_their_last_common_validation_only_when_asked_and_loudly(
-        tmp_path, capsys):
-    axes = {"optimizer.lr": [0.001], "data.batch_tokens": [256, 512]}
-    runs = load_results(swept(tmp_path, axes, [
-        {"point": {"optimizer.lr": 0.001, "data.batch_tokens": 256}, "loss": 5.0},
-        {"point": {"optimizer.lr": 0.001, "data.batch_tokens": 512}, "loss": 4.0}])).runs
-    short, long = matched(runs, truncate=True)
-    assert short == runs[0] and long.tokens == 2048
-    assert [v.tokens for v in long.val] == [0, 1024, 2048] and long.val_loss == long.val[-1].val_loss > 4.0
-    assert [step for step, _ in long.train] == [1, 2, 3, 4] and len(long.scalars["lr"]) == 4
-    assert long.flops == runs[1].flops / 2
-    assert "TRUNCATED: 2 runs of 2048 to 4096 tokens are compared at 2048" in capsys.readouterr().err
-
-
-def test_runs_that_share_no_validation_are_refused(tmp_path):
-    runs = load_results(swept(tmp_path, {"data.batch_tokens": [256, 672]}, [
-        {"point": {"data.batch_tokens": 256}, "cut": 1}, {"point": {"data.batch_tokens": 672}}])).runs
-    with pytest.raises(ValueError, match="share no validation"):
-        matched(runs, truncate=True)
+    matched(runs[:2])
 
 
 @pytest.mark.parametrize("change, words", [
     ({"train_sha256": "c" * 64}, 'data, train ["aaa'), ({"val_tokens": 256}, "data, val_tokens 512 and 256")])
-def test_runs_of_other_data_are_refused_by_name_even_when_truncated(tmp_path, change, words):
+def test_runs_of_other_data_are_refused_by_name(tmp_path, change, words):
     runs = load_results(swept(tmp_path, RATES, [at(0.001), at(0.002, **change)])).runs
     with pytest.raises(ValueError, match=rf"run 0 .* and run 1 .*{re.escape(words)}"):
-        matched(runs, truncate=True)
+        matched(runs)
 
 
 def test_a_diverged_run_compares_after_fewer_tokens(tmp_path):
     runs = load_results(swept(tmp_path, RATES, [at(0.001), at(0.002, status="diverged", cut=4)])).runs
-    assert matched(runs) == runs
+    matched(runs)
 
 
 def budget(folder: Path, small: int | None = None) -> list:
@@ -258,10 +237,6 @@ def test_equal_flops_do_not_excuse_other_tokens_where_the_duration_is_no_budget(
 def test_perplexity_is_exp_of_the_loss():
     assert perplexity(math.log(41.2)) == pytest.approx(41.2, rel=1e-15)
     assert perplexity(math.inf) == perplexity(1e4) == math.inf
-
-
-def test_a_mean_over_unequal_batches_weights_them_by_tokens():
-    assert mean_loss([2.0, 4.0], [300, 100]) == 2.5
 
 
 def curve(seed: int, noise: float, n: int = 600) -> list[float]:

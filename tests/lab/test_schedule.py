@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from lab.recipe import Curve, make_recipe, replace
+from lab.recipe import make_recipe, replace
+from lab.schema import Curve
 from lab.schedule import cosine, factor, share, stairs
 from lab.train import hyperparameters, schedule_of
 

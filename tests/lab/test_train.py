@@ -66,7 +66,9 @@ def test_batch_and_length_change_with_the_tokens_seen(capsys):
     (["optimizer.lr"], "has no value"), (["data.micro_batch=3"], "not a multiple"),
     (["data.track=speedway"], "no track 'speedway'"), (["duration.tokens=10"], "less than one step"),
     (["schedule.seq_len=[[0, 256]]"], "at most data.seq_len"), (["model.n_head=3"], "not a multiple"),
-    (["data.track=lab_fineweb"], "no shards"), (["parametrization.kind=mup"], "mup needs"),
+    (["data.track=lab_fineweb"], "no shards"), (["model.vocab_size=100"], "need at least 4096"),
+    (["optimizer.newton_schulz_dtype=foo"], "expected float32 or bfloat16"),
+    (["parametrization.kind=mup"], "mup needs"),
     (["duration.steps=3", "duration.tokens=9e9"], "expected exactly one of")])
 def test_bad_input_is_one_line_and_exit_code_2(override, words, capsys):
     if "lab_fineweb" in override[0] and any((ROOT / "data" / "fineweb10B").glob("*.bin")):

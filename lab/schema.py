@@ -1,0 +1,150 @@
+"""Schema: the types of a recipe, section by section; what a value means stands beside it."""
+from dataclasses import dataclass, field
+from typing import Literal
+
+ROLES = ("embedding", "position", "attention", "attention_out", "ffn_in", "ffn_out", "readout", "vector")
+DURATIONS = ("steps", "tokens", "tokens_per_param", "flops", "epochs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Initializer:
+    """A normal distribution; truncated at a and b (default: two std), which scale with the std."""
+
+    name: Literal["normal", "truncated_normal"] = "normal"
+    mean: float = 0.0
+    std: float = 0.02
+    a: float | None = None
+    b: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """Shape and initialisation. kind: GPT-2's of the literature, or the submission's GPT (speedrun)."""
+
+    kind: Literal["gpt2", "speedrun"] = "gpt2"
+    vocab_size: int | None = None  # default: the track's
+    n_layer: int = 2
+    n_head: int = 2
+    head_dim: int | None = None  # instead of n_head: the number of heads follows from the width
+    n_embd: int = 64
+    filter_size: int | None = None  # hidden size of the MLP; default: 4 n_embd
+    activation: Literal["gelu", "relu", "squared_relu"] = "gelu"
+    tied: bool = True  # the head is the embedding
+    bias: bool = True
+    dtype: str = "float32"  # of matrix products
+    initializer: Initializer = Initializer()
+    embedding_initializer: Initializer | None = None  # default: initializer
+    residual_init: Literal["scaled", "plain", "zero"] = "scaled"  # of matrices that write to the residual
+    readout_init: Literal["normal", "zero"] = "normal"  # of an untied head
+
+    @property
+    def heads(self) -> int:
+        """Number of attention heads."""
+        return self.n_embd // self.head_dim if self.head_dim else self.n_head
+
+    @property
+    def head_size(self) -> int:
+        """Width of a head."""
+        return self.n_embd // self.heads
+
+    @property
+    def d_ff(self) -> int:
+        """Hidden size of the MLP."""
+        return self.filter_size or 4 * self.n_embd
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parametrization:
+    """How a model's numbers follow from its width; the words are those of Cerebras' muP guide.
+
+    Standard (sp): they do not. Maximal update (mup): relative to the base widths; see lab/parametrization.py.
+    """
+
+    kind: Literal["sp", "mup"] = "sp"
+    mup_base_hidden_size: int | None = None  # both or neither
+    mup_base_filter_size: int | None = None
+    mup_base_head_dim: int | None = None  # default: the model's own, which leaves 1/sqrt(head_dim)
+    embeddings_scale: float = 1.0
+    output_logits_alpha: float | None = None
+    scale_output_logits_by_d: bool = True  # False: by the root of the width
+    scale_qk_dot_by_d: bool = False  # attention logits are attention_logits_alpha q.k / head_dim, literally
+    attention_logits_alpha: float = 1.0
+    adjust_learning_rate: dict[str, float] = field(default_factory=dict)  # replaces the automatic factors
+    weight_decay: Literal["constant_product", "unscaled"] = "constant_product"  # lr * weight_decay, or as is
+    scale_eps: bool = True  # Adam's eps with its gradients; False as in the guide
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """AdamW, or Muon for the matrices of the blocks and AdamW for all else."""
+
+    name: Literal["adamw", "muon"] = "adamw"
+    lr: float = 1e-3
+    lr_factor: dict[str, float] = field(default_factory=dict)  # by role, on top of lr
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.0  # decoupled; matrices only, as lr * weight_decay
+    max_grad_norm: float | None = None  # global
+    momentum: float = 0.95  # Muon's
+    newton_schulz_dtype: str = "float32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """A factor as a function of tokens seen; see lab/schedule.py."""
+
+    kind: Literal["constant", "linear", "cosine", "trapezoid", "power", "exponential"] = "constant"
+    warmup_tokens: float | None = None  # at most one of the two
+    warmup_frac: float | None = None  # of the run's tokens
+    start: float = 0.0  # factor at the first token of a warm-up
+    final: float = 0.0  # factor at the end: linear, cosine, trapezoid
+    end_tokens: float | None = None  # where linear, cosine and trapezoid end; default: the run's tokens
+    cooldown_frac: float = 0.3  # trapezoid
+    exponent: float = 0.08  # power: (1 + (u - W) / timescale_tokens) ** -exponent
+    rate: float = 0.995  # exponential: rate ** ((u - W) / timescale_tokens)
+    timescale_tokens: float = 57236.0  # one step of hlb-gpt at its scale 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule(Curve):
+    """The curve of every learning rate; others for some roles; and how decay, batch and length change."""
+
+    roles: dict[str, Curve] = field(default_factory=dict)
+    weight_decay: Curve | None = None
+    batch_tokens: list[tuple[float, int]] = field(default_factory=list)  # [from tokens seen, value], ...
+    seq_len: list[tuple[float, int]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Which tokens, and how they are cut into steps."""
+
+    track: str = "lab"
+    seq_len: int = 128
+    batch_tokens: int = 4096  # a step
+    micro_batch: int | None = None  # sequences of one pass; default: 2^10 tokens or a step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Duration:
+    """How long a run is: exactly one of them."""
+
+    steps: int | None = None
+    tokens: float | None = None
+    tokens_per_param: float | None = None
+    flops: float | None = None  # 6 N + 12 L d T a token, see lab/costs.py
+    epochs: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that shapes a training run but its seed."""
+
+    name: str = "unnamed"
+    model: Model = Model()
+    parametrization: Parametrization = Parametrization()
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    data: Data = Data()
+    duration: Duration = Duration()  # make_recipe: 100 steps where nothing is said
+    validations: int = 10  # spread evenly, besides the one before training
