@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
     module.add_arguments(own)
     try:
         return module.main(own.parse_args(rest))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         print(f"lab {arguments.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

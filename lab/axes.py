@@ -51,13 +51,16 @@ def _spaced(key: str, spacing: str, ends: Any) -> list[float]:
     numbers = [number(end) for end in ends] if isinstance(ends, list) else []
     if len(numbers) != 3 or not all(isinstance(x, (int, float)) for x in numbers) or not (
             numbers[0] < numbers[1] and numbers[2] >= 2 and numbers[2] == int(numbers[2])
-            and (numbers[0] > 0 or spacing == "linear")):
-        raise ValueError(f"axes: {key}: {spacing}: found {ends!r}, expected [lo, hi, n]: n >= 2 values from "
-                         f"lo up to hi{', lo > 0' if spacing == 'log' else ''}")
+            and numbers[2] <= 1000 and (numbers[0] > 0 or spacing == "linear")):
+        raise ValueError(f"axes: {key}: {spacing}: found {ends!r}, expected [lo, hi, n]: 2 to 1000 values "
+                         f"from lo up to hi{', lo > 0' if spacing == 'log' else ''}")
     lo, hi, n = numbers
     shares = [i / (int(n) - 1) for i in range(int(n))]
     values = [lo * (hi / lo) ** s if spacing == "log" else lo + (hi - lo) * s for s in shares]
     rounded = [float(f"{value:.3g}") for value in values]
+    if len(set(rounded)) < n:
+        raise ValueError(f"axes: {key}: {spacing}: found {ends!r}, whose values are equal to 3 digits; give "
+                         f"fewer or a list")
     return [int(value) if value.is_integer() else value for value in rounded]
 
 

@@ -105,9 +105,10 @@ def figure(tables: dict[str, dict[str, list[float]]], widths: list[int], title: 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of lab coord-check."""
     add_recipe_arguments(parser)
-    parser.add_argument("--widths", type=int, nargs="+", default=[64, 128, 256, 512])
-    parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--widths", type=int, nargs="+", default=[64, 128, 256, 512],
+                        help="default: 64 128 256 512")
+    parser.add_argument("--steps", type=int, default=4, help="default: 4")
+    parser.add_argument("--seeds", type=int, default=2, help="default: 2")
     parser.add_argument("--kinds", nargs="+", choices=["sp", "mup"], help="default: the recipe's own")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("-o", "--output", type=Path, help="a figure, .png or .svg")
@@ -119,6 +120,8 @@ def main(arguments: argparse.Namespace) -> int:
     recipe, widths = recipe_of(arguments), sorted(set(arguments.widths))
     if len(widths) < 2 or arguments.steps < 1 or arguments.seeds < 1:
         raise ValueError("expected two widths or more, one step or more, one seed or more")
+    if (output := arguments.output) and (output.suffix not in (".png", ".svg") or not output.parent.is_dir()):
+        raise ValueError(f"-o {output}: expected a .png or .svg file in a folder that is there")
     kinds = arguments.kinds or [recipe.parametrization.kind]
     tables, verdicts = {}, {}
     for kind in kinds:

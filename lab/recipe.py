@@ -3,6 +3,7 @@ import dataclasses
 import difflib
 import functools
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,13 @@ from lab.guide import from_guide
 from lab.schema import DURATIONS, ROLES, Recipe
 
 FOLDER = Path(__file__).resolve().parent / "recipes"
-POSITIVE = {"model": ("n_layer", "n_head", "n_embd", "head_dim", "filter_size", "vocab_size"),
-            "data": ("seq_len", "batch_tokens", "micro_batch"), "optimizer": ("lr",)}
+ABOVE_0 = (
+    "steps", "tokens", "tokens_per_param", "flops", "epochs", "n_layer", "n_head", "n_embd", "head_dim",
+    "filter_size", "vocab_size", "seq_len", "batch_tokens", "micro_batch", "validations", "lr", "eps",
+    "max_grad_norm", "std", "timescale_tokens", "rate", "embeddings_scale", "output_logits_alpha",
+    "attention_logits_alpha", "mup_base_hidden_size", "mup_base_filter_size", "mup_base_head_dim")
+FROM_0 = ("weight_decay", "start", "final", "exponent", "warmup_tokens", "end_tokens")
+SHARES, BELOW_1 = ("warmup_frac", "cooldown_frac"), ("betas", "momentum")
 
 
 def shipped() -> list[str]:
@@ -39,12 +45,24 @@ def load_recipe(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
 def load_yaml(path: Path) -> dict[str, Any]:
     """Return a YAML file's mapping. Raises ValueError, in one line, for anything else."""
     try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        values = yaml.load(path.read_text(), Loader=_Loader)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{path.name}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path.name}: found {type(values).__name__}, expected `key: value` lines")
     return values
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without a key twice in one mapping, of which the first would be lost."""
+
+    def construct_mapping(self, node, deep=False):
+        names = [self.construct_object(key) for key, _ in node.value]
+        if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+            raise yaml.YAMLError(f"{twice[0]} stands twice in one mapping {node.start_mark}")
+        return super().construct_mapping(node, deep)
 
 
 def make_recipe(values: dict[str, Any], overrides: dict[str, Any] | None = None, where: str = "") -> Recipe:
@@ -69,7 +87,7 @@ def make_recipe(values: dict[str, Any], overrides: dict[str, Any] | None = None,
     try:
         recipe = Recipe(**vars(parser.instantiate(parser.parse_object(values))))
     except (ArgumentError, ValueError, TypeError, KeyError) as error:
-        words = " ".join(str(error).replace("Parser key", "").replace("<class", "").split())
+        words = " ".join(re.sub(r"Parser key|<class |(?<=')>|typing\.", "", str(error)).split())
         raise ValueError(f"{where or 'recipe'}: {words}") from None
     check(recipe)
     return recipe
@@ -95,43 +113,50 @@ def keys(kind: type = Recipe, prefix: str = "") -> list[str]:
 
 
 def check(recipe: Recipe) -> None:
-    """Raise ValueError where the values of a recipe cannot go together."""
+    """Raise ValueError, in one line, where a value is out of its range or values cannot go together."""
     given = [name for name in DURATIONS if getattr(recipe.duration, name) is not None]
     if len(given) != 1:
         raise ValueError(f"duration: found {' and '.join(given) or 'nothing'}, expected exactly one of "
                          f"{', '.join(DURATIONS)}")
-    if not 0 < getattr(recipe.duration, given[0]) < math.inf:
-        raise ValueError(f"duration.{given[0]}: found {getattr(recipe.duration, given[0])}, expected above 0")
-    model = recipe.model
-    for section, names in POSITIVE.items():
-        for name in names:
-            if (value := getattr(getattr(recipe, section), name)) is not None and not 0 < value < math.inf:
-                raise ValueError(f"{section}.{name}: found {value}, expected above 0")
-    if recipe.validations < 1:
-        raise ValueError(f"validations: found {recipe.validations}, expected at least 1")
-    name = "head_dim" if model.head_dim else "n_head"
-    if model.n_embd % getattr(model, name):
-        raise ValueError(f"model.n_embd: {model.n_embd} is not a multiple of {name} = {getattr(model, name)}")
-    for where, roles in (("optimizer.lr_factor", recipe.optimizer.lr_factor),
-                         ("schedule.roles", recipe.schedule.roles)):
+    schedule, optimizer, model = recipe.schedule, recipe.optimizer, recipe.model
+    for where, roles in (("optimizer.lr_factor", optimizer.lr_factor), ("schedule.roles", schedule.roles)):
         for role in roles:
             if role not in ROLES:
                 raise ValueError(f"{where}: no role {role!r}; there are {', '.join(ROLES)}")
-    schedule = recipe.schedule
-    for curve in filter(None, (schedule, schedule.weight_decay, *schedule.roles.values())):
-        if not curve.timescale_tokens > 0:
-            raise ValueError(f"schedule.timescale_tokens: found {curve.timescale_tokens}, expected above 0")
-        if curve.warmup_tokens is not None and curve.warmup_frac is not None:
-            raise ValueError("schedule: found warmup_tokens and warmup_frac, expected at most one")
-        if not 0 <= (curve.warmup_frac or 0) <= 1 or not (curve.warmup_tokens or 0) >= 0:
-            raise ValueError(f"schedule: a warm-up of {curve.warmup_frac or curve.warmup_tokens}; expected "
-                             f"warmup_frac from 0 to 1, or warmup_tokens from 0")
+    curves = {"schedule": schedule, "schedule.weight_decay": schedule.weight_decay, **schedule.roles}
+    for where, section in (("duration", recipe.duration), ("model", model), ("data", recipe.data),
+                           ("model.initializer", model.initializer), ("optimizer", optimizer),
+                           ("model.embedding_initializer", model.embedding_initializer),
+                           ("parametrization", recipe.parametrization), ("recipe", recipe), *curves.items()):
+        _check_ranges(where, vars(section) if section else {})
+    if wrong := [f"{role} {x:g}" for role, x in optimizer.lr_factor.items() if not 0 <= x < math.inf]:
+        raise ValueError(f"optimizer.lr_factor: found {wrong[0]}, expected numbers of at least 0")
+    name = "head_dim" if model.head_dim else "n_head"
+    if model.n_embd % getattr(model, name):
+        raise ValueError(f"model.n_embd: {model.n_embd} is not a multiple of {name} = {getattr(model, name)}")
+    for where, curve in curves.items():
+        if curve and curve.warmup_tokens is not None and curve.warmup_frac is not None:
+            raise ValueError(f"{where}: found warmup_tokens and warmup_frac, expected at most one")
     for name in ("batch_tokens", "seq_len"):
-        stairs = getattr(recipe.schedule, name)
-        if [begin for begin, _ in stairs] != sorted({begin for begin, _ in stairs}):
-            raise ValueError(f"schedule.{name}: found {stairs}, expected rising token counts")
-    if recipe.duration.flops and recipe.schedule.seq_len:
+        stairs = getattr(schedule, name)
+        if [u for u, _ in stairs] != sorted({u for u, _ in stairs}) or any(value < 1 for _, value in stairs):
+            raise ValueError(f"schedule.{name}: found {stairs}, expected [[tokens seen, value], ...], rising")
+    if recipe.duration.flops and schedule.seq_len:
         raise ValueError("duration.flops with a schedule.seq_len: a token's cost would change; give tokens")
+
+
+def _check_ranges(where: str, values: dict[str, Any]) -> None:
+    """Raise ValueError where a number is out of the range that its name has; names without one are let be."""
+    for name, value in values.items():
+        for x in value if isinstance(value, tuple) else [value]:
+            if not isinstance(x, int | float):
+                continue
+            for names, fits, words in ((ABOVE_0, 0 < x < math.inf, "a number above 0"),
+                                       (FROM_0, 0 <= x < math.inf, "a number of at least 0"),
+                                       (SHARES, 0 <= x <= 1, "0 to 1"),
+                                       (BELOW_1, 0 <= x < 1, "0 to below 1")):
+                if name in names and not fits:
+                    raise ValueError(f"{where}.{name}: found {x}, expected {words}")
 
 
 @functools.cache
@@ -165,7 +190,7 @@ def _check_keys(values: dict[str, Any], overrides: dict[str, Any], where: str) -
                 source = "--override" if given else where or "recipe"
                 raise ValueError(f"{source}: unknown key {key}; the closest is {close[0]}")
             inner = dataclass_of(fields[name].type)
-            if inner and value is not None and not isinstance(value, dict):
+            if inner and not isinstance(value, dict) and not (value is None and fields[name].type != inner):
                 raise ValueError(f"{where or '--override'}: {key}: found {value!r}, expected keys of its "
                                  f"own: {', '.join(f.name for f in dataclasses.fields(inner))}")
             if inner and value:

@@ -53,6 +53,9 @@ def report(results: Results) -> dict[str, Any]:
     """Return all that the tables show, as plain values. Raises ValueError where the runs do not compare."""
     from lab.space import admissible, make_space, points  # loads torch; the studies' figures need none
     compared, groups, space = comparable(results.runs), ranked(results.runs), make_space(results.space)
+    for run in results.runs:
+        if any(label(value_of(run, axis)) not in map(label, values) for axis, values in space.axes.items()):
+            raise ValueError(f"{run.name} is no point of sweep.json's space; one of the two was changed")
     if len({run.recipe["data"]["seq_len"] for run in results.runs if run.recipe}) > 1:
         compared += "; each validated at its own data.seq_len"
     return {"runs": len(results.runs), "planned": len(points(space)), "statuses": counted(results.runs),

@@ -14,7 +14,7 @@ from harness.track import ROOT
 from lab import costs
 from lab.schema import Duration, Recipe
 from records.reader import Log, Val, read_log
-from records.values import need, number, parse_json
+from records.values import ReadError, need, number, parse_json
 
 STATUSES = ("ok", "diverged", "oom", "failed")
 WINDOW = 32  # steps before a spike that tell what a usual loss is
@@ -87,7 +87,10 @@ def load_results(folder: Path) -> Results:
     index, and a run that stands there twice. A last line without its end does not count; stderr says so.
     """
     runs: dict[str, Run] = {}
-    space = parse_json(_text(folder / "sweep.json"))
+    try:
+        space = need({"": parse_json(_text(folder / "sweep.json"))}, "", dict)
+    except ReadError as error:
+        raise ValueError(f"{folder}/sweep.json: not a sweep's: {error}") from None
     lines = _text(folder / "results.jsonl").split("\n")
     if lines.pop():
         print(f"lab: {folder}/results.jsonl: its last line has no end and does not count", file=sys.stderr)

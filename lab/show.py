@@ -8,14 +8,14 @@ import yaml
 from lab import costs, recipe as recipes
 from lab.parametrization import lines, multipliers, table
 from lab.schema import Recipe
-from lab.train import add_recipe_arguments, recipe_of
+from lab.train import add_recipe_arguments, divided, recipe_of
 
 
 def cost_of(recipe: Recipe) -> dict[str, float]:
     """Return what a recipe's run costs, in closed form: numbers, bytes, tokens, FLOPs."""
     return {"parameters": costs.parameters(recipe).total, "parameter_bytes": costs.parameter_bytes(recipe),
             "memory_bytes": costs.memory_bytes(recipe), "micro_batch": costs.micro_batch(recipe),
-            "steps": len(planned := costs.steps(recipe)), "tokens": sum(step.tokens for step in planned),
+            "steps": sum(s.steps for s in costs.stretches(recipe)), "tokens": costs.total_tokens(recipe),
             "flops_per_token": costs.flops_per_token(recipe), "flops": costs.total_flops(recipe)}
 
 
@@ -55,5 +55,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Print a recipe; return the exit code."""
     recipe = recipe_of(arguments)
+    divided(recipe)  # says what could not run
     print(json.dumps(as_json(recipe)) if arguments.json else as_text(recipe))
     return 0

@@ -131,33 +131,40 @@ def declare(space: Space, path: Path) -> None:
         try:
             there = {**dict.fromkeys(own), **json.loads(path.read_text())}
         except (ValueError, TypeError):
-            raise ValueError(f"{path}: not a sweep's; give --out another folder, or remove it") from None
+            raise ValueError(f"{path}: not a sweep's; give --out another folder") from None
         if other := [key for key in own if key != "samples" and there[key] != own[key]]:
             raise ValueError(f"{path}: the sweep there has other {', '.join(other)}; give --out another "
                              f"folder, or remove {path.parent} and its results")
         own["samples"] = own["samples"] and max(own["samples"], there["samples"])
         if own == there:
             return
+    elif (path.parent / "results.jsonl").exists():
+        raise ValueError(f"{path.parent}: results.jsonl without sweep.json, nobody knows of what; give --out "
+                         f"another folder")
     _write(path, [own])
 
 
 def recover(path: Path, indices: dict[str, int]) -> list[Row]:
     """Return the results there are; mend the file where a kill cut it off, so that lines can be added.
 
-    What failed is run again. The numbers of a grid's runs follow its axes when their order changes.
+    What failed, or has lost its log, is run again. The numbers of a grid's runs follow its axes when their
+    order changes.
     """
     *lines, half = (path.read_bytes() if path.exists() else b"").split(b"\n")
-    try:
-        rows = [json.loads(line) for line in lines]
-        kept = [{**row, "index": indices.get(identity(row), row["index"])} for row in rows
-                if row["status"] != "failed"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: no results of a sweep ({type(error).__name__}: {error}); remove that line"
-                         ) from None
+    rows, kept = [], {}
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(row := json.loads(line))
+            if row["status"] != "failed" and (row["log"] is None or (ROOT / row["log"]).exists()):
+                kept.setdefault(identity(row), {**row, "index": indices.get(identity(row), row["index"])})
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{path}, line {number}: no result of a sweep; remove that line") from None
+    kept = list(kept.values())
     if half:
         print(f"{path.name}: half a line at its end is cut off; that run is run again", file=sys.stderr)
     if len(kept) < len(rows):
-        print(f"{path.name}: {len(rows) - len(kept)} runs that failed are run again", file=sys.stderr)
+        print(f"{path.name}: {len(rows) - len(kept)} runs that failed or lost their log are run again",
+              file=sys.stderr)
     if half or kept != rows:
         _write(path, kept)
     return kept

@@ -3,6 +3,7 @@ from harness.run import Run, open_run  # first: the referee binds its clock and 
 
 import argparse
 import math
+import os
 import pprint
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -164,10 +165,13 @@ def script_text(recipe: Recipe) -> str:
 def train_recipe(recipe: Recipe, seed: int = 0, flags: Sequence[str] = ()) -> Result:
     """Train a recipe in this process, with launch options of the harness as flags; return the result.
 
-    Raises ValueError for a recipe that cannot be run. Where the harness refuses, or the loss stops being a
-    number, SystemExit comes, its context the reason, as ./run.sh ends; other exceptions come as they are.
+    Raises ValueError for a recipe that cannot be run, MemoryError for one that cannot fit. Where the harness
+    refuses, or the loss stops being a number, SystemExit comes, its context the reason, as ./run.sh ends.
     """
     hp = hyperparameters(recipe)
+    if (needed := costs.memory_bytes(recipe)) > (there := memory_there()):
+        raise MemoryError(f"the model alone needs over {needed / 1e9:.0f} GB of memory, there are "
+                          f"{there / 1e9:.0f}; take a smaller one, or smaller micro-batches")
     with script_of(recipe) as script:
         argv = [f"--track={recipe.data.track}", f"--seed={seed}", *flags]
         with open_run(str(script), {"lab": hp}, argv) as run:
@@ -178,6 +182,13 @@ def train_recipe(recipe: Recipe, seed: int = 0, flags: Sequence[str] = ()) -> Re
                 raise
     return Result(run.log_path, run.result["val_loss"], run.result["step"], run.result["tokens"],
                   run.result["train_time_ns"] / 1e9, model)
+
+
+def memory_there() -> int:
+    """Return the memory in bytes of the device that trains."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_properties(0).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
@@ -231,7 +242,9 @@ def main(arguments: argparse.Namespace) -> int:
     """Train a recipe, or write it down as a submission; return the exit code."""
     recipe = recipe_of(arguments)
     if arguments.write:
-        hyperparameters(recipe)
+        divided(recipe)
+        if arguments.write.exists():
+            raise ValueError(f"--write {arguments.write}: there is such a file; name a new one")
         arguments.write.write_text(script_text(recipe))
         print(f"./run.sh --track {recipe.data.track} --script {arguments.write}")
         return 0

@@ -120,15 +120,19 @@ def test_a_section_that_is_no_mapping_is_refused():
 
 @pytest.mark.parametrize("values, words", [
     ({"model": {"n_embd": 65, "n_head": 2}}, "65 is not a multiple of n_head = 2"),
-    ({"model": {"n_layer": 0}}, "model.n_layer: found 0, expected above 0"),
+    ({"model": {"n_layer": 0}}, "model.n_layer: found 0, expected a number above 0"),
     ({"model": {"head_dim": -16}}, "model.head_dim: found -16"),
     ({"data": {"seq_len": 0}}, "seq_len: found 0"),
     ({"optimizer": {"lr": float("inf")}}, "lr: found inf"), ({"validations": -3}, "validations: found -3"),
     ({"duration": {"flops": float("inf")}}, "duration.flops: found inf"),
     ({"schedule": {"timescale_tokens": 0}}, "timescale_tokens: found 0"),
-    ({"schedule": {"warmup_frac": 2}}, "warm-up of 2"),
-    ({"schedule": {"warmup_tokens": -1}}, "warm-up of -1"),
-    ({"schedule": {"seq_len": [[2048, 64], [0, 32]]}}, "expected rising token counts"),
+    ({"schedule": {"warmup_frac": 2}}, "warmup_frac: found 2"),
+    ({"schedule": {"warmup_tokens": -1}}, "warmup_tokens: found -1"),
+    ({"optimizer": {"betas": [0.9, 1.0]}}, "betas: found 1.0"), ({"optimizer": {"eps": -1}}, "eps: found -1"),
+    ({"optimizer": {"lr_factor": {"embedding": -2}}}, "found embedding -2"),
+    ({"schedule": {"roles": {"readout": {"cooldown_frac": 2}}}}, "readout.cooldown_frac: found 2"),
+    ({"duration": None}, "duration: found None, expected keys"),
+    ({"schedule": {"seq_len": [[2048, 64], [0, 32]]}}, "expected [[tokens seen, value], ...]"),
     ({"schedule": {"seq_len": [[0, 32]]}, "duration": {"flops": 1e9}}, "duration.flops with a schedule"),
     ({"optimizer": {"lr_factor": {"head": 2.0}}}, "optimizer.lr_factor: no role 'head'; there are embedding"),
     ({"schedule": {"roles": {"head": {}}}}, "schedule.roles: no role 'head'"),
@@ -195,3 +199,13 @@ def test_bad_input_is_one_line_and_exit_code_2(capsys, words):
     assert main(["recipe", "--config", *words.split()]) == 2
     out, err = capsys.readouterr()
     assert not out and err.startswith("lab recipe: ") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("text, words", [
+    ("model: {n_layer: 1, n_layer: 2}", "n_layer stands twice"), ("[" * 5000, "not YAML"), ("3", "found int")])
+def test_a_file_that_is_no_recipe_is_one_line(tmp_path, text, words):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=words) as caught:
+        load_recipe(str(path))
+    assert "\n" not in str(caught.value)

@@ -85,7 +85,7 @@ def test_what_has_a_result_is_not_run_again_and_what_failed_is(folder, capfd):
     again = sweep(folder, [0.5, 2, 4])
     assert again[:2] == first[:2] and again[2]["status"] == "failed" and len(lines(folder)) == 3
     assert "3 runs, 2 of them done" in (said := capfd.readouterr().err)
-    assert "1 runs that failed are run again" in said
+    assert "1 runs that failed or lost their log are run again" in said
 
 
 def test_more_samples_go_on_with_the_sweep(folder):
@@ -163,3 +163,10 @@ def test_a_space_that_admits_nothing_says_why(folder):
     (RuntimeError("shapes differ"), "failed"), (SystemExit(2), "failed")])
 def test_an_exception_has_its_status(error, status):
     assert ending(error)["status"] == status
+
+
+def test_results_without_their_space_are_not_taken_for_another_spaces(folder):
+    sweep(folder)
+    (folder / "sweep.json").unlink()
+    with pytest.raises(ValueError, match="results.jsonl without sweep.json"):
+        sweep(folder)

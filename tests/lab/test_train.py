@@ -127,3 +127,15 @@ def test_a_missing_library_is_named_with_what_to_do():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "jsonargparse is missing" in done.stderr and "lab/requirements.txt" in done.stderr
+
+
+def test_a_model_that_cannot_fit_is_refused_before_it_is_built(capsys):
+    assert main(["train", "--config", "gpt_tiny", "--override", "model.n_embd=1000000"]) == 2
+    assert "GB of memory, there are" in capsys.readouterr().err
+
+
+def test_no_file_is_written_over(tmp_path, capsys):
+    mine = tmp_path / "mine.py"
+    mine.write_text("precious")
+    assert main(["train", "--config", "gpt_tiny", "--write", str(mine)]) == 2
+    assert "name a new one" in capsys.readouterr().err and mine.read_text() == "precious"
