@@ -31,7 +31,7 @@ STAYS = 0.5  # octaves of learning rate: half a step of the grid
 
 
 class Size(NamedTuple):
-    """What is run: at full size about 15 minutes on two cores."""
+    """What is run: at full size about 20 minutes on two cores."""
 
     widths: tuple[int, ...]  # the first is the base
     lr_octaves: tuple[int, ...]  # relative to the proxy's own rate
@@ -42,7 +42,7 @@ class Size(NamedTuple):
     tokens_per_param: float  # there
 
 
-FULL = Size((48, 96, 192), (-2, -1, 0, 1, 2), 100, (0, 1, 2), 20, 10, 0.05)
+FULL = Size((48, 96, 192), (-2, -1, 0, 1, 2), 100, (0, 1, 2, 3, 4), 20, 10, 0.05)
 QUICK = Size((48, 64, 96), (-1, 0), 6, (0,), 3, 2, 0.002)
 
 

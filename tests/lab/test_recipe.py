@@ -203,7 +203,8 @@ def test_bad_input_is_one_line_and_exit_code_2(capsys, words):
 
 
 @pytest.mark.parametrize("text, words", [
-    ("model: {n_layer: 1, n_layer: 2}", "n_layer stands twice"), ("[" * 5000, "not YAML"), ("3", "found int")])
+    ("model: {n_layer: 1, n_layer: 2}", "n_layer stands twice"), ("[" * 5000, "not YAML"),
+    ("3", "found int")])
 def test_a_file_that_is_no_recipe_is_one_line(tmp_path, text, words):
     path = tmp_path / "mine.yaml"
     path.write_text(text)
