@@ -86,8 +86,9 @@ def sensitivity(by_warmup: Losses) -> list[float]:
 
 
 def penalty(by_warmup: Losses) -> list[float]:
-    """Return, for each seed, its loss without warm-up minus that at the best of the other seeds."""
-    return [none - by_warmup[elsewhere(by_warmup, i)][i] for i, none in enumerate(by_warmup[0.0])]
+    """Return, for each seed, its loss without warm-up minus that at the other seeds' best above none."""
+    some = {w: losses for w, losses in by_warmup.items() if w}
+    return [none - some[elsewhere(some, i)][i] for i, none in enumerate(by_warmup[0.0])]
 
 
 def deviation(by_warmup: Losses) -> list[float]:
@@ -113,7 +114,7 @@ def claims(sp: Losses, mup: Losses) -> list[Claim]:
     return [
         *(study.mean_claim(f"(a) {arm}: loss grows with distance from the best warm-up",
                            gradient(losses), "nats a budget", least=0.0) for arm, losses in arms.items()),
-        *(study.mean_claim(f"(b) {arm}: warm-up helps: loss without any, minus that of the best",
+        *(study.mean_claim(f"(b) {arm}: warm-up helps: loss without any, minus that of the best above 0",
                            penalty(losses), "nats", least=0.0) for arm, losses in arms.items()),
         larger("(c) losses lie closer together under mup: sensitivity of sp minus that of mup",
                sensitivity(sp), sensitivity(mup)),

@@ -93,7 +93,7 @@ def page(tuned: dict[str, dict[float, float]], rates: dict[str, float], runs: di
     yield from study.claims_table(claims)
     yield from ("", "What is chosen on one seed is measured on the others.", "", "## Each arm's numbers", "")
     numbers = [("sensitivity: worst minus best warm-up", sensitivity), ("sd over warm-ups", deviation),
-               ("penalty of no warm-up: none minus best", penalty)]
+               ("penalty of no warm-up: none minus the best above 0", penalty)]
     yield from study.table(("nats", *by_arm), [[name, *(spread(of(losses)) for losses in by_arm.values())]
                                                for name, of in numbers])
     yield from ("", "## Final loss by warm-up", "")
