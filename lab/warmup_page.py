@@ -39,10 +39,11 @@ def curves(runs: dict[str, list[Run]], output: Path) -> None:
                     tokens, values = mean_curve(of_arm, warmup)
                     axes.plot(tokens, list(map(value_of, values)), color=map_(shade), lw=1.6,
                               label=f"{warmup:.0%}" + (" best" if warmup == best else ""))
-                axes.set_yscale("log")
-                axes.yaxis.set_major_formatter("{x:.3g}")
-                axes.yaxis.set_minor_formatter("{x:.3g}")
-                axes.tick_params(axis="y", which="both", labelsize=7)
+                if row:
+                    axes.set_yscale("log")
+                    axes.yaxis.set_major_formatter("{x:g}")
+                    axes.yaxis.set_minor_formatter("{x:g}")
+                    axes.tick_params(axis="y", which="both", labelsize=7)
                 axes.set_title(f"{arm}: {name}", fontsize=10)
                 axes.set_xlabel("tokens")
             panels[0][column].legend(fontsize=7, title="warm-up", ncols=2)
