@@ -17,6 +17,7 @@ def _rank(function: Callable, rank: int, world_size: int, store: str, results, a
         dist.init_process_group("gloo", store=dist.FileStore(store, world_size), rank=rank,
                                 world_size=world_size)
         results.put((rank, True, function(*args)))
+        dist.barrier()  # a rank that leaves while another still connects fails it
         dist.destroy_process_group()
     except BaseException:
         results.put((rank, False, traceback.format_exc()))

@@ -255,5 +255,5 @@ def test_the_rules_show_the_tracks_as_they_are():
     assert shown == [
         f"| `{name}` | `{row['data']}` | {row['target']} | {row['val_tokens']} | "
         f"{row['max_active_parameters']} | {row['reduction']} | {row['significance']['alpha']} |"
-        for name, row in rows.items()]
+        for name, row in rows.items() if "significance" in row]  # the lab's tracks are no contests
     assert f"**{', '.join(map(str, LOOKS[:-1]))} or {LOOKS[-1]}** runs" in rules
