@@ -10,13 +10,13 @@ SMALL = ["--override", "model.head_dim=16", "model.n_embd=32", "parametrization.
          "parametrization.mup_base_filter_size=128", "data.seq_len=32", "data.batch_tokens=256"]
 
 
-@pytest.mark.parametrize("config", [
-    "transfer_proxy", pytest.param("transfer_proxy_muon", marks=pytest.mark.slow)])
-def test_it_fails_for_sp_and_passes_for_mup(config, capsys, tmp_path):
+@pytest.mark.parametrize("config, moves", [
+    ("transfer_proxy", "logits"), pytest.param("transfer_proxy_muon", "attn0", marks=pytest.mark.slow)])
+def test_it_fails_for_sp_and_passes_for_mup(config, moves, capsys, tmp_path):
     command = ["coord-check", "--config", config, "--widths", "32", "128", "--seeds", "1", *SMALL]
     assert main([*command, "--kinds", "sp", "mup", "--json", "-o", str(tmp_path / "coord.png")]) == 1
     found = json.loads(capsys.readouterr().out)
-    assert "logits" in found["sp"]["moving"] and found["sp"]["slopes"]["logits"] > FLAT
+    assert moves in found["sp"]["moving"] and found["sp"]["slopes"][moves] > FLAT
     assert found["mup"]["moving"] == [] and len(found["mup"]["slopes"]) == 5
     assert (tmp_path / "coord.png").stat().st_size > 10_000
     assert found["sp"]["changes"]["logits"][0] == found["mup"]["changes"]["logits"][0], "equal at base width"

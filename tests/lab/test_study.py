@@ -142,7 +142,7 @@ def test_a_rate_that_serves_the_narrow_model_serves_the_wide_one_under_mup_only(
     """The small grid of learning-rate transfer, on real text: 48 is the base width, 192 is wide."""
     def loss(width: int, kind: str, lr: float) -> float:
         recipe = replace(load_recipe("transfer_proxy"), model__n_embd=width, parametrization__kind=kind,
-                         optimizer__lr=lr, duration__steps=60, validations=1)
+                         optimizer__lr=lr, duration__steps=100, validations=1)
         return train_recipe(recipe).val_loss
     low, high = 1e-3, 8e-3
     narrow, sp, mup = ([loss(width, kind, lr) for lr in (low, high)]
