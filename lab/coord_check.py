@@ -97,7 +97,7 @@ def figure(tables: dict[str, dict[str, list[float]]], widths: list[int], title: 
             ax.set_xticks(widths, map(str, widths))
             ax.yaxis.set_major_formatter("{x:g}")
             ax.minorticks_off()
-            ax.legend(fontsize=8)
+            ax.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.1))
         axes[0].set_ylabel("mean absolute change")
         canvas.suptitle(title, fontsize=10)
 

@@ -19,7 +19,7 @@ FINALS = ("gpt_full", "gpt_full_large")  # the homework's own
 
 
 class Size(NamedTuple):
-    """What is run: at full size about 12 minutes on two cores."""
+    """What is run: at full size about 18 minutes on two cores."""
 
     flops: float  # a run of the search
     samples: int
