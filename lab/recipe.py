@@ -56,7 +56,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without a key twice in one mapping, of which the first would be lost."""
+    """A YAML loader that refuses a key twice in one mapping, of which one would be lost."""
 
     def construct_mapping(self, node, deep=False):
         names = [self.construct_object(key) for key, _ in node.value]

@@ -38,7 +38,7 @@ class Claim(NamedTuple):
 def add_study_arguments(parser: argparse.ArgumentParser, name: str) -> None:
     """Add the flags that every study has."""
     parser.add_argument("--quick", action="store_true",
-                        help="all parts at a toy size, in under a minute; the numbers mean nothing")
+                        help="all parts at a toy size; the numbers mean nothing")
     parser.add_argument("--jobs", type=int, metavar="N", help="runs at a time; default: one a core")
     parser.add_argument("--out", type=Path, metavar="DIR", help="for sweeps, figures and page; default: "
                         "lab/sweeps, img and docs, or all in lab/sweeps with --quick")

@@ -21,7 +21,7 @@ ARMS = ("sp", "mup")
 
 
 class Size(NamedTuple):
-    """What is run: at full size about 15 minutes on two cores."""
+    """What is run: at full size about 13 minutes on two cores."""
 
     overrides: dict
     fractions: tuple[float, ...]
