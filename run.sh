@@ -112,4 +112,4 @@ export PYTHONUNBUFFERED=1
 if [ -n "$seeds" ]; then
     PYTHONPATH="$root" exec "$python" -m records seeds "$seeds" ${arguments[@]+"${arguments[@]}"}
 fi
-exec "$python" "$root/harness/launch.py" ${arguments[@]+"${arguments[@]}"}
+exec "$python" "$root/harness/front/launch.py" ${arguments[@]+"${arguments[@]}"}

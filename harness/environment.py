@@ -42,7 +42,7 @@ def open_log(plan: Plan, script: Path, argv: list[str], device: torch.device, pa
     loaded = loaded_files()
     if dist.get_rank():
         return RunLog(None, ""), loaded
-    loaded |= {f"harness/{file.name}": file for file in (ROOT / "harness").glob("*.py")}  # the launcher too
+    loaded |= {file.relative_to(ROOT).as_posix(): file for file in (ROOT / "harness").rglob("*.py")}
     try:
         source = read_source(script, script=True)
         files = {path: read_source(file) for path, file in loaded.items() if file != script}

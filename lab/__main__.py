@@ -9,11 +9,11 @@ COMMANDS = {  # command: (module with add_arguments and main, one line)
     "train": ("train", "train one recipe, as ./run.sh trains the submission"),
     "recipe": ("show", "print a recipe in full: what it costs, and its table of init, rates and factors"),
     "coord-check": ("coord_check", "how activations and logits change with width after a few steps"),
-    "sweep": ("sweep", "run a space of recipes, grid or random, in parallel, resumable"),
-    "report": ("report", "what the logs of a sweep say"),
-    "transfer": ("transfer", "study: do the best hyperparameters of a small model serve a large one?"),
-    "warmup": ("warmup", "study: what does learning-rate warm-up do under sp and mup?"),
-    "search": ("search", "study: the best recipe for a budget of FLOPs"),
+    "sweep": ("sweep.sweep", "run a space of recipes, grid or random, in parallel, resumable"),
+    "report": ("sweep.report", "what the logs of a sweep say"),
+    "transfer": ("studies.transfer", "study: do the best hyperparameters of a small model serve a large one?"),
+    "warmup": ("studies.warmup", "study: what does learning-rate warm-up do under sp and mup?"),
+    "search": ("studies.search", "study: the best recipe for a budget of FLOPs"),
 }
 
 

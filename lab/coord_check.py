@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from harness.shards import read_shard
 from harness.track import ROOT
-from lab import costs
+from lab.recipe import costs
 from lab.model import build_model
 from lab.parametrization import at_width
-from lab.recipe import replace
-from lab.schema import Recipe
+from lab.recipe.load import replace
+from lab.recipe.schema import Recipe
 from lab.train import add_recipe_arguments, recipe_of, train_recipe
 
 FLAT = 0.35  # a slope up to this is noise and what is left of small widths: muP's own reached 0.29 in 4 steps
@@ -86,7 +86,7 @@ def coord_check(recipe: Recipe, widths: list[int], steps: int, seeds: int) -> di
 
 def figure(tables: dict[str, dict[str, list[float]]], widths: list[int], title: str, output: Path) -> None:
     """Draw change against width, one panel a parametrization."""
-    from records.figure import PALETTE, figure_for
+    from records.tools.show.figure import PALETTE, figure_for
     with figure_for(output) as canvas:
         axes = canvas.subplots(1, len(tables), sharey=True, squeeze=False)[0]
         for ax, (kind, table) in zip(axes, tables.items()):

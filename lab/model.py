@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lab import costs
+from lab.recipe import costs
 from lab.parametrization import Multipliers, initializer_of, multipliers, table
-from lab.schema import Initializer, Recipe
+from lab.recipe.schema import Initializer, Recipe
 from train_gpt2 import GPT, Hyperparameters
 
 ACTIVATIONS = {"gelu": lambda x: F.gelu(x, approximate="tanh"), "relu": F.relu,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import train_gpt2
 from lab.model import role_of
 from lab.parametrization import HIDDEN, table
-from lab.schema import Optimizer, Recipe
+from lab.recipe.schema import Optimizer, Recipe
 
 
 class AdamW(torch.optim.AdamW):

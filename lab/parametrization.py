@@ -17,8 +17,8 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from lab.recipe import replace
-from lab.schema import Initializer, Parametrization, Recipe
+from lab.recipe.load import replace
+from lab.recipe.schema import Initializer, Parametrization, Recipe
 
 GROUPS = {  # the guide's word -> the roles whose learning rate it adjusts
     "embedding": ("embedding", "position"), "decoder_attention": ("attention", "attention_out"),

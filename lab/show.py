@@ -5,9 +5,10 @@ from typing import Any
 
 import yaml
 
-from lab import costs, recipe as recipes
+from lab.recipe import costs
+from lab.recipe import load as recipes
 from lab.parametrization import lines, multipliers, table
-from lab.schema import Recipe
+from lab.recipe.schema import Recipe
 from lab.train import add_recipe_arguments, divided, recipe_of
 
 

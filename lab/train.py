@@ -17,12 +17,14 @@ import yaml
 from torch import Tensor, nn
 
 from harness.plan import check_batch
-from lab import costs, parametrization, recipe as recipes
+from lab import parametrization
+from lab.recipe import costs
+from lab.recipe import load as recipes
 from lab.model import build_model
 from lab.optimizer import build_optimizers, clip
-from lab.schema import Recipe
-from lab.schedule import factor
-from lab.smoke import smoke
+from lab.recipe.schema import Recipe
+from lab.recipe.schedule import factor
+from lab.recipe.smoke import smoke
 from train_gpt2 import train
 
 SCRIPT = '''"""A recipe of the lab as a submission: ./run.sh --track {track} --script THIS"""

@@ -5,38 +5,37 @@ import io
 import os
 import sys
 
-from records.values import ReadError
+from records.tools.read.values import ReadError
 
 
-# command: what it does, an example; each is the module of that name, which holds add_arguments and main
+# command: what it does, an example, the module of records.tools that holds add_arguments and main
 COMMANDS = {
     "verify": ("check what logs or a record claim",
-               "python -m records verify records/sample/2026-11-22_Muon"),
+               "python -m records verify records/sample/2026-11-22_Muon", "publish.verify"),
     "diff": ("compare two logs or records: code, settings, environment, curves, verdict",
-             "python -m records diff records/runs/ONE.txt records/runs/OTHER.txt --stat"),
+             "python -m records diff records/runs/ONE.txt records/runs/OTHER.txt --stat", "show.diff"),
     "race": ("run two submissions in turns on this host and test which is faster",
-             "python -m records race records/sample/2026-11-22_Muon train_gpt2.py -n 8"),
+             "python -m records race records/sample/2026-11-22_Muon train_gpt2.py -n 8", "again.race"),
     "submit": ("make a record of logs: its folder, record.json and page",
-               "python -m records submit records/runs/*.txt --name Muon"),
-    "list": ("list runs: status, track, loss, time, digest", "python -m records list records/runs --json"),
-    "show": ("show one run whole", "python -m records show records/runs/ONE.txt"),
+               "python -m records submit records/runs/*.txt --name Muon", "publish.submit"),
+    "list": ("list runs: status, track, loss, time, digest", "python -m records list records/runs --json",
+             "show.listing"),
+    "show": ("show one run whole", "python -m records show records/runs/ONE.txt", "show.show"),
     "stats": ("test the losses of runs against a target or against other runs",
-              "python -m records stats records/runs/*.txt --target 3.28"),
-    "plan": ("tell how many runs a claim needs", "python -m records plan --buffer 0.001 --sigma 0.0013"),
+              "python -m records stats records/runs/*.txt --target 3.28", "show.stats"),
+    "plan": ("tell how many runs a claim needs", "python -m records plan --buffer 0.001 --sigma 0.0013",
+             "show.plan"),
     "extract": ("write the code that a log carries into an empty folder",
-                "python -m records extract records/runs/ONE.txt /tmp/run"),
+                "python -m records extract records/runs/ONE.txt /tmp/run", "read.extract"),
     "rerun": ("run a log's code again and judge the new run against the old",
-              "python -m records rerun records/runs/ONE.txt --yes"),
+              "python -m records rerun records/runs/ONE.txt --yes", "again.rerun"),
     "plot": ("draw runs, a record history or step times",
-             "python -m records plot records/runs/*.txt -o losses.png --x time --ladder"),
+             "python -m records plot records/runs/*.txt -o losses.png --x time --ladder", "show.plot"),
     "leaderboard": ("write each track's table in README.md from the records",
-                    "python -m records leaderboard --check"),
-    "import": ("keep logs of the public speedrun as rows reported elsewhere",
-               "python -m records import LOG... --track fineweb --name Muon --date 2024-10-10 --url URL"),
+                    "python -m records leaderboard --check", "publish.leaderboard"),
     "seeds": ("repeat a run, one seed after another, until the track's rule decides",
-              "./run.sh --seeds auto"),
+              "./run.sh --seeds auto", "again.seeds"),
 }
-MODULES = {"import": "imported", "list": "listing"}  # where the command's name is no name for a module
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,13 +45,13 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     argv = sys.argv[1:] if argv is None else argv
     asked = next((word for word in argv if not word.startswith("-")), None)
-    for name, (does, example) in COMMANDS.items():
+    for name, (does, example, room) in COMMANDS.items():
         command = commands.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.",
                                       formatter_class=argparse.RawDescriptionHelpFormatter,
                                       epilog=f"example: {example}")
         if name == asked:  # only what is needed: verify is to answer at once
             try:
-                module = importlib.import_module(f"records.{MODULES.get(name, name)}")
+                module = importlib.import_module(f"records.tools.{room}")
             except ModuleNotFoundError as error:
                 return lacks(name, error)
             module.add_arguments(command)

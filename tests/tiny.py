@@ -81,16 +81,15 @@ class Project:
 
     def add_records(self) -> None:
         """Copy the tools that read logs, and put all into a git history of one commit."""
-        (self.folder / "records").mkdir(exist_ok=True)
-        for path in [*(ROOT / "records").glob("*.py"), ROOT / "records" / "requirements.txt"]:
-            shutil.copy(path, self.folder / "records")
+        shutil.copytree(ROOT / "records", self.folder / "records", dirs_exist_ok=True,
+                        ignore=shutil.ignore_patterns("__pycache__", "runs", "sample"))
         who = ["-c", "user.name=t", "-c", "user.email=t@t"]
         for words in (["init", "-q"], ["add", "-A"], [*who, "commit", "-qm", "t"]):
             subprocess.run(["git", *words], cwd=self.folder, check=True)
 
     def command(self, ranks: int, *flags: str, script: str = "train_gpt2.py") -> list[str]:
         """Return the command line of a run of the tiny track with some ranks; later flags win."""
-        return [sys.executable, str(self.folder / "harness" / "launch.py"), f"--nproc_per_node={ranks}",
+        return [sys.executable, str(self.folder / "harness" / "front" / "launch.py"), f"--nproc_per_node={ranks}",
                 "--track=tiny", f"--script={self.folder / script}", *TINY, *flags]
 
     def run(self, ranks: int, *flags: str, script: str = "train_gpt2.py", code: int = 0,

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.runlog import RULE, RunLog, canonical, new_run_id, read_source, sha256
-from records.extract import write_files
-from records.reader import read_log
+from records.tools.read.extract import write_files
+from records.tools.read.log import read_log
 
 ROOT = Path(__file__).resolve().parents[2]
 IMPORT = b"import harness\n"

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from harness.runlog import RunLog, is_disk_full, sha256
-from records.reader import read_log
+from records.tools.read.log import read_log
 
 FORK = multiprocessing.get_context("fork")
 IMPORT = b"import harness\n"

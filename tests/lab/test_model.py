@@ -7,8 +7,8 @@ import torch.nn.functional as F
 
 from lab.model import Speedrun, build_model, role_of
 from lab.parametrization import multipliers
-from lab.recipe import make_recipe
-from lab.schema import ROLES
+from lab.recipe.load import make_recipe
+from lab.recipe.schema import ROLES
 from train_gpt2 import GPT, Hyperparameters
 
 MODEL = {"n_layer": 2, "n_head": 4, "n_embd": 32, "vocab_size": 50}

@@ -8,7 +8,7 @@ from harness.reduce import FastReducer
 from lab.model import build_model, role_of
 from lab.optimizer import FACTORIES, build_optimizers, clip
 from lab.parametrization import table
-from lab.recipe import make_recipe, replace
+from lab.recipe.load import make_recipe, replace
 
 RECIPE = make_recipe({
     "model": {"n_layer": 2, "n_head": 2, "n_embd": 32, "vocab_size": 61, "tied": False},

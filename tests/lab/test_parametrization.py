@@ -9,7 +9,7 @@ import torch
 from lab.model import build_model, role_of
 from lab.optimizer import build_optimizers
 from lab.parametrization import check, lines, multipliers, replaced, table
-from lab.recipe import make_recipe, replace
+from lab.recipe.load import make_recipe, replace
 from lab.train import train_recipe
 
 HIDDEN = ("attention", "attention_out", "ffn_in", "ffn_out")

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness.runlog import RunLog, canonical, sha256
-from records import race
-from records.reader import read_log
+from records.tools.again import race
+from records.tools.read.log import read_log
 
 SCRIPT = b"from harness.run import open_run\nprint('train')\n"
 HARNESS = {"harness/__init__.py": b"", "harness/run.py": b"steps = 8\n"}

@@ -1,0 +1,180 @@
+"""What a recipe costs, in closed form, before anything is built: parameters, bytes, FLOPs, steps."""
+import math
+from functools import cache
+from typing import NamedTuple
+
+from harness.shards import read_shard
+from harness.track import ROOT, Track, load_tracks
+from lab.recipe.schema import Recipe
+from lab.recipe.schedule import stairs
+
+
+class Parameters(NamedTuple):
+    """Numbers of parameters: entries of matrices (embedding, positions, head too) and of vectors."""
+
+    matrices: int
+    vectors: int
+
+    @property
+    def total(self) -> int:
+        """All of them; a tied head counts once."""
+        return self.matrices + self.vectors
+
+
+class Step(NamedTuple):
+    """One step of a run: tokens seen before it, tokens it takes, their sequence length."""
+
+    seen: int
+    tokens: int
+    seq_len: int
+
+
+class Stretch(NamedTuple):
+    """Steps in a row of one size: tokens seen before, how many, the tokens of each, their sequence length."""
+
+    seen: int
+    steps: int
+    tokens: int
+    seq_len: int
+
+
+def parameters(recipe: Recipe) -> Parameters:
+    """Return the numbers of parameters of a recipe's model, equal to those of the built one."""
+    model, d, L = recipe.model, recipe.model.n_embd, recipe.model.n_layer
+    f, V = model.d_ff, vocab_size(recipe)
+    matrices = V * d + L * (4 * d * d + 2 * d * f)
+    if model.kind == "speedrun":
+        return Parameters(matrices + V * d, 0)
+    matrices += recipe.data.seq_len * d + (0 if model.tied else V * d)
+    norms = (2 * L + 1) * d * (2 if model.bias else 1)
+    biases = L * (5 * d + f) if model.bias else 0
+    return Parameters(matrices, norms + biases)
+
+
+def vocab_size(recipe: Recipe) -> int:
+    """Return the number of token ids that a recipe's model knows."""
+    return recipe.model.vocab_size or track_of(recipe).vocab_size
+
+
+def track_of(recipe: Recipe) -> Track:
+    """Return the track of a recipe's data. Raises ValueError for an unknown one."""
+    tracks = _tracks()
+    if recipe.data.track not in tracks:
+        raise ValueError(f"data.track: no track {recipe.data.track!r}; there are {', '.join(tracks)}")
+    return tracks[recipe.data.track]
+
+
+_tracks = cache(load_tracks)
+
+
+def flops_per_token(recipe: Recipe, seq_len: int | None = None) -> int:
+    """Return 6 N + 12 L d T: training FLOPs a token, N the entries of all matrices.
+
+    Kaplan et al. 2020 (https://arxiv.org/abs/2001.08361), attention as in PaLM's appendix B; N counts the
+    embedding although it is only looked up, which is how the budgets of the literature were counted here.
+    """
+    T = seq_len or recipe.data.seq_len
+    return 6 * parameters(recipe).matrices + 12 * recipe.model.n_layer * recipe.model.n_embd * T
+
+
+def parameter_bytes(recipe: Recipe) -> int:
+    """Return the size of the model's float32 weights in bytes."""
+    return 4 * parameters(recipe).total
+
+
+def memory_bytes(recipe: Recipe) -> int:
+    """Return a lower bound of a training process's memory on one device, in bytes.
+
+    Weights, gradients (twice where reduction is exact) and the optimizer's state, float32; of one pass the
+    float32 logits with their gradient and what blocks keep for theirs, at least 8 numbers a channel.
+    """
+    model, state = recipe.model, 2 if recipe.optimizer.name == "adamw" else 1
+    copies = 1 + (2 if track_of(recipe).reduction == "exact" else 1) + state
+    tokens, size = micro_batch(recipe) * recipe.data.seq_len, 4 if model.dtype == "float32" else 2
+    kept = tokens * (8 * vocab_size(recipe) + size * 8 * model.n_layer * model.n_embd)
+    return 4 * copies * parameters(recipe).total + kept
+
+
+def micro_batch(recipe: Recipe) -> int:
+    """Return the sequences of one pass: the recipe's, or as many as make 2^10 tokens (a CPU's cache)."""
+    if recipe.data.micro_batch:
+        return recipe.data.micro_batch
+    smallest = min([recipe.data.batch_tokens, *(value for _, value in recipe.schedule.batch_tokens)])
+    rows = max(1, smallest // recipe.data.seq_len)
+    while rows > 1 and rows * recipe.data.seq_len > 2**10 and rows % 2 == 0:
+        rows //= 2
+    return rows
+
+
+def stretches(recipe: Recipe) -> list[Stretch]:
+    """Return a run's steps, those of one size together: the whole steps that fit into its duration.
+
+    Raises ValueError where not even one fits.
+    """
+    planned = first_stretches(recipe, asked_tokens(recipe), recipe.duration.steps or math.inf)
+    if not planned:
+        raise ValueError(f"duration: {asked_tokens(recipe):.0f} tokens are less than one step of "
+                         f"{recipe.data.batch_tokens}; make the run longer or its steps smaller")
+    return planned
+
+
+def first_stretches(recipe: Recipe, tokens: float, most: float) -> list[Stretch]:
+    """Return the steps that fit into some tokens, at most so many; one of the two must be finite."""
+    planned: list[Stretch] = []
+    batches, lengths, seen = recipe.schedule.batch_tokens, recipe.schedule.seq_len, 0
+    while True:
+        size = stairs(seen, batches, recipe.data.batch_tokens)
+        borders = [begin for begin, _ in [*batches, *lengths] if begin > seen]
+        limits = [most, *(-((seen - border) // size) for border in borders)]  # a step may cross a border
+        if tokens < math.inf:
+            limits.append((tokens - seen) // size)
+        if (count := int(min(limits))) < 1:
+            return planned
+        planned.append(Stretch(seen, count, size, stairs(seen, lengths, recipe.data.seq_len)))
+        seen, most = seen + count * size, most - count
+
+
+def asked_tokens(recipe: Recipe) -> float:
+    """Return the tokens that the recipe's duration asks for; inf where it asks for steps."""
+    duration = recipe.duration
+    if duration.tokens_per_param is not None:
+        return duration.tokens_per_param * parameters(recipe).total
+    if duration.flops is not None:
+        return duration.flops / flops_per_token(recipe)
+    if duration.epochs is not None:
+        return duration.epochs * dataset_tokens(track_of(recipe))
+    return math.inf if duration.tokens is None else duration.tokens
+
+
+def steps(recipe: Recipe) -> list[Step]:
+    """Return every step of a run."""
+    return [Step(s.seen + i * s.tokens, s.tokens, s.seq_len)
+            for s in stretches(recipe) for i in range(s.steps)]
+
+
+def total_tokens(recipe: Recipe) -> int:
+    """Return the tokens that a run takes."""
+    return sum(stretch.steps * stretch.tokens for stretch in stretches(recipe))
+
+
+def total_flops(recipe: Recipe) -> float:
+    """Return the training FLOPs of a run, each step at its own sequence length."""
+    return flops_of(recipe, stretches(recipe))
+
+
+def flops_of(recipe: Recipe, planned: list[Stretch]) -> float:
+    """Return the training FLOPs of some steps, each at its own sequence length."""
+    return float(sum(s.steps * s.tokens * flops_per_token(recipe, s.seq_len) for s in planned))
+
+
+def dataset_tokens(track: Track) -> int:
+    """Return the training tokens of a track's shards. Raises ValueError where they are not here."""
+    return _count_tokens(track.data, track.train_files, track.fetch)
+
+
+@cache
+def _count_tokens(folder: str, files: str, fetch: str) -> int:
+    shards = sorted((ROOT / folder).glob(files))
+    if not shards:
+        raise ValueError(f"{folder}: no shards {files}; get them with `{fetch}`")
+    return sum(len(read_shard(path)) for path in shards)

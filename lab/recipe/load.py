@@ -1,0 +1,198 @@
+"""Recipe: one typed config, from a YAML file and overrides; all that shapes a run, and nothing else."""
+import dataclasses
+import difflib
+import functools
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+from lab.recipe.guide import from_guide
+from lab.recipe.schema import DURATIONS, ROLES, Recipe
+
+FOLDER = Path(__file__).resolve().parent.parent / "recipes"
+ABOVE_0 = (
+    "steps", "tokens", "tokens_per_param", "flops", "epochs", "n_layer", "n_head", "n_embd", "head_dim",
+    "filter_size", "vocab_size", "seq_len", "batch_tokens", "micro_batch", "validations", "lr", "eps",
+    "max_grad_norm", "std", "timescale_tokens", "rate", "embeddings_scale", "output_logits_alpha",
+    "attention_logits_alpha", "mup_base_hidden_size", "mup_base_filter_size", "mup_base_head_dim")
+FROM_0 = ("weight_decay", "start", "final", "exponent", "warmup_tokens", "end_tokens")
+SHARES, BELOW_1 = ("warmup_frac", "cooldown_frac"), ("betas", "momentum")
+
+
+def shipped() -> list[str]:
+    """Return the names of the recipes that the lab has."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def load_recipe(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
+    """Return a shipped recipe by name, or one from a YAML file, the muP guide's own too.
+
+    overrides: dotted keys, {"optimizer.lr": 3e-3, ...}.
+
+    Raises ValueError, in one line, naming the closest to an unknown name or key.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
+    if not path.is_file():
+        close = difflib.get_close_matches(name, shipped(), 1, 0)
+        raise ValueError(f"--config {name}: no such recipe or file; the closest is {close[0]}")
+    return make_recipe({"name": path.stem, **from_guide(load_yaml(path), path.name)}, overrides, path.name)
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """Return a YAML file's mapping. Raises ValueError, in one line, for anything else."""
+    try:
+        values = yaml.load(path.read_text(), Loader=_Loader)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{path.name}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path.name}: found {type(values).__name__}, expected `key: value` lines")
+    return values
+
+
+class _Loader(yaml.SafeLoader):
+    """A YAML loader that refuses a key twice in one mapping, of which one would be lost."""
+
+    def construct_mapping(self, node, deep=False):
+        names = [self.construct_object(key) for key, _ in node.value]
+        if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+            raise yaml.YAMLError(f"{twice[0]} stands twice in one mapping {node.start_mark}")
+        return super().construct_mapping(node, deep)
+
+
+def make_recipe(values: dict[str, Any], overrides: dict[str, Any] | None = None, where: str = "") -> Recipe:
+    """Return the recipe of a nested mapping and dotted overrides; a duration overridden replaces the other.
+
+    Raises ValueError, in one line, for an unknown key, naming the closest, a wrong type or two durations.
+    """
+    values, overrides = _nested(values), overrides or {}
+    if any(key.startswith("duration.") for key in overrides):
+        values["duration"] = {}
+    for key, value in overrides.items():
+        *above, last = key.split(".")
+        place = values
+        for word in above:
+            if not isinstance(place.get(word), dict):
+                place[word] = {}
+            place = place[word]
+        place[last] = value
+    values.setdefault("duration", {"steps": 100})
+    _check_keys(values, overrides, where)
+    parser = _parser()
+    try:
+        recipe = Recipe(**vars(parser.instantiate(parser.parse_object(values))))
+    except (ArgumentError, ValueError, TypeError, KeyError) as error:
+        words = " ".join(re.sub(r"Parser key|<class |(?<=')>|typing\.", "", str(error)).split())
+        raise ValueError(f"{where or 'recipe'}: {words}") from None
+    check(recipe)
+    return recipe
+
+
+def as_dict(recipe: Recipe) -> dict[str, Any]:
+    """Return the recipe as nested plain values; make_recipe gives it back."""
+    return dataclasses.asdict(recipe)
+
+
+def replace(recipe: Recipe, **overrides: Any) -> Recipe:
+    """Return the recipe with some values changed; a dot is written as two underscores."""
+    return make_recipe(as_dict(recipe), {key.replace("__", "."): value for key, value in overrides.items()})
+
+
+def keys(kind: type = Recipe, prefix: str = "") -> list[str]:
+    """Return every key that an override may name, dotted."""
+    names = []
+    for f in dataclasses.fields(kind):
+        inner = dataclass_of(f.type)
+        names += keys(inner, f"{prefix}{f.name}.") if inner else [f"{prefix}{f.name}"]
+    return names
+
+
+def check(recipe: Recipe) -> None:
+    """Raise ValueError, in one line, where a value is out of its range or values cannot go together."""
+    given = [name for name in DURATIONS if getattr(recipe.duration, name) is not None]
+    if len(given) != 1:
+        raise ValueError(f"duration: found {' and '.join(given) or 'nothing'}, expected exactly one of "
+                         f"{', '.join(DURATIONS)}")
+    schedule, optimizer, model = recipe.schedule, recipe.optimizer, recipe.model
+    for where, roles in (("optimizer.lr_factor", optimizer.lr_factor), ("schedule.roles", schedule.roles)):
+        for role in roles:
+            if role not in ROLES:
+                raise ValueError(f"{where}: no role {role!r}; there are {', '.join(ROLES)}")
+    curves = {"schedule": schedule, "schedule.weight_decay": schedule.weight_decay, **schedule.roles}
+    for where, section in (("duration", recipe.duration), ("model", model), ("data", recipe.data),
+                           ("model.initializer", model.initializer), ("optimizer", optimizer),
+                           ("model.embedding_initializer", model.embedding_initializer),
+                           ("parametrization", recipe.parametrization), ("recipe", recipe), *curves.items()):
+        _check_ranges(where, vars(section) if section else {})
+    if wrong := [f"{role} {x:g}" for role, x in optimizer.lr_factor.items() if not 0 <= x < math.inf]:
+        raise ValueError(f"optimizer.lr_factor: found {wrong[0]}, expected numbers of at least 0")
+    name = "head_dim" if model.head_dim else "n_head"
+    if model.n_embd % getattr(model, name):
+        raise ValueError(f"model.n_embd: {model.n_embd} is not a multiple of {name} = {getattr(model, name)}")
+    for where, curve in curves.items():
+        if curve and curve.warmup_tokens is not None and curve.warmup_frac is not None:
+            raise ValueError(f"{where}: found warmup_tokens and warmup_frac, expected at most one")
+    for name in ("batch_tokens", "seq_len"):
+        stairs = getattr(schedule, name)
+        if [u for u, _ in stairs] != sorted({u for u, _ in stairs}) or any(value < 1 for _, value in stairs):
+            raise ValueError(f"schedule.{name}: found {stairs}, expected [[tokens seen, value], ...], rising")
+    if recipe.duration.flops and schedule.seq_len:
+        raise ValueError("duration.flops with a schedule.seq_len: a token's cost would change; give tokens")
+
+
+def _check_ranges(where: str, values: dict[str, Any]) -> None:
+    """Raise ValueError where a number is out of the range that its name has; names without one are let be."""
+    for name, value in values.items():
+        for x in value if isinstance(value, tuple) else [value]:
+            if not isinstance(x, int | float):
+                continue
+            for names, fits, words in ((ABOVE_0, 0 < x < math.inf, "a number above 0"),
+                                       (FROM_0, 0 <= x < math.inf, "a number of at least 0"),
+                                       (SHARES, 0 <= x <= 1, "0 to 1"),
+                                       (BELOW_1, 0 <= x < 1, "0 to below 1")):
+                if name in names and not fits:
+                    raise ValueError(f"{where}.{name}: found {x}, expected {words}")
+
+
+@functools.cache
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Recipe)
+    return parser
+
+
+def _nested(value: Any) -> Any:
+    return {str(k): _nested(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def dataclass_of(kind: Any) -> type | None:
+    """Return the dataclass that a field holds, also an optional one."""
+    for part in (kind, *getattr(kind, "__args__", ())):
+        if dataclasses.is_dataclass(part) and getattr(kind, "__origin__", None) is not dict:
+            return part
+    return None
+
+
+def _check_keys(values: dict[str, Any], overrides: dict[str, Any], where: str) -> None:
+    def walk(values: Any, kind: type, prefix: str) -> None:
+        fields = {f.name: f for f in dataclasses.fields(kind)}
+        for name, value in values.items():
+            key = prefix + name
+            if name not in fields:
+                known = keys()
+                close = difflib.get_close_matches(key, known, 1, 0)
+                given = any(name == key or name.startswith(f"{key}.") for name in overrides)
+                source = "--override" if given else where or "recipe"
+                raise ValueError(f"{source}: unknown key {key}; the closest is {close[0]}")
+            inner = dataclass_of(fields[name].type)
+            if inner and not isinstance(value, dict) and not (value is None and fields[name].type != inner):
+                raise ValueError(f"{where or '--override'}: {key}: found {value!r}, expected keys of its "
+                                 f"own: {', '.join(f.name for f in dataclasses.fields(inner))}")
+            if inner and value:
+                walk(value, inner, f"{key}.")
+    walk(values, Recipe, "")

@@ -1,0 +1,219 @@
+"""lab transfer: do the best hyperparameters of a narrow model serve a wide one? (muTransfer)
+
+First the learning rate against width, under sp and mup, AdamW and Muon. Then the procedure of Cerebras'
+guide: random search at the proxy, the best of it at an intermediate width, choice by loss and stability,
+the target. Yang et al. 2022 (https://arxiv.org/abs/2203.03466).
+"""
+import argparse
+import dataclasses
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from lab.studies import study
+from lab.parametrization import at_width, check
+from lab.recipe.load import as_dict, load_recipe, make_recipe
+from lab.recipe.schema import Recipe
+from lab.sweep.results import Run, comparable, group, max_grad_norm, spikes
+from lab.studies.study import Claim, Place
+from lab.sweep.worker import where as where_is
+
+RECIPES = {"AdamW": "transfer_proxy", "Muon": "transfer_proxy_muon"}
+TRANSFERABLE = ("optimizer.lr", "optimizer.betas", "optimizer.eps", "model.initializer.std",
+                "parametrization.embeddings_scale", "parametrization.output_logits_alpha",
+                "parametrization.attention_logits_alpha", "optimizer.lr_factor",
+                "model.embedding_initializer", "parametrization.kind", "parametrization.mup_base_hidden_size",
+                "parametrization.mup_base_filter_size", "parametrization.scale_qk_dot_by_d",
+                "parametrization.scale_output_logits_by_d", "parametrization.adjust_learning_rate")
+STAYS = 0.5  # octaves of learning rate: half a step of the grid
+
+
+class Size(NamedTuple):
+    """What is run: at full size about 20 minutes on two cores."""
+
+    widths: tuple[int, ...]  # the first is the base
+    lr_octaves: tuple[int, ...]  # relative to the proxy's own rate
+    steps: int
+    seeds: tuple[int, ...]
+    samples: int  # of the random search
+    kept: int  # of them at the intermediate width
+    tokens_per_param: float  # there
+
+
+FULL = Size((48, 96, 192), (-2, -1, 0, 1, 2), 100, (0, 1, 2, 3, 4), 20, 10, 0.05)
+QUICK = Size((48, 64, 96), (-1, 0), 6, (0,), 3, 2, 0.002)
+
+
+def grid(where: Place, size: Size, name: str, recipe: str) -> list[Run]:
+    """Return runs over width, learning rate, parametrization and seed.
+
+    Those of the base width stand for sp and mup: there both are the same run, bit for bit, as a test shows.
+    """
+    lr = load_recipe(recipe).optimizer.lr
+    fixed = {"recipe": recipe, "overrides": {"duration.steps": size.steps, "validations": 1}}
+    axes = {"optimizer.lr": [lr * 2.0**octave for octave in size.lr_octaves], "seed": list(size.seeds)}
+    base, *wider = size.widths
+    narrow = study.sweep(where, f"{name.lower()}_base", {**fixed, "axes": {
+        "model.n_embd": [base], "parametrization.kind": ["mup"], **axes}})
+    wide = study.sweep(where, f"{name.lower()}_wide", {**fixed, "axes": {
+        "model.n_embd": wider, "parametrization.kind": ["sp", "mup"], **axes}})
+    comparable(narrow + wide)
+    as_sp = [dataclasses.replace(run, point={**run.point, "parametrization.kind": "sp"}) for run in narrow]
+    return as_sp + narrow + wide
+
+
+def losses(runs: Sequence[Run], kind: str, width: int) -> dict[float, list[float]]:
+    """Return the final losses by learning rate, of all seeds, of one parametrization and width."""
+    found: dict[float, list[float]] = {}
+    for run in runs:
+        if (run.point["parametrization.kind"], run.point["model.n_embd"]) == (kind, width):
+            found.setdefault(run.point["optimizer.lr"], []).append(run.val_loss)
+    return dict(sorted(found.items()))
+
+
+def best_lr(by_lr: dict[float, float]) -> float:
+    """Return log2 of the best rate: the vertex of the parabola through the best and its two neighbours.
+
+    The best rate itself where it stands at an end of the grid or a neighbour diverged. Rates must be octaves.
+    """
+    rates = sorted(by_lr)
+    i = min(range(len(rates)), key=lambda j: by_lr[rates[j]])
+    if i in (0, len(rates) - 1) or not study.finite(by_lr[rates[j]] for j in (i - 1, i, i + 1)):
+        return math.log2(rates[i])
+    left, middle, right = (by_lr[rates[j]] for j in (i - 1, i, i + 1))
+    bend = left - 2 * middle + right
+    return math.log2(rates[i]) + (0.5 * (left - right) / bend if bend > 0 else 0.0)
+
+
+def shift(runs: Sequence[Run], kind: str, narrow: int, wide: int) -> list[float]:
+    """Return, for each seed, by how many octaves the wide model's best rate differs from the narrow's."""
+    best = {width: [best_lr(dict(zip(by_lr, seed))) for seed in zip(*by_lr.values())]
+            for width in (narrow, wide) for by_lr in [losses(runs, kind, width)]}
+    return [b - a for a, b in zip(best[narrow], best[wide])]
+
+
+def mean_best(by_lr: dict[float, list[float]]) -> float:
+    """Return the rate of the grid whose mean loss over seeds is lowest."""
+    return min(by_lr, key=lambda lr: math.fsum(by_lr[lr]))
+
+
+def lr_claims(name: str, runs: Sequence[Run], size: Size) -> list[Claim]:
+    """Return what the grid says of one optimizer."""
+    base, wide = size.widths[0], size.widths[-1]
+    sp, mup = losses(runs, "sp", wide), losses(runs, "mup", wide)
+    return [
+        study.mean_claim(f"{name}: the best rate falls with width under sp, {base} to {wide}",
+                         shift(runs, "sp", base, wide), "octaves", most=0.0),
+        study.mean_claim(f"{name}: the best rate stays within {STAYS} octaves under mup, {base} to {wide}",
+                         shift(runs, "mup", base, wide), "octaves", -STAYS, STAYS),
+        study.difference_claim(f"{name}: at {wide}, mup at the best rate of {base} is no worse than sp tuned",
+                               mup[mean_best(losses(runs, "mup", base))], sp[mean_best(sp)], most=0.0)]
+
+
+def search(where: Place, size: Size) -> list[Run]:
+    """Return a random search at the proxy: what muTransfer carries over, without replacement."""
+    lr = load_recipe(RECIPES["AdamW"]).optimizer.lr
+    return study.sweep(where, "search", {
+        "recipe": RECIPES["AdamW"], "overrides": {"duration.steps": size.steps, "validations": 1},
+        "method": "random", "samples": size.samples, "seed": 0, "axes": {
+            "optimizer.lr": [lr * 2.0**octave for octave in (-2, -1, 0, 1, 2)],
+            "model.initializer.std": [0.02, 0.04, 0.08, 0.16],
+            "parametrization.embeddings_scale": [1.0, 3.0, 10.0],
+            "parametrization.output_logits_alpha": [0.5, 1.0, 2.0],
+            "parametrization.attention_logits_alpha": [0.5, 1.0, 2.0]}})
+
+
+def intermediate(where: Place, size: Size, points: Sequence[dict[str, Any]]) -> list[Run]:
+    """Return the kept points at the intermediate width, in their order."""
+    return study.sweep(where, "intermediate", {
+        "recipe": RECIPES["AdamW"], "method": "list", "points": list(points), "overrides": {
+            "model.n_embd": size.widths[1], "duration.tokens_per_param": size.tokens_per_param,
+            "validations": 1}})
+
+
+def at_target(where: Place, size: Size, point: dict[str, Any]) -> list[Run]:
+    """Return runs of the chosen point at the largest width, as long as those of the grid."""
+    return study.sweep(where, "target", {
+        "recipe": RECIPES["AdamW"], "axes": {"seed": list(size.seeds)}, "overrides": {
+            **point, "model.n_embd": size.widths[-1], "duration.steps": size.steps, "validations": 1}})
+
+
+def choose(runs: Sequence[Run]) -> int:
+    """Return the place of the run to carry on: the lowest loss among the stable of the three lowest.
+
+    Stable: no loss spike, and no gradient norm above ten times the median of all runs' largest. Where none of
+    the three is stable, the lowest loss.
+    """
+    norms = [max_grad_norm(run) or 0.0 for run in runs]
+    limit = 10 * statistics.median(norms)
+    order = sorted(range(len(runs)), key=lambda i: runs[i].val_loss)
+    stable = [i for i in order[:3] if not spikes([loss for _, loss in runs[i].train]) and norms[i] <= limit]
+    return (stable or order)[0]
+
+
+def target_recipe(proxy: Recipe, target: Recipe) -> Recipe:
+    """Return the target with the proxy's values that transfer: optimizer, init, multipliers."""
+    found = make_recipe(as_dict(target), transferred(proxy))
+    check(found)
+    return found
+
+
+def transferred(proxy: Recipe) -> dict[str, Any]:
+    """Return the values of a recipe that transfer, by dotted key."""
+    values: dict[str, Any] = {}
+    for key in TRANSFERABLE:
+        value: Any = as_dict(proxy)
+        for word in key.split("."):
+            value = value[word]
+        values[key] = value
+    return values
+
+
+def differences(proxy: Recipe, target: Recipe) -> list[str]:
+    """Return a warning for each difference in architecture: the guide advises to search again then."""
+    pairs = {"positions": ("learned" if r.model.kind == "gpt2" else "rotary" for r in (proxy, target)),
+             "activation": (r.model.activation for r in (proxy, target)),
+             "optimizer": (r.optimizer.name for r in (proxy, target)),
+             "tied head": (r.model.tied for r in (proxy, target))}
+    found = {name: tuple(pair) for name, pair in pairs.items()}
+    return [f"warning: the proxy has {name} {a}, the target {b}; search again with the target's"
+            for name, (a, b) in found.items() if a != b]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of lab transfer."""
+    study.add_study_arguments(parser, "transfer")
+    parser.add_argument("--target", metavar="NAME", help="a recipe to carry the search's result to; default: "
+                                                         "the proxy at the largest width")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Run the study, or what is left of it; write figure and page."""
+    from lab.studies.transfer_page import figure, page
+    size, where = QUICK if arguments.quick else FULL, study.place_of(arguments, "transfer")
+    proxy = load_recipe(RECIPES["AdamW"])
+    target = load_recipe(arguments.target) if arguments.target else at_width(proxy, size.widths[-1], "mup")
+    target_recipe(proxy, target)  # says now what does not fit
+    grids = {name: grid(where, size, name, recipe) for name, recipe in RECIPES.items()}
+    claims = [claim for name, runs in grids.items() for claim in lr_claims(name, runs, size)]
+    searched = search(where, size)
+    kept = [found.point for found in sorted(group(searched), key=lambda g: g.mean)[:size.kept]]
+    tried = intermediate(where, size, kept)
+    chosen = choose(tried)
+    winner = target_recipe(make_recipe(as_dict(proxy), kept[chosen]), target)
+    recipe_path = where.sweeps / "target.yaml"
+    recipe_path.write_text(json.dumps(as_dict(winner), indent=1) + "\n")  # JSON is YAML
+    if not arguments.target:
+        wide = losses(grids["AdamW"], "sp", size.widths[-1])
+        found = [run.val_loss for run in at_target(where, size, kept[chosen])]
+        claims.append(study.difference_claim(
+            "AdamW: the target at the searched point (five values) is no worse than sp tuned (its rate)",
+            found, wide[mean_best(wide)], most=0.0))
+    figure(grids, size.widths, where.images / "transfer.png")
+    study.write_page(where.pages / "transfer.md", page(
+        size, grids, claims, [len(searched), kept, tried, chosen],
+        [*differences(proxy, target), *(f"{key}: {value}" for key, value in transferred(winner).items()),
+         f"in full: `python -m lab recipe --config {where_is(recipe_path)}`"]))
+    return 0

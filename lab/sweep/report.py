@@ -1,0 +1,192 @@
+"""lab report: what the logs of a sweep say: best points, marginals with what was tested at all, figures."""
+import argparse
+import itertools
+import math
+import statistics
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lab.sweep.report_figures import brief, draw_curves, draw_lr, draw_pareto
+from lab.sweep.results import (Group, Results, Run, comparable, group, label, load_results, max_grad_norm,
+                         mean_and_sd, peak_lr, perplexity, spikes)
+from records.tools.read.values import json_text, shown
+
+TOP = 10
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("folder", metavar="SWEEP", type=Path, help="the folder of a sweep")
+    parser.add_argument("-o", "--output", metavar="DIR", type=Path,
+                        help="where curves.png, pareto.png and, if it is an axis, lr.png go; default: SWEEP")
+    parser.add_argument("--json", action="store_true", help="print what was found as one JSON object")
+    parser.epilog = ("Exit code 1 where no run ended ok, 2 where runs do not compare: they must have taken\n"
+                     "equal tokens of equal data or, where the duration is a budget of FLOPs, equal FLOPs\n"
+                     "within a step.\n\nexample: python -m lab report lab/sweeps/example -o img")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Print the tables and draw the figures; return the exit code."""
+    results = load_results(arguments.folder)
+    if not any(run.status == "ok" for run in results.runs):
+        print(f"lab report: no run ended ok: {counted(results.runs) or 'there is none'}", file=sys.stderr)
+        return 1
+    found = report(results)
+    output = arguments.output or arguments.folder
+    output.mkdir(parents=True, exist_ok=True)
+    title = f"{arguments.folder.resolve().name}: losses {found['compared']}"
+    groups = ranked(results.runs)
+    draws = {"curves.png": draw_curves, "pareto.png": draw_pareto}
+    if "optimizer.lr" in found["axes"]:
+        draws["lr.png"] = draw_lr
+    for name, draw in draws.items():
+        draw(groups, title, output / name)
+    found["figures"] = [str(output / name) for name in draws]
+    sys.stdout.write(json_text(found) if arguments.json else "\n".join(text(found)) + "\n")
+    return 0
+
+
+def report(results: Results) -> dict[str, Any]:
+    """Return all that the tables show, as plain values. Raises ValueError where the runs do not compare."""
+    from lab.sweep.space import admissible, make_space, points  # loads torch; the studies' figures need none
+    compared, groups, space = comparable(results.runs), ranked(results.runs), make_space(results.space)
+    for run in results.runs:
+        if any(label(value_of(run, axis)) not in map(label, values) for axis, values in space.axes.items()):
+            raise ValueError(f"{run.name} is no point of sweep.json's space; one of the two was changed")
+    if len({run.recipe["data"]["seq_len"] for run in results.runs if run.recipe}) > 1:
+        compared += "; each validated at its own data.seq_len"
+    return {"runs": len(results.runs), "planned": len(points(space)), "statuses": counted(results.runs),
+            "compared": compared, "points": len(groups), "noise": noise(groups),
+            "best": [facts(g) for g in groups[:TOP]],
+            "axes": {axis: marginal(axis, counts, results.runs)
+                     for axis, counts in admissible(space).items()}}
+
+
+def ranked(runs: Sequence[Run]) -> list[Group]:
+    """Return the points of runs that compare, best mean first; those without a loss last."""
+    return sorted(group(runs), key=lambda g: (g.mean is None, g.mean or 0.0))
+
+
+def counted(runs: Sequence[Run]) -> str:
+    """Return how many runs ended how, as "3 ok, 1 diverged"."""
+    return ", ".join(f"{n} {status}" for status, n in Counter(run.status for run in runs).most_common())
+
+
+def facts(found: Group) -> dict[str, Any]:
+    """Return a point's row in the table of the best; spikes and gradient norm are those of its worst run."""
+    runs, norms = found.runs, [max_grad_norm(run) for run in found.runs]
+    return {"point": found.point, "n": found.n, "mean": found.mean, "sd": found.sd,
+            "ppl": None if found.mean is None else perplexity(found.mean),
+            "tokens": max(run.tokens for run in runs), "flops": found.flops,
+            "parameters": runs[0].parameters,
+            "spikes": max(spikes([loss for _, loss in run.train]) for run in runs),
+            "max_grad_norm": max((norm for norm in norms if norm is not None), default=None),
+            "peak_lr": peak_lr(runs[0]),
+            "statuses": counted(runs)}
+
+
+def noise(groups: Sequence[Group]) -> dict[str, Any] | None:
+    """Return the sd between seeds, pooled over points, its degrees of freedom, and the points not told from
+    the best: those within two standard errors of the difference. None where no point ran twice."""
+    several = [g for g in groups if g.sd is not None]
+    df = sum(g.n - 1 for g in several)
+    if not df:
+        return None
+    sd = math.sqrt(sum((g.n - 1) * g.sd**2 for g in several) / df)
+    best, others = groups[0], [g for g in groups[1:] if g.mean is not None]
+    near = sum(g.mean - best.mean <= 2 * sd * math.sqrt(1 / g.n + 1 / best.n) for g in others)
+    return {"sd": sd, "df": df, "not_told_from_the_best": near}
+
+
+def marginal(axis: str, counts: Sequence[tuple[Any, int, int]], runs: Sequence[Run]) -> dict[str, Any]:
+    """Return what an axis' values say: losses over all runs that have each, and how far it was tested.
+
+    "not_tested" says why there is no trend: the mean of one value tells nothing of its axis, however many
+    runs it has. "balanced" tells whether all values met the same values of the other axes; if not, a part of
+    their differences is their partners'. tested counts all runs, n those with a loss, inf where diverged.
+    """
+    rows, partners = [], []
+    for value, combinations, admissible in counts:
+        mine = [run for run in runs if label(value_of(run, axis)) == label(value)]
+        losses = [run.val_loss for run in mine if run.val_loss is not None]
+        mean, sd = mean_and_sd(losses)
+        rows.append({"value": value, "combinations": combinations, "admissible": admissible,
+                     "tested": len(mine), "n": len(losses), "mean": mean, "sd": sd,
+                     "median": statistics.median(losses) if losses else None, "statuses": counted(mine)})
+        if losses:
+            partners.append({label({**run.point, "seed": run.seed, axis: None}) for run in mine
+                             if run.val_loss is not None})
+    open_values = [row["value"] for row in rows if row["admissible"]]
+    seen = [row["value"] for row in rows if row["n"]]
+    why = None
+    if len(open_values) < 2 or len(seen) < 2:
+        word, values = ("admissible", open_values) if len(open_values) < 2 else ("run to a loss", seen)
+        why = f"of {len(rows)} values only {', '.join(map(label, values)) or 'none'} is {word}"
+        for row in rows:
+            row |= {"mean": None, "sd": None, "median": None}
+    return {"not_tested": why, "balanced": all(p == partners[0] for p in partners), "values": rows}
+
+
+def value_of(run: Run, axis: str) -> Any:
+    """Return a run's value on an axis; the seed is one like any other."""
+    return run.seed if axis == "seed" else run.point.get(axis)
+
+
+def text(found: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines of a report for people."""
+    yield f"{found['runs']} of {found['planned']} runs, {found['points']} points: {found['statuses']}"
+    yield f"losses compare {found['compared']}"
+    if spread := found["noise"]:
+        yield (f"sd between seeds {spread['sd']:.4f} nats, pooled, {spread['df']} degrees of freedom; points "
+               f"within two standard errors of the best: {spread['not_told_from_the_best']}")
+    else:
+        yield "one seed a point: no difference between points has an error bar"
+    axes = list(found["best"][0]["point"])
+    yield from ["", f"best {len(found['best'])} points by mean final validation loss (diverged: inf)"]
+    head = [*(short(axis, axes) for axis in axes), "n", "mean", "sd", "ppl", "tokens", "FLOPs", "parameters",
+            "spikes", "max grad", "peak lr", "status"]
+    yield from columns([head, *([*(brief(row["point"][axis]) for axis in axes), *_cells(row)]
+                                for row in found["best"])])
+    for axis, part in found["axes"].items():
+        yield from ["", f"{axis}: " + (f"not tested: {part['not_tested']}" if part["not_tested"] else
+                                       "final validation loss over all runs of a value")]
+        counts, losses = ("combinations", "admissible", "tested", "n"), ("mean", "sd", "median")
+        yield from columns([["value", *counts, *losses, "status"],
+                            *([brief(row["value"]), *(str(row[name]) for name in counts),
+                               *(_loss(row[name]) for name in losses),
+                               row["statuses"] or ("not tested" if row["admissible"] else "not admissible")]
+                              for row in part["values"])])
+        if not part["not_tested"] and not part["balanced"]:
+            yield "unbalanced: its values met different values of the other axes; a part of this is theirs"
+    yield from ["", *found["figures"]]
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    ppl, grad, lr = ("-" if row[name] is None else f"{row[name]:.4g}"
+                     for name in ("ppl", "max_grad_norm", "peak_lr"))
+    return [str(row["n"]), _loss(row["mean"]), _loss(row["sd"]), ppl, str(row["tokens"]),
+            f"{row['flops']:.3g}", str(row["parameters"]), str(row["spikes"]), grad, lr, row["statuses"]]
+
+
+def _loss(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def short(axis: str, axes: Sequence[str]) -> str:
+    """Return the last word of an axis' name, the whole name where two axes end alike."""
+    ends = [other.rpartition(".")[2] for other in axes]
+    last = axis.rpartition(".")[2]
+    return last if ends.count(last) == 1 else axis
+
+
+def columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield rows in columns, right-aligned, the last one left."""
+    rows = [[shown(cell, 40) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in itertools.zip_longest(*rows, fillvalue="")]
+    for row in rows:
+        cells = [cell.ljust(width) if i == len(row) - 1 else cell.rjust(width)
+                 for i, (cell, width) in enumerate(zip(row, widths))]
+        yield "  ".join(cells).rstrip()

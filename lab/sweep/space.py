@@ -1,0 +1,237 @@
+"""Space: the recipes of a sweep, as pure functions of a YAML file; what may not be run is never built."""
+import dataclasses
+import hashlib
+import heapq
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, get_args, get_origin
+
+from harness.runlog import canonical
+from lab import parametrization
+from lab.recipe import costs
+from lab.recipe import load as recipes
+from lab.sweep.axes import axis_values, check_known, kind_of, number, typed
+from lab.recipe.schema import Duration, Recipe
+from lab.recipe.schedule import factor
+
+MOST_POINTS = 1_000_000
+KEYS = ("recipe", "overrides", "axes", "points", "method", "samples", "seed", "constraints", "resolved")
+CONSTRAINTS = {"parameters": lambda recipe: costs.parameters(recipe).total,  # the cheap ones first
+               "parameter_bytes": costs.parameter_bytes, "memory_bytes": costs.memory_bytes,
+               "flops": costs.total_flops}
+COSTLY = ("model.", "data.", "duration.", "optimizer.name", "schedule.batch_tokens", "schedule.seq_len")
+Point = dict[str, Any]  # axis -> value
+
+
+class Count(NamedTuple):
+    """Of the combinations with one value of an axis: how many there are, and how many may be run."""
+
+    value: Any
+    combinations: int
+    admissible: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Space:
+    """What SPACE.yaml says, values typed as the recipe's; make_space makes one."""
+
+    recipe: str
+    overrides: dict[str, Any]
+    axes: dict[str, list]
+    points: list[Point]  # of a list, whose axes follow from them
+    method: str  # grid, random or list
+    samples: int | None  # random: how many points, at most
+    seed: int  # of the choice
+    constraints: dict[str, tuple[float, float]]  # name -> least, most
+    base: Recipe  # overrides applied
+
+    @cached_property
+    def refusals(self) -> list[str | None]:
+        """Why each combination, in the grid's order, may not be run; None where it may."""
+        names = list(self.axes)
+        shape = [i for i, name in enumerate(names) if name.startswith(COSTLY)]
+        bound = [i for i, name in enumerate(names)  # no refusal depends on an optimizer's numbers
+                 if i in shape or not name.startswith(("seed", "optimizer."))]
+        costs_of: dict[tuple, tuple[str | None, float]] = {}
+        refusals: dict[tuple, str | None] = {}
+        found = []
+        for places in self.places():
+            cost_key, key = tuple(places[i] for i in shape), tuple(places[i] for i in bound)
+            if cost_key not in costs_of:
+                costs_of[cost_key] = self._refuse_cost(
+                    recipe_of(self, {names[i]: self.axes[names[i]][places[i]] for i in shape}))
+            if key not in refusals:
+                point = {names[i]: self.axes[names[i]][places[i]] for i in bound}
+                refusals[key] = _refuse_words(recipe_of(self, point), *costs_of[cost_key])
+            found.append(refusals[key])
+        return found
+
+    def places(self) -> Iterator[tuple[int, ...]]:
+        """Yield where each combination's values stand on the axes, in the grid's order or the list's."""
+        if self.method != "list":
+            return itertools.product(*(range(len(values)) for values in self.axes.values()))
+        return (tuple(values.index(point[name]) for name, values in self.axes.items())
+                for point in self.points)
+
+    def _refuse_cost(self, recipe: Recipe) -> tuple[str | None, float]:
+        """Return why a recipe's costs or its division into steps refuse it, if so, and its tokens."""
+        from lab.train import divided  # torch takes seconds to load: only where a choice is made
+        try:
+            recipes.check(recipe)
+            for name, cost in CONSTRAINTS.items():
+                if name == "flops":
+                    divided(recipe)
+                least, most = self.constraints.get(name, (0, math.inf))
+                if name in self.constraints and not least <= (found := cost(recipe)) <= most:
+                    return f"{name}: {found:.4g}, expected {least:.4g} to {most:.4g}", math.nan
+            return None, costs.total_tokens(recipe)
+        except ValueError as error:
+            return str(error), math.nan
+
+
+def _refuse_words(recipe: Recipe, refusal: str | None, tokens: float) -> str | None:
+    """Return the refusal given, or why the recipe's schedule or parametrization refuses it, if so."""
+    if refusal:
+        return refusal
+    try:
+        recipes.check(recipe)
+        parametrization.check(recipe)
+        schedule = recipe.schedule
+        for curve in (schedule, schedule.weight_decay, *schedule.roles.values()):
+            if curve is not None:
+                factor(curve, tokens, tokens)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def load_space(path: Path) -> Space:
+    """Return the space of a YAML file, or of a sweep's sweep.json. Raises ValueError, in one line."""
+    try:
+        return make_space(recipes.load_yaml(path))
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {str(error).removeprefix(f'{path.name}: ')}") from None
+
+
+def make_space(values: dict[str, Any]) -> Space:
+    """Return the space that a mapping with the keys of SPACE.yaml describes.
+
+    `resolved` is the recipe in full, as sweep.json has it, instead of recipe and overrides. Raises
+    ValueError, in one line, naming the closest to an unknown key.
+    """
+    for key in values:
+        check_known(key, KEYS, "key")
+    name, overrides = values.get("recipe"), values.get("overrides") or {}
+    constraints = values.get("constraints") or {}
+    points, axes = _listed(values) if values.get("method") == "list" else ([], values.get("axes"))
+    if not isinstance(name, str):
+        raise ValueError(f"recipe: found {name!r}, expected one of {', '.join(recipes.shipped())}")
+    for key, value in (("overrides", overrides), ("axes", axes), ("constraints", constraints)):
+        if not isinstance(value, dict):
+            raise ValueError(f"{key}: found {value!r}, expected `key: value` lines")
+    if both := sorted(overrides.keys() & axes.keys()):
+        raise ValueError(f"{', '.join(both)}: found among overrides and axes, expected in one of them")
+    overrides = {key: number(value) for key, value in overrides.items()}
+    resolved = values.get("resolved")
+    base = recipes.make_recipe(resolved) if resolved else recipes.load_recipe(name, overrides)
+    axes = {str(key): axis_values(str(key), axes[key]) for key in axes}
+    points = [{key: typed(key, kind_of(key), value) for key, value in point.items()} for point in points]
+    return check(Space(
+        recipe=name, overrides=overrides, axes=axes, points=points,
+        method=values.get("method", "grid"), samples=values.get("samples"), seed=values.get("seed", 0),
+        constraints={key: _bounds(key, constraints[key]) for key in constraints}, base=base))
+
+
+def _listed(values: dict[str, Any]) -> tuple[list[Point], dict[str, list]]:
+    """Return the points of a list, and the axes that they span."""
+    given = values.get("points")
+    fine = isinstance(given, list) and given and all(isinstance(p, dict) for p in given)
+    if not fine or any(p.keys() != given[0].keys() for p in given) or any(given.count(p) > 1 for p in given):
+        raise ValueError("points: expected a list of mappings with the same keys, each once")
+    return given, {key: [p[key] for i, p in enumerate(given) if p[key] not in [q[key] for q in given[:i]]]
+                   for key in given[0]}
+
+
+def check(space: Space) -> Space:
+    """Return a space whose method, samples, seed and size go together; raise ValueError for another."""
+    if space.method not in ("grid", "random", "list"):
+        raise ValueError(f"method: found {space.method!r}, expected grid, random or list")
+    for key, value, least in (("samples", space.samples, 1), ("seed", space.seed, 0)):
+        if value is not None and (type(value) is not int or value < least):
+            raise ValueError(f"{key}: found {value!r}, expected a whole number of at least {least}")
+    if (space.samples is None) == (space.method == "random"):
+        raise ValueError(f"samples: found {space.samples}; random needs a number of them, a grid has none")
+    if (size := math.prod(map(len, space.axes.values()))) > MOST_POINTS and space.method != "list":
+        raise ValueError(f"axes: {size} combinations, at most {MOST_POINTS}; give fewer values")
+    return space
+
+
+def as_json(space: Space) -> dict[str, Any]:
+    """Return what sweep.json holds; make_space gives the space back, also when the recipe's file changed."""
+    fields = {f.name: getattr(space, f.name) for f in dataclasses.fields(space) if f.name != "base"}
+    return {**fields, "resolved": recipes.as_dict(space.base)}
+
+
+def points(space: Space) -> list[Point]:
+    """Return the points of a sweep, a pure function of the space.
+
+    A grid or a list: all admissible combinations, of a grid the last axis fastest. Random: admissible ones
+    without replacement, in the order of sha256 of [seed, point]: more samples keep the first ones, and the
+    order of the keys in the file does not matter.
+    """
+    admissible = (point for point, refusal in zip(_combinations(space), space.refusals) if refusal is None)
+    if space.method != "random":
+        return list(admissible)
+    return heapq.nsmallest(space.samples, admissible, key=lambda point: hashlib.sha256(
+        canonical([space.seed, point]).encode()).digest())
+
+
+def admissible(space: Space) -> dict[str, list[Count]]:
+    """Return, for every value of every axis, how many combinations have it and how many may be run."""
+    counts = {name: [[0, 0] for _ in values] for name, values in space.axes.items()}
+    for where, refusal in zip(space.places(), space.refusals):
+        for name, place in zip(counts, where):
+            counts[name][place][0] += 1
+            counts[name][place][1] += refusal is None
+    return {name: [Count(value, *pair) for value, pair in zip(space.axes[name], pairs)]
+            for name, pairs in counts.items()}
+
+
+def recipe_of(space: Space, point: Point) -> Recipe:
+    """Return the recipe at a point; its values must be of the space's axes, as these are typed."""
+    recipe = space.base
+    if any(key.startswith("duration.") for key in point):
+        recipe = dataclasses.replace(recipe, duration=Duration())
+    for key, value in point.items():
+        if key != "seed":
+            recipe = _replaced(recipe, Recipe, key.split("."), value)
+    return recipe
+
+
+def _combinations(space: Space) -> Iterator[Point]:
+    return ({name: space.axes[name][i] for name, i in zip(space.axes, where)} for where in space.places())
+
+
+def _replaced(value: Any, kind: Any, words: list[str], new: Any) -> Any:
+    """Return a copy of a value, of a type as declared, in which a key that words lead to is new."""
+    if not words:
+        return new
+    word, rest = words[0], words[1:]
+    if get_origin(kind) is dict:
+        return {**value, word: _replaced(value.get(word), get_args(kind)[1], rest, new)}
+    kind = recipes.dataclass_of(kind)
+    value = kind() if value is None else value
+    inner = _replaced(getattr(value, word), kind.__dataclass_fields__[word].type, rest, new)
+    return dataclasses.replace(value, **{word: inner})
+
+
+def _bounds(key: str, given: Any) -> tuple[float, float]:
+    check_known(key, list(CONSTRAINTS), "constraint")
+    ends = [number(end) for end in (given if isinstance(given, list) else [0, given])]
+    if len(ends) != 2 or not all(type(x) in (int, float) for x in ends) or not ends[0] <= ends[1]:
+        raise ValueError(f"constraints: {key}: found {given!r}, expected the most, or [least, most]")
+    return float(ends[0]), float(ends[1])

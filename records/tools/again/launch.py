@@ -1,0 +1,276 @@
+"""Runs code again, out of a log on the harness of its digest or out of a working tree; gives back the log."""
+import ast
+import io
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from records.tools.check.claim import ROOT, code_digest, harness_digest, own_row
+from records.tools.read.extract import write_files
+from records.tools.read.log import Log, is_log, read_bytes, read_log
+from records.tools.read.scan import scan
+from records.tools.read.values import ReadError, shown
+
+LAUNCH = ("device", "device_batch_size", "compile", "stop_at_step")  # of a log's launch options, those kept
+RESERVED = {*LAUNCH, "track", "data", "resume", "checkpoint_every", "seed", "against", "script", "python",
+            "seeds", "nproc_per_node", "nnodes", "rdzv_endpoint", "rdzv_id", "environment", "help", "h"}
+
+
+@dataclass
+class Code:
+    """What runs: a submission with the harness that referees it, and what the run was asked."""
+
+    script: str  # path of the entry script, relative
+    files: dict[str, bytes]  # the submission's, the script included: path -> source
+    base: dict[str, bytes]  # harness/, run.sh, requirements.txt: none of them out of a log
+    digest: str  # as the log of its run gives it
+    track: str | None = None  # None: a working tree's, which may run on any
+    flags: list[str] = field(default_factory=list)  # overrides and launch options of the log
+    log: Log | None = None
+
+
+class Interrupted(ReadError):
+    """The user ended a run before it had a log."""
+
+
+def load(path: Path) -> Code:
+    """Return what a log, a record's folder (its first log), a working tree or a script of this one runs.
+
+    Raises ReadError where no harness is known that referees it, or where what a log says does not fit.
+    """
+    if path.is_dir() and (path / "run.sh").is_file():
+        return load_tree(path.resolve(), "train_gpt2.py")
+    if path.is_dir():
+        logs = sorted((path / "logs").glob("*.txt"))
+        if not logs:
+            raise ReadError(f"{shown(str(path))}: neither a working tree (no run.sh) nor a record "
+                            f"(no logs/*.txt)")
+        path = logs[0]
+    data = read_bytes(path)
+    if is_log(data):
+        return load_log(read_log(path, data))
+    if path.suffix != ".py":
+        raise ReadError(f"{shown(path.name)}: no log of format 1; could not tell how to run it, for logs of "
+                        f"other formats carry no harness")
+    if not path.resolve().is_relative_to(ROOT):
+        raise ReadError(f"{shown(str(path))}: a script outside of this checkout; name its working tree")
+    return load_tree(ROOT, path.resolve().relative_to(ROOT).as_posix())
+
+
+def load_log(log: Log) -> Code:
+    """Return the code that a log carries, on the harness that this checkout knows by the log's digest."""
+    manifest, name = log.manifest, shown(log.path.name)
+    code, track = manifest.get("code"), manifest.get("track")
+    if not isinstance(code, dict) or not isinstance(track, str):
+        raise ReadError(f"{name}: cut off above its manifest, or without code and track; nothing to run")
+    base = harness_of(str(code.get("harness")), track, name)
+    files = {log.script_path: log.script}
+    for path, file in log.files.items():
+        if path.startswith("harness/"):
+            continue
+        if path in files:
+            raise ReadError(f"{name}: two files {shown(path)}")
+        files[path] = file.source
+    for path in files:
+        if path.split("/")[0].casefold() == "harness" or path in base:
+            raise ReadError(f"{name}: file {shown(path)} would take a place of the harness's")
+    late = {event.fields.get("path") for event in log.events if event.kind == "late"}
+    others = {path: source for path, source in files.items() if path != log.script_path and path not in late}
+    digest = code_digest(log.script, harness_digest(base), others)
+    if digest != code.get("digest"):
+        raise ReadError(f"{name}: the code digest in its manifest is not that of the files it carries")
+    return Code(log.script_path, files, base, digest, track, recorded_flags(manifest, name), log)
+
+
+def load_tree(root: Path, script: str) -> Code:
+    """Return a submission of a working tree as it stands: its script and what that imports of the tree."""
+    if not (root / script).is_file():
+        raise ReadError(f"{shown(str(root / script))}: no such file")
+    files = imported_files(root, script)
+    base = tree_harness(root)
+    others = {path: source for path, source in files.items() if path != script}
+    return Code(script, files, base, code_digest(files[script], harness_digest(base), others))
+
+
+def imported_files(root: Path, script: str) -> dict[str, bytes]:
+    """Return a script and the tree's files that loading it loads, harness/ apart: path -> source."""
+    files: dict[str, bytes] = {}
+    waiting = [script]
+    while waiting:
+        path = waiting.pop()
+        if path in files or path.startswith("harness/"):
+            continue
+        files[path] = read_bytes(root / path)
+        try:
+            nodes = list(ast.parse(files[path]).body)
+        except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+            raise ReadError(f"{shown(path)}: not Python of this version ({type(error).__name__})") from None
+        while nodes:
+            node = nodes.pop()
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                package = path.split("/")[:-node.level] if node.level else []
+                module = ".".join([*package, *filter(None, [node.module])])
+                names = [module, *(f"{module}.{alias.name}" for alias in node.names)]
+            for parts in (name.split(".") for name in names):
+                packages = ["/".join([*parts[:i], "__init__.py"]) for i in range(1, len(parts) + 1)]
+                waiting += [p for p in (*packages, "/".join(parts) + ".py") if (root / p).is_file()]
+            if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+                nodes += ast.iter_child_nodes(node)
+    return files
+
+
+# the harness
+
+
+def tree_harness(root: Path) -> dict[str, bytes]:
+    """Return what a tree runs a submission with: harness/, run.sh, requirements.txt."""
+    paths = [*sorted((root / "harness").rglob("*.py")), root / "harness/tracks.toml", root / "run.sh",
+             root / "requirements.txt"]
+    return {path.relative_to(root).as_posix(): read_bytes(path) for path in paths}
+
+
+def harness_of(digest: str, track: str, name: str) -> dict[str, bytes]:
+    """Return the harness files with a digest: this checkout's, or one of its history that a track accepts."""
+    row = own_row(track, ROOT)
+    own = tree_harness(ROOT)
+    if harness_digest(own) == digest:
+        return own
+    commit = row.get("harness", {}).get(digest)
+    if commit is None:
+        raise ReadError(f"{name}: could not tell: track {shown(track)} accepts no harness "
+                        f"{shown(digest[:12])}, and it is not this checkout's; without it nothing runs")
+    command = ["git", "archive", "--format=tar", commit, "harness", "run.sh", "requirements.txt"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True)
+    if done.returncode:
+        said = shown(done.stderr.decode(errors="replace").strip())
+        raise ReadError(f"{name}: commit {commit[:12]} with its harness is not in this repository's history; "
+                        f"fetch it: git fetch --unshallow ({said})")
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+        files = {m.name: archive.extractfile(m).read() for m in archive.getmembers() if m.isfile()}
+    if harness_digest(files) != digest:
+        raise ReadError(f"harness/tracks.toml: commit {commit[:12]} holds another harness than {digest[:12]}")
+    return files
+
+
+# the run
+
+
+def default_track(flags: list[str]) -> str:
+    """Return the track that the launcher takes for some flags on this host."""
+    code = ("import sys, torch; from harness.plan import choose_track; "
+            "print(choose_track(sys.argv[1:], torch.cuda.is_available())[0].name)")
+    done = subprocess.run([sys.executable, "-c", code, *flags], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise ReadError(shown((done.stderr.strip().split("\n") or ["no track"])[-1], 300))
+    return done.stdout.strip()
+
+
+def recorded_flags(manifest: dict[str, Any], name: str) -> list[str]:
+    """Return a log's overrides and launch options as flags. Raises ReadError where they are no such thing."""
+    flags = []
+    launch, overrides = manifest.get("launch"), manifest.get("overrides")
+    chosen = {k: v for k, v in launch.items() if k in LAUNCH} if isinstance(launch, dict) else {}
+    for key, value in [*chosen.items(), *(overrides.items() if isinstance(overrides, dict) else ())]:
+        if not key.isidentifier() or not isinstance(value, (int, float, str, list, type(None))) \
+                or (key in RESERVED and key not in chosen) or shown(str(value), 1000) != str(value):
+            raise ReadError(f"{name}: {shown(key)}={shown(str(value))} is no hyperparameter")
+        flags.append(f"--{key}={value}")
+    return flags
+
+
+def consent(codes: list[Code], yes: bool) -> bool:
+    """Say on stderr what a reader should look at before code is run, and tell whether it may be run.
+
+    Raises ReadError where nobody is there to ask.
+    """
+    for code in codes:
+        findings = [f for path in sorted(code.files) for f in scan(code.files[path], path)]
+        print(f"{shown(code.script)}, code {code.digest[:8]}: {len(findings)} places to read before it runs"
+              + ("" if findings else " (a scan is no proof)"), file=sys.stderr)
+        for f in findings:
+            print(f"  {shown(f.path)}:{f.line}: {f.what}: {f.text}", file=sys.stderr)
+    if yes:
+        return True
+    if not (sys.stdin and sys.stdin.isatty()):
+        raise ReadError("this runs the code above on this machine, and there is no terminal to ask; if you "
+                        "trust it, give --yes")
+    print("run it on this machine? [y/N] ", end="", file=sys.stderr, flush=True)
+    try:
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+    except KeyboardInterrupt:
+        return False
+
+
+def run(code: Code, track: str, flags: list[str], folder: Path, signals: "Signals") -> Path:
+    """Run code on a track of this checkout in a place of its own; return its log, put into a folder.
+
+    flags: those of the run, `--seed=0` among them. The log may be of any status: that is evidence too.
+    Raises ReadError where there is none, Interrupted where the user was the reason.
+    """
+    row = own_row(track, ROOT)
+    with tempfile.TemporaryDirectory(prefix="records-") as name:
+        place = Path(name).resolve() / "place"
+        files = {**code.base, **code.files}
+        vocabulary = row["vocabulary"]
+        if (ROOT / vocabulary).is_file():
+            files.setdefault(vocabulary, read_bytes(ROOT / vocabulary))
+        write_files(files, place)
+        data = row["data"]  # relative: no folder of this machine gets into the log
+        words = [f"--script={place / code.script}", f"--track={track}", f"--data={data}", *flags]
+        logs = launch(place, words, ROOT, signals)
+        if len(logs) > 1:
+            raise ReadError(f"one run wrote {len(logs)} logs; it could not tell which is its own")
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / f"{logs[0].name}.part"
+        part.write_bytes(read_bytes(logs[0]))
+        os.replace(part, folder / logs[0].name)  # whole, or not there
+    return folder / logs[0].name
+
+
+def launch(tree: Path, flags: list[str], folder: Path, signals: "Signals") -> list[Path]:
+    """Run a tree's run.sh, its words on stderr; return the new logs in the tree, at least one.
+
+    folder: the flags' paths are relative to it. Raises ReadError where there is no log, Interrupted where a
+    signal was the reason.
+    """
+    runs = tree / "records" / "runs"
+    before = set(runs.glob("*.txt"))
+    paths = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and Path(p).resolve() != ROOT]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    command = ["bash", str(tree / "run.sh"), "--python", sys.executable, *flags]
+    signals.child = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=2, env=environment)
+    code = signals.child.wait()
+    if new := sorted(set(runs.glob("*.txt")) - before):
+        return new
+    if signals.caught:
+        raise Interrupted("interrupted before the run had a log")
+    raise ReadError(f"the run left no log (exit code {code}); its own words stand above")
+
+
+class Signals:
+    """While it is entered, the signals that end a program are passed on to its child, and remembered."""
+
+    def __init__(self):
+        self.caught, self.child = False, None
+
+    def _take(self, number: int, frame: object) -> None:
+        self.caught = True
+        if self.child:
+            self.child.send_signal(number)
+
+    def __enter__(self) -> Self:
+        ours = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+        taken = [s for s in ours if signal.getsignal(s) is not signal.SIG_IGN]  # nohup: one is ignored
+        self.before = {s: signal.signal(s, self._take) for s in taken}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)

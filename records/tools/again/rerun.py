@@ -1,0 +1,137 @@
+"""Runs a log's code again, on the harness of its digest, and judges the new run against the old."""
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+from records.tools.again import launch as launches
+from records.tools.check.claim import ENDED_BY_OTHERS, own_row
+from records.tools.read.log import Log, read_log
+from records.tools.read.values import ReadError, is_finite, number, shown
+
+HOST = ("cpu", "torch", "threads", "gpus", "platform", "float32_matmul_precision", "settings")
+WHAT = ("track", "seed", "hyperparameters", "data")  # what two runs must share to be the same experiment
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("log", metavar="LOG", type=Path)
+    parser.add_argument("--yes", action="store_true", help="run the code without asking")
+    parser.add_argument("--to", metavar="DIR", type=Path, default=launches.ROOT / "records/runs/reruns",
+                        help="where the new log goes; default: records/runs/reruns")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Run again and judge; return the exit code."""
+    code = launches.load(arguments.log)
+    old = code.log
+    if old is None:
+        raise ReadError(f"{shown(arguments.log.name)}: no log, so there is nothing to compare a run with")
+    if not old.vals:
+        raise ReadError(f"{shown(old.path.name)}: holds no validation, so there is nothing to compare")
+    for remark in remarks(old):
+        print(remark, file=sys.stderr)
+    ranks, seed = old.manifest.get("world_size"), old.manifest.get("seed")
+    if type(ranks) is not int or not 1 <= ranks <= 1024 or type(seed) is not int:
+        raise ReadError(f"{shown(old.path.name)}: world size {shown(str(ranks))}, seed {shown(str(seed))}: "
+                        f"expected whole numbers")
+    if not launches.consent([code], arguments.yes):
+        print("not run", file=sys.stderr)
+        return 2
+    flags = [*code.flags, f"--seed={seed}", f"--nproc_per_node={ranks}"]
+    with launches.Signals() as signals:
+        path = launches.run(code, code.track, flags, arguments.to, signals)
+    tolerance = own_row(code.track, launches.ROOT).get("significance", {}).get("tolerance")
+    answer = compare(old, read_log(path), tolerance)
+    answer = {**answer, "old": str(old.path), "new": str(path)}
+    print(json.dumps(answer) if arguments.json else f"{answer['verdict']}: {answer['reason']}\n"
+          f"rule: {answer['rule']}\nnew log: {path}")
+    return {"reproduced": 0, "not reproduced": 1}.get(answer["verdict"], 2)
+
+
+def status(log: Log) -> str:
+    """Return how a run ended; "incomplete" where its log has no end line."""
+    return (log.end or {}).get("status", "incomplete")
+
+
+def remarks(log: Log) -> list[str]:
+    """Return what follows for a rerun from how the old run was made."""
+    found = []
+    if log.manifest.get("overrides"):
+        found.append("the run had overrides: they are given again, and neither run is a record")
+    if log.manifest.get("resumed_from"):
+        found.append("the run was resumed: the new one starts at step 0 and is compared where both validated")
+    if status(log) != "ok":
+        found.append(f"the run ended {shown(status(log))}: only the validations that it has are compared")
+    return found
+
+
+def compare(old: Log, new: Log, tolerance: float | None = None) -> dict[str, Any]:
+    """Return verdict (reproduced, not reproduced, could not tell), reason and rule for a rerun.
+
+    tolerance: of the final losses in nats, where the track has one; used where the hosts differ.
+    """
+    what = [k for k in WHAT if old.manifest.get(k) != new.manifest.get(k)]
+    if status(new) in ENDED_BY_OTHERS:
+        return answer("could not tell", f"the new run ended {status(new)}", "none")
+    what += ["code"] * (old.manifest["code"].get("digest") != new.manifest["code"].get("digest"))
+    if what:
+        return answer("could not tell", f"the runs differ in {', '.join(what)}", "none")
+    hosts = [facts if isinstance(facts := log.manifest.get("sys"), dict) else {} for log in (old, new)]
+    other = [k for k in HOST if hosts[0].get(k) != hosts[1].get(k)]
+    if not other and old.manifest.get("reduction") == new.manifest.get("reduction") == "exact" \
+            and not hosts[0].get("gpus"):
+        return bit_equal(old, new)
+    return close(old, new, tolerance, ", ".join(other) or "a reduction or GPU that may round otherwise")
+
+
+def answer(verdict: str, reason: str, rule: str) -> dict[str, Any]:
+    """Return an answer; the reason is fit for a terminal."""
+    return {"verdict": verdict, "reason": shown(reason, 300), "rule": rule}
+
+
+def bit_equal(old: Log, new: Log) -> dict[str, Any]:
+    """Return the answer where every bit must be the same."""
+    rule = "bit-equal: the same CPU model, torch, threads and settings, exact reduction"
+    found = {val.step: val for val in new.vals}
+    for val in old.vals:
+        there = found.get(val.step)
+        if there is None:
+            return answer("not reproduced", f"step {val.step}: the new run has no validation there", rule)
+        for name, a, b in (("val_loss", val.val_loss, there.val_loss), ("tokens", val.tokens, there.tokens),
+                           ("weights", val.weights, there.weights)):
+            if repr(a) != repr(b):  # nan is nan
+                return answer("not reproduced", f"step {val.step} is the first that differs: {name} {a!r} "
+                              f"before, {b!r} now", rule)
+    ends = [log.end or {} for log in (old, new)]
+    if status(old) in ENDED_BY_OTHERS:
+        return answer("reproduced", f"all {len(old.vals)} validations that the log has are bit-equal", rule)
+    for name in ("status", "step", "val_loss", "weights_sha256"):
+        if ends[0].get(name) != ends[1].get(name):
+            return answer("not reproduced", f"the end differs: {name} {ends[0].get(name)!r} before, "
+                          f"{ends[1].get(name)!r} now", rule)
+    if len(old.vals) != len(new.vals) and not old.manifest.get("resumed_from"):
+        return answer("not reproduced", f"{len(old.vals)} validations before, {len(new.vals)} now", rule)
+    return answer("reproduced", f"{len(old.vals)} validations and the final weights are bit-equal; val_loss "
+                  f"{old.vals[-1].val_loss!r}", rule)
+
+
+def close(old: Log, new: Log, tolerance: float | None, why: str) -> dict[str, Any]:
+    """Return the answer where the losses must be close."""
+    from records.tools.check.significance import SIGMA  # here: it takes scipy along, which bits do not need
+    most = 3 * SIGMA * math.sqrt(2) if tolerance is None else number(tolerance)
+    source = f"3 x {SIGMA} x sqrt(2)" if tolerance is None else "the track's tolerance"
+    rule = f"final losses within {most:.4g} nats ({source}); no bits are compared: the hosts differ in {why}"
+    last = old.vals[-1]
+    there = next((val for val in new.vals if val.step == last.step), None)
+    if there is None or not is_finite(there.val_loss) or not is_finite(last.val_loss):
+        same = there is not None and not is_finite(there.val_loss) and not is_finite(last.val_loss)
+        reason = f"step {last.step}: {last.val_loss!r} before, {there and there.val_loss!r} now"
+        return answer("could not tell" if same else "not reproduced", reason, shown(rule, 300))
+    apart = there.val_loss - last.val_loss
+    verdict = "reproduced" if abs(apart) <= most else "not reproduced"
+    return answer(verdict, f"step {last.step}: val_loss {last.val_loss:.6f} before, {there.val_loss:.6f} "
+                  f"now, {apart:+.6f} nats", shown(rule, 300))

@@ -1,0 +1,157 @@
+"""Repeats a run, one seed after another, until the track's rule decides; goes on where it was ended."""
+import argparse
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from records.tools.again import launch as launches
+from records.tools.check.claim import ENDED_BY_USER, canonical, own_row
+from records.tools.read.log import Log, read_bytes, read_log, sha256
+from records.tools.again.rerun import status
+from records.tools.read.values import ReadError, need, parse_json, shown
+
+RUNS = launches.ROOT / "records" / "runs"
+NOT_HERE = {"seed": "a campaign sets the seeds itself", "resume": "a resumed run is no run of its own",
+            "stop_at_step": "a stopped run has no final loss", "nnodes": "a campaign runs on one host"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("--json", action="store_true", help="print the verdict as one JSON object")
+    parser.add_argument("count", metavar="auto|N", help="auto: until the rule decides; N: so many seeds")
+    parser.add_argument("flags", nargs=argparse.REMAINDER, metavar="...", help="flags of the run")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Run the seeds that are missing and say the verdict; return the exit code."""
+    from records.tools.check.significance import LOOKS, Verdict, decide
+    most = LOOKS[-1] if arguments.count == "auto" else count(arguments.count)
+    looks = LOOKS if arguments.count == "auto" else (most,)
+    flags = parse_flags(arguments.flags)
+    code = tree_code(flags)
+    device = [f"--device={flags['device']}"] if "device" in flags else []
+    track = flags.pop("track", None) or launches.default_track(device)
+    row = own_row(track, launches.ROOT)
+    alpha = row.get("significance", {}).get("alpha", 0.01)
+    file, state = open_campaign({"code": code.digest, "track": track, "flags": dict(sorted(flags.items())),
+                                 "target": row["target"], "alpha": alpha, "looks": list(LOOKS)})
+    verdict = Verdict("NOT SHOWN", "no runs", None)
+    with launches.Signals() as signals:
+        while True:
+            logs = [finished(name, code.digest, seed) for seed, name in enumerate(state["logs"])]
+            losses = [log.vals[-1].val_loss for log in logs if status(log) == "ok" and log.vals]
+            if len(losses) < len(logs):  # dropping a run that failed would be a choice after the fact
+                verdict = Verdict("INVALID", f"seed {len(logs) - 1} ended {shown(status(logs[-1]))}", None)
+                break
+            if losses:
+                verdict = decide(losses, row["target"], alpha)
+                print(f"after {len(losses)} runs: {verdict.word}: {verdict.reason}", file=sys.stderr)
+            if len(losses) >= most or (len(losses) in looks and verdict.word in ("PROVEN", "REFUTED")):
+                break
+            repeat(state, file, track, flags, code.digest, signals)
+            if signals.caught or len(state["logs"]) == len(logs):
+                print("interrupted; the same command goes on with this campaign", file=sys.stderr)
+                return 130
+    names = [os.path.relpath(RUNS / name) for name in state["logs"]]
+    if arguments.json:
+        print(json.dumps({"word": verdict.word, "reason": verdict.reason, "logs": names}))
+    else:
+        print(f"{verdict.word}: {verdict.reason}\n+ python -m records submit {shlex.join(names)} --name NAME")
+    return 0 if verdict.word == "PROVEN" else 1
+
+
+def count(text: str) -> int:
+    """Return the number of seeds that a person asked for."""
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 10_000:
+        raise ReadError(f"--seeds {shown(text)}: expected auto or a whole number from 1")
+    return int(text)
+
+
+def parse_flags(words: list[str]) -> dict[str, str]:
+    """Return a run's flags by name. Raises ReadError for other words and for flags that a campaign sets."""
+    flags: dict[str, str] = {}
+    words = list(words)
+    while words:
+        name, equals, value = words.pop(0).partition("=")
+        if not name.startswith("--") or not (equals or words):
+            raise ReadError(f"{shown(name)}: expected flags of the run, --name value")
+        flags[name[2:]] = value if equals else words.pop(0)
+    for name, why in NOT_HERE.items():
+        if name in flags:
+            raise ReadError(f"--{name} together with --seeds: {why}; leave it out")
+    return flags
+
+
+def tree_code(flags: dict[str, str]) -> launches.Code:
+    """Return what the checkout, as it stands, would run with some flags."""
+    return launches.load(Path(flags.get("script", launches.ROOT / "train_gpt2.py")))
+
+
+def open_campaign(declared: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """Return file and state of the campaign that was declared so; a new one is written before any run."""
+    same = {name: declared[name] for name in ("code", "track", "flags")}
+    file = RUNS / f"seeds_{sha256(canonical(same))[:12]}.json"
+    if not file.exists():
+        state = {**declared, "attempts": 0, "logs": []}
+        write(state, file)
+        print(f"new campaign, declared in {os.path.relpath(file)}: target {declared['target']}, looks at "
+              f"{declared['looks']} runs, each at alpha {declared['alpha']}/{len(declared['looks'])}",
+              file=sys.stderr)
+        return file, state
+    state = parse_json(read_bytes(file).decode(errors="replace"))
+    if other := [name for name in declared if state.get(name) != declared[name]]:
+        raise ReadError(f"{file.name}: declares another {', '.join(other)} than this checkout's now; the "
+                        f"rule of a campaign does not change under way")
+    need(state, "attempts", int)
+    if not all(isinstance(name, str) and Path(name).name == name for name in need(state, "logs", list)):
+        raise ReadError(f"{file.name}: its logs are not names of files beside it")
+    print(f"going on with {os.path.relpath(file)}: {len(state['logs'])} runs so far", file=sys.stderr)
+    return file, state
+
+
+def repeat(state: dict[str, Any], file: Path, track: str, flags: dict[str, str], digest: str,
+           signals: launches.Signals) -> None:
+    """Run the next seed and note its log, unless it was interrupted or killed."""
+    seed = len(state["logs"])
+    if tree_code(flags).digest != digest:
+        raise ReadError("the code was changed while the campaign ran; start again: that is another campaign")
+    state["attempts"] += 1
+    write(state, file)
+    print(f"seed {seed}", file=sys.stderr)
+    words = [f"--{name}={value}" for name, value in {**flags, "track": track, "seed": str(seed)}.items()]
+    try:
+        logs = [read_log(path) for path in launches.launch(launches.ROOT, words, Path.cwd(), signals)]
+    except launches.Interrupted:
+        return
+    except ReadError:
+        if state["attempts"] == 1:
+            file.unlink()  # nothing ran: the flags were refused, so nothing was declared
+        raise
+    # other runs of this checkout may have ended meanwhile
+    own = [log for log in logs if log.manifest and log.manifest["code"].get("digest") == digest
+           and log.manifest.get("seed") == seed and log.manifest.get("track") == track]
+    if len(own) != 1:
+        raise ReadError(f"{len(own)} new logs of this code with seed {seed}, expected one; where the code "
+                        f"loads files that no import statement names, a campaign cannot tell its runs")
+    if status(own[0]) not in ENDED_BY_USER:
+        state["logs"].append(own[0].path.name)
+        write(state, file)
+
+
+def finished(name: str, digest: str, seed: int) -> Log:
+    """Return the log of a run of the campaign. Raises ReadError where it is another's."""
+    log = read_log(RUNS / name)
+    if not log.manifest or log.manifest["code"].get("digest") != digest or log.manifest.get("seed") != seed:
+        raise ReadError(f"{shown(name)}: not the log of this campaign's seed {seed}")
+    return log
+
+
+def write(state: dict[str, Any], file: Path) -> None:
+    """Write the state whole, in place of the one before."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(state, indent=1) + "\n")
+    os.replace(part, file)

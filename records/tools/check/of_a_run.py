@@ -1,0 +1,297 @@
+"""The checks of verify that look at one run at a time; each says what it found, with its evidence."""
+import functools
+import math
+import re
+from collections.abc import Callable, Sized
+from dataclasses import dataclass
+from typing import Any
+
+from records.tools.check.claim import Case, Run, code_digest, harness_digest
+from records.tools.read.values import json_text, number, shown
+
+# in these a run's track row may differ from the verifier's: words, and the set of accepted harnesses
+FREE_WORDS = {"name", "harness", "cost", "download", "fetch", "baselines"}
+PARTS = ("timed_ns", "setup_ns", "warmup_ns", "validation_ns", "checkpoint_ns", "unexplained_ns")
+TRIPWIRE = re.compile(r"(causality|environment|harness|tokens|validation|warmup): ")
+STUMBLES = (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError)
+NOT_SHOWN = "the logs' format does not show it"
+SLACK_NS = 50_000_000  # two clocks are not read at one moment; NTP may steer by 200 ppm more
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a check found: ok, fail, review (a reader has to look) or unknown (the logs do not show it)."""
+
+    state: str
+    evidence: str
+
+
+class Wrong(Exception):
+    """What a check of one run objects to."""
+
+
+def require(holds: Any, what: str) -> None:
+    """Raise Wrong unless something holds."""
+    if not holds:
+        raise Wrong(what)
+
+
+def per_run(check: Callable[[Run, Case], str]) -> Callable[[Case], Result]:
+    """Make a check of a claim out of one that looks at one run of ours and returns its evidence."""
+    @functools.wraps(check)
+    def whole(case: Case) -> Result:
+        if not case.own:
+            return Result("unknown", NOT_SHOWN)
+        fine: list[str] = []
+        wrong: dict[str, list[str]] = {}
+        for run in case.own:
+            try:
+                fine.append(check(run, case))
+            except Wrong as error:
+                wrong.setdefault(str(error), []).append(run.trial.name)
+            except STUMBLES as error:
+                wrong.setdefault(stumbled(error), []).append(run.trial.name)
+        words = [f"{some(names, 2)}: {what}" for what, names in wrong.items()]
+        return Result("fail", some(words)) if wrong else Result("ok", some(fine))
+    return whole
+
+
+def stumbled(error: Exception) -> str:
+    """Return in words that a log holds a value where no harness writes one."""
+    return f"a value that no harness writes ({shown(f'{type(error).__name__}: {error}', 200)})"
+
+
+def some(texts: list[str], most: int = 3) -> str:
+    """Return the first of some texts, each once, fit for one line of a terminal."""
+    texts = list(dict.fromkeys(texts))
+    more = f"; and {len(texts) - most} more" if len(texts) > most else ""
+    return shown("; ".join(texts[:most]), 400) + more
+
+
+def number_of(things: Sized, name: str) -> str:
+    """Return how many things there are, in words."""
+    return f"{len(things)} {name}{'s' * (len(things) != 1)}"
+
+
+@per_run
+def code_hashes(run: Run, case: Case) -> str:
+    """The code digest is that of the script and the files that the log carries."""
+    late = {event.get("path") for event in run.of_kind("late")}
+    files = {path: file for path, file in run.log.files.items() if path not in late}
+    others = {path: file for path, file in files.items() if not path.startswith("harness/")}
+    require(run.at("code", "others") == {path: file.sha256 for path, file in others.items()},
+            "the files in the log are not those of the manifest")
+    digest = code_digest(run.log.script, run.at("code", "harness"),
+                         {path: file.source for path, file in others.items()})
+    require(run.at("code", "digest") == digest, "the code digest is not that of the code")
+    return f"{len(files)} files and the script"
+
+
+@per_run
+def no_overrides(run: Run, case: Case) -> str:
+    """No flag changed a setting."""
+    found = run.at("overrides")
+    require(found == {}, f"overrides on the command line: {shown(json_text(found, None).strip())}")
+    return "no overrides"
+
+
+@per_run
+def sequence(run: Run, case: Case) -> str:
+    """The events are numbered from 1 without a gap; none was taken out or put in."""
+    numbers = [None if kind == "file" else fields.get("seq") for kind, fields in run.events]
+    for place, found in enumerate(numbers, start=1):
+        require(found is None and run.events[place - 1][0] == "file" or found == place,
+                f"event {place} says it is number {found}")
+    return f"{len(numbers)} events"
+
+
+@per_run
+def harness(run: Run, case: Case) -> str:
+    """The harness is one that this checkout accepts for the track, and it is the one in the log."""
+    late = {event.get("path") for event in run.of_kind("late")}
+    inside = {path: file.source for path, file in run.log.files.items()
+              if path.startswith("harness/") and path not in late}
+    found = str(run.at("code", "harness"))
+    strange = [path for path in inside if not re.fullmatch(r"harness/(front/)?\w+\.py|harness/tracks\.toml", path)]
+    require(not strange, f"no file of a harness: {some(strange)}")
+    require(harness_digest(inside) == found, "the harness in the log is not the one of the manifest's digest")
+    require(found in case.row.get("harness", {}), f"harness {found[:8]} is not accepted for {case.track} in "
+                                                  f"this checkout's harness/tracks.toml")
+    return f"harness {found[:8]}"
+
+
+@per_run
+def track(run: Run, case: Case) -> str:
+    """The run's rules are those of this checkout: data, validation tokens, target, limits, reduction."""
+    theirs, ours = ({k: v for k, v in row.items() if k not in FREE_WORDS and v not in (None, {})}
+                    for row in (run.log.track, case.row))
+    differ = sorted(k for k in theirs.keys() | ours.keys() if theirs.get(k) != ours.get(k))
+    words = [f"{k} is {theirs.get(k)}, this checkout says {ours.get(k)}" for k in differ]
+    require(not differ, f"the run's track row: {some(words)}")
+    require(run.at("reduction") == ours.get("reduction"), f"reduction {run.at('reduction')}")
+    return f"target {ours.get('target')}, {ours.get('val_tokens')} validation tokens"
+
+
+def data(case: Case) -> Result:
+    """The shards are those that this checkout pins."""
+    found = shards(case)
+    if found.state != "ok" or case.pinned:
+        return found
+    return Result("unknown", "this checkout pins no shards of the track; fetch its data")
+
+
+@per_run
+def shards(run: Run, case: Case) -> str:
+    """The validation shard is long enough, and each shard is a pinned one where any is pinned."""
+    shards = [*run.at("data", "train"), run.at("data", "val")]
+    for shard in shards:
+        name = str(shard.get("file"))
+        require(not case.pinned or case.pinned.get(name) == shard.get("sha256"),
+                f"shard {name} has sha256 {str(shard.get('sha256'))[:8]}, pinned is "
+                f"{str(case.pinned.get(name))[:8]}")
+    n = run.at("data", "val", "tokens")
+    require(n > case.row["val_tokens"], f"{n} tokens in the validation shard")
+    return f"{len(shards)} shards"
+
+
+@per_run
+def tokens(run: Run, case: Case) -> str:
+    """The run took the tokens that its recipe says, and no more than there are."""
+    asked, end = run.at("data", "tokens"), run.end.get("tokens")
+    have = sum(shard["tokens"] for shard in run.at("data", "train")) * run.at("data", "epochs")
+    require(asked == end, f"{end} tokens taken, the recipe says {asked}")
+    require(asked < have, f"{asked} tokens taken of {have}")
+    taken = [val.tokens for val in run.log.vals]
+    require(taken == sorted(taken) and taken[:1] == [0], "the tokens taken do not grow from 0")
+    return f"{asked} tokens"
+
+
+@per_run
+def parameters(run: Run, case: Case) -> str:
+    """The model has at most the active parameters that the track allows."""
+    active, most = run.at("parameters", "active"), case.row["max_active_parameters"]
+    require(0 < active <= most, f"{active} active parameters, the track allows {most}")
+    return f"{active} active parameters of at most {most}"
+
+
+@per_run
+def status(run: Run, case: Case) -> str:
+    """Every run ended in order."""
+    found = run.trial.status
+    require(found == "ok", f"status {found} {run.end.get('type', '')} {run.end.get('message', '')}".rstrip())
+    return "ok"
+
+
+@per_run
+def complete(run: Run, case: Case) -> str:
+    """No run was resumed or stopped early; every step and every validation is there."""
+    steps, every = run.at("hyperparameters", "num_iterations"), run.at("hyperparameters", "val_every")
+    require(run.at("resumed_from") is None, "resumed from a checkpoint")
+    require(run.at("launch", "stop_at_step") is None, "asked to stop early")
+    require({step.last_step for step in run.log.steps} == {steps}, f"step lines that do not count to {steps}")
+    validated = [val.step for val in run.log.vals]
+    require(0 < every and steps <= len(run.log.steps),  # else a list of steps that nobody made fills memory
+            f"{steps} steps with a validation every {every} steps, in {len(run.log.steps)} step lines")
+    expected = [*range(0, steps, every), steps]
+    require(validated == expected, f"validated at steps {some([str(s) for s in validated], 9)}")
+    trained = [step.step for step in run.log.steps if step.train_loss is not None]
+    require(trained == list(range(1, steps + 1)), f"{len(trained)} step lines of {steps}")
+    return f"{steps} steps, {len(validated)} validations"
+
+
+@per_run
+def nothing_late(run: Run, case: Case) -> str:
+    """No project file was loaded after the start."""
+    late = [str(event.get("path")) for event in run.of_kind("late")]
+    require(not late, f"loaded after the start: {some(late)}")
+    return "none"
+
+
+@per_run
+def settings(run: Run, case: Case) -> str:
+    """torch's compiler has its default settings."""
+    found = run.at("sys", "settings")
+    require(found == [], f"not torch's defaults: {some([str(line) for line in found or ['unknown']])}")
+    return "torch's defaults"
+
+
+@per_run
+def monotone(run: Run, case: Case) -> str:
+    """Training time grows from step to step and from validation to validation."""
+    vals = [val.train_time_ns for val in run.log.vals]
+    require(vals[:1] == [0] and all(a < b for a, b in zip(vals, vals[1:])),
+            f"training time at the validations: {some([str(ns) for ns in vals], 9)} ns")
+    lines = [(step.step, step.train_time_ms) for step in run.log.steps]
+    require(lines == sorted(lines), "a step line is earlier than the one above it")
+    return f"{vals[-1] / 1e9:.1f} s of training"
+
+
+@per_run
+def wall(run: Run, case: Case) -> str:
+    """Wall time is training, setup, warm-up, validation and checkpoints; next to nothing is unexplained."""
+    parts, whole = [run.end.get(name) for name in PARTS], run.end.get("wall_ns")
+    require(all(type(n) is int and n >= 0 for n in [*parts, whole]), "times are missing or negative")
+    require(sum(parts) == whole, f"the parts of the wall time add up to {sum(parts)} of {whole} ns")
+    unexplained = f"{parts[-1] / 1e9:.2f} s of {whole / 1e9:.1f} s unexplained"
+    require(parts[-1] <= 1e9 + 0.02 * whole, unexplained)
+    require(parts[0] == run.end.get("train_time_ns"), "timed segments and training time differ")
+    lived = run.end["clocks"]["monotonic_ns"] - run.at("clocks", "monotonic_ns")
+    require(whole - parts[1] - SLACK_NS <= lived <= whole + SLACK_NS,
+            f"clocks of start and end {lived / 1e9:.2f} s apart, wall time {whole / 1e9:.2f} s")
+    return unexplained
+
+
+@per_run
+def clocks(run: Run, case: Case) -> str:
+    """The host's clock was not set and the host not suspended during the run."""
+    passed = {k: ns - run.at("clocks", k) for k, ns in run.end["clocks"].items() if ns is not None}
+    off = abs(passed["realtime_ns"] - passed["monotonic_ns"])
+    require(off <= SLACK_NS + 200e-6 * passed["monotonic_ns"], f"the clock was set by {off / 1e6:.0f} ms")
+    asleep = passed.get("boottime_ns", passed["monotonic_ns"]) - passed["monotonic_ns"]
+    require(asleep < SLACK_NS, f"suspended for {asleep / 1e9:.1f} s")
+    return f"realtime and monotonic clock {off / 1e6:.1f} ms apart"
+
+
+@per_run
+def tripwires(run: Run, case: Case) -> str:
+    """No tripwire of the harness spoke: causality, environment, tokens, weights, the harness itself."""
+    words = [str(event) for event in run.of_kind("tripwire")]
+    message = str(run.end.get("message", ""))
+    if run.end.get("type") == "Tripwire" or TRIPWIRE.match(message):
+        words.append(message)
+    require(not words, some(words))
+    return "silent"
+
+
+@per_run
+def lines(run: Run, case: Case) -> str:
+    """The step lines and the end line say what the events say."""
+    printed = [step for step in run.log.steps if step.val_loss is not None]
+    events = run.of_kind("val")
+    text_bytes = case.row.get("val_bytes")
+    require(len(printed) == len(events), f"{len(printed)} val_loss lines, {len(events)} val events")
+    for step, val, event in zip(printed, run.log.vals, events):
+        ms = val.train_time_ns / 1e6
+        says = (step.step, f"{step.val_loss:.4f}", step.train_time_ms)
+        expected = (val.step, f"{val.val_loss:.4f}", round(ms))
+        require(says == expected, f"a line says {says}, its event {expected}")
+        bits = text_bytes and val.val_loss * case.row["val_tokens"] / math.log(2) / text_bytes
+        require(bits is None or math.isclose(bits, number(event.get("bits_per_byte")), rel_tol=1e-9),
+                f"bits per byte at step {val.step} are not those of the loss")
+    for step in run.log.steps:
+        average = step.train_time_ms / step.step if step.step else math.nan
+        near = math.isnan(average) if math.isnan(step.step_avg_ms) else (
+            abs(step.step_avg_ms - average) <= 0.5 / step.step + 0.006)  # both are rounded
+        require(near, f"step {step.step}: step_avg {step.step_avg_ms} ms, the time gives {average:.2f} ms")
+    for name in ("step", "val_loss", "train_time_ns", "tokens", "weights"):
+        same = run.end.get(name) == events[-1].get(name)
+        require(same, f"{name} of the end line and of the last validation differ")
+    return f"{len(run.log.steps)} step lines"
+
+
+@per_run
+def git(run: Run, case: Case) -> str:
+    """Which commit the checkout stood at; a dirty one is no fault: the log holds the code that ran."""
+    dirty = {True: ", dirty", False: ""}.get(run.at("git", "dirty"), ", unknown whether clean")
+    commit = str(run.at('git', 'commit'))
+    return f"commit {commit if commit == 'unavailable' else commit[:8]}{dirty}"

@@ -1,0 +1,173 @@
+"""What a record says in numbers: record.json and the block in its README.md, made from its logs alone."""
+import datetime
+import html
+import re
+import statistics
+from pathlib import Path
+from typing import Any
+
+from records.tools.check.claim import Case
+from records.tools.read.log import read_bytes
+from records.tools.check.of_a_run import number_of
+from records.tools.read.values import ReadError, json_text, number, parse_json, shown
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,59}")
+BEGIN, END = "<!-- record begin -->", "<!-- record end -->"
+SECTIONS = {  # of a record's README: what a writer is asked
+    "Idea": "What is new, and why should it help?",
+    "What changed": "Which lines differ from the record before it, and which hyperparameters?",
+    "Ablation": "What does each change give alone, over how many runs, and what did not work?",
+    "Credit": "Whose ideas are these: names, papers, pull requests?",
+}
+
+
+def build(case: Case, name: str) -> dict[str, Any]:
+    """Return what record.json says of a claim whose logs passed: nothing that the logs do not.
+
+    Losses in nats per token, one a seed; times in s, one a run.
+    """
+    from records.tools.check.of_a_claim import all_attempts, capped  # which import this module when they need it
+    runs = sorted(case.own, key=lambda run: run.run_id)
+    first, losses = runs[0], case.losses()
+    decided = capped(case, all_attempts(case))
+    begun, ended = (datetime.datetime.fromtimestamp(ns // 10**9, datetime.UTC) for ns in (
+        min(run.at("clocks", "realtime_ns") for run in runs),
+        max(run.end["clocks"]["realtime_ns"] for run in runs)))
+    return {
+        "format": 1, "track": case.track, "name": name,
+        "date": ended.date().isoformat(), "begun": begun.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "n": len(losses), "val_loss": spread(losses),
+        "train_time_s": spread([run.end["train_time_ns"] / 1e9 for run in runs]),
+        "steps": first.end["step"], "tokens": first.end["tokens"],
+        "parameters": first.at("parameters"), "world_size": first.trial.world_size,
+        "device": first.trial.device, "torch": first.trial.versions.get("torch"),
+        "code": first.at("code", "digest"), "script_sha256": first.at("code", "script"),
+        "harness": first.at("code", "harness"), "target": first.at("track_row", "target"),
+        "significance": {"word": decided.word, "reason": decided.reason, "p": decided.p},
+        "race": raced(case.record, str(first.at("code", "digest"))),
+        "logs": [{"file": f"logs/{run.run_id}.txt", "sha256": run.sha256, "run_id": run.run_id,
+                  "seed": run.trial.seed, "val_loss": run.end["val_loss"],
+                  "train_time_s": run.end["train_time_ns"] / 1e9} for run in runs],
+    }
+
+
+def spread(values: list[float]) -> dict[str, Any]:
+    """Return mean, standard deviation (n-1; None for one value) and the values."""
+    sd = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.fmean(values), "sd": sd, "values": values}
+
+
+def raced(folder: Path | None, code: str) -> dict[str, Any] | None:
+    """Return what the race of some code against another in a record's folder shows; None without a race."""
+    if folder is None or not (folder / "race").is_dir():
+        return None
+    from records.tools.again.race import judge, read_race, side_of
+    race = read_race(folder / "race")
+    side = side_of(race, code)
+    other = race["AB".replace(side, "")]
+    names = ("verdict", "reason", "pairs", "p", "difference_s", "difference_percent", "attempts", "killed")
+    found = judge(folder / "race", side)
+    return {name: found.get(name) for name in names} | {
+        "against": {name: other.get(name) for name in ("code", "script")}}
+
+
+def page(record: dict[str, Any]) -> str:
+    """Return the block of a record's README.md, between its markers."""
+    loss, time, race = record["val_loss"], record["train_time_s"], record["race"]
+    rows = {
+        "track": record["track"],
+        "verdict": f"{record['significance']['word']}: {record['significance']['reason']}",
+        "val_loss (nats per token)": f"{with_sd(loss, 4)}, target {record['target']}, "
+                                     f"{number_of(loss['values'], 'seed')}",
+        "training time (s)": f"{with_sd(time, 2)}, {number_of(time['values'], 'run')}",
+        "steps, tokens": f"{record['steps']}, {record['tokens']}",
+        "parameters": ", ".join(f"{n} {what}" for what, n in sorted(record["parameters"].items())),
+        "hardware": f"{record['device']}, {number_of(range(record['world_size']), 'rank')}, "
+                    f"torch {record['torch']}",
+        "race": race_words(race) if race else "none: no claim of speed",
+        "code, harness": f"{record['code'][:8]}, {record['harness'][:8]}",
+    }
+    lines = ["| | |", "|---|---|", *(f"| {what} | {cell(str(value))} |" for what, value in rows.items()),
+             "", "| log | seed | val_loss | training time (s) |", "|---|---|---|---|"]
+    lines += [f"| [{cell(log['run_id'])}]({log['file']}) | {log['seed']} | {log['val_loss']:.4f} | "
+              f"{log['train_time_s']:.2f} |" for log in record["logs"]]
+    return "\n".join([BEGIN, *lines, END])
+
+
+def race_words(race: dict[str, Any]) -> str:
+    """Return one line on a race."""
+    against = f"against {race['against']['script']} {str(race['against']['code'])[:8]}: {race['verdict']}"
+    if race["difference_s"] is None:
+        return f"{against} ({race['reason']})"
+    killed = f", {race['killed']} of {race['attempts']} attempts killed" if race["killed"] else ""
+    return (f"{against}, {race['difference_s']:+.2f} s ({number(race['difference_percent']):+.2f} %) to "
+            f"equal loss, {race['pairs']} pairs, p {number(race['p']):.2g}{killed}")
+
+
+def with_sd(spread: dict[str, Any], digits: int) -> str:
+    """Return a mean and, where there is one, the standard deviation."""
+    sd = "" if spread["sd"] is None else f" (sd {spread['sd']:.{digits}f})"
+    return f"{spread['mean']:.{digits}f}{sd}"
+
+
+def cell(text: str) -> str:
+    """Return a stranger's text for a cell of a Markdown table: no markup, no link, no HTML, one line."""
+    text = html.escape(shown(text, 400))
+    return re.sub(r"([\\`*_\[\]|~@#!])", r"\\\1", text).replace("://", ":&#47;&#47;")
+
+
+def replaced(text: str, begin: str, end: str, block: str, name: str) -> str:
+    """Return a text with what stands between two markers, both included, replaced by a block.
+
+    Raises ReadError unless each marker stands there once, in order.
+    """
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ReadError(f"{shown(name)}: expected {begin} and, below it, {end}, each once")
+    return text[:text.index(begin)] + block + text[text.index(end) + len(end):]
+
+
+def skeleton(record: dict[str, Any]) -> str:
+    """Return a new record's README.md: the block, and sections that ask for words."""
+    asked = "".join(f"\n## {title}\n\n<!-- {question} -->\n" for title, question in SECTIONS.items())
+    return f"# {record['name']}\n\n{page(record)}\n{asked}"
+
+
+def unanswered(text: str) -> list[str]:
+    """Return the sections of a record's README.md in which nobody wrote a word."""
+    parts = re.split(r"(?m)^## (.*)$", re.sub(r"(?s)<!--.*?-->", "", text))
+    written = {title.strip(): body.strip() for title, body in zip(parts[1::2], parts[2::2])}
+    return [title for title in SECTIONS if not written.get(title)]
+
+
+def differences(case: Case) -> list[str]:
+    """Return what in a record's folder is not what its logs give; nothing where all is."""
+    folder = case.record
+    assert folder is not None
+    record = build(case, folder.name[len("2026-01-01_"):])
+    wrong = []
+    if (folder.name, folder.resolve().parent.name) != (f"{record['date']}_{record['name']}", case.track):
+        wrong.append(f"the folder should be {case.track}/{record['date']}_{record['name']}")
+    if not NAME.fullmatch(record["name"]):
+        wrong.append("the name has other characters than letters, digits, - and _")
+    there = {f"logs/{run.trial.path.name}" for run in case.own}
+    if there != (files := {log["file"] for log in record["logs"]}):
+        wrong.append(f"logs are not named by their run id: {', '.join(sorted(there ^ files)[:3])}")
+    if read_bytes(folder / "record.json") != json_text(record).encode():
+        wrong.append(f"record.json: {first_difference(folder / 'record.json', record)}")
+    text = read_bytes(folder / "README.md").decode(errors="replace")
+    if replaced(text, BEGIN, END, page(record), "README.md") != text:
+        wrong.append("README.md: the block between its markers")
+    return wrong
+
+
+def first_difference(path: Path, record: dict[str, Any]) -> str:
+    """Return in words where a record.json differs from what it should say."""
+    try:
+        found = parse_json(read_bytes(path).decode())
+    except (ReadError, UnicodeDecodeError) as error:
+        return str(error)
+    expected = parse_json(json_text(record))
+    for key in sorted(found.keys() | expected.keys()):
+        if found.get(key) != expected.get(key):
+            return f"{key} is {shown(str(found.get(key)))}, the logs give {shown(str(expected.get(key)))}"
+    return "not in its canonical form"

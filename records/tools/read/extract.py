@@ -1,0 +1,96 @@
+"""Writes the code that a log carries into an empty folder, where it runs."""
+import argparse
+import json
+import re
+import unicodedata
+from pathlib import Path
+
+from records.tools.read.trials import load_trials
+from records.tools.read.values import ReadError, shown
+
+UNNAMED = "train_gpt2.py"  # the script of a public log, which does not name it
+# names that Windows gives to devices, whatever their suffix
+DEVICES = {"con", "prn", "aux", "nul", *(f"{name}{i}" for name in ("com", "lpt") for i in range(10))}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("log", metavar="LOG", type=Path)
+    parser.add_argument("folder", metavar="DIR", type=Path, help="empty, or not there yet")
+    parser.add_argument("--json", action="store_true", help="print one JSON object: script and files")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Extract and say what was written; return the exit code."""
+    trial, name = load_trials(arguments.log)[0], shown(arguments.log.name)
+    log = trial.log
+    if trial.code is None or (log and not log.manifest):
+        raise ReadError(f"{name}: " + ("cut off above its manifest; it holds no whole script" if log
+                                       else "a log of this layout carries no code"))
+    script = log.script_path if log else UNNAMED
+    sources = {script: trial.code}
+    for path, source in trial.files.items():
+        if path in sources:
+            raise ReadError(f"{name}: two files {shown(path)}")
+        sources[path] = source
+    write_files(sources, arguments.folder)
+    if arguments.json:
+        print(json.dumps({"folder": str(arguments.folder), "script": script, "files": sorted(sources)}))
+        return 0
+    print(f"wrote {len(sources)} files to {arguments.folder}")
+    if log:
+        needs = [shown(str(log.track[name])) for name in ("data", "vocabulary") if name in log.track]
+        data = " and ".join(needs) or "the data"
+        print(f"a log carries code, not data; to run it there, add {data}, then:")
+        print(f"python {shown(script)} --track {shown(str(trial.track))} --seed {shown(str(trial.seed))}")
+    return 0
+
+
+def write_files(sources: dict[str, bytes], folder: Path) -> None:
+    """Write files below a folder that is empty or absent; nothing is written unless all paths are safe."""
+    check_paths(list(sources))
+    try:
+        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+            raise ReadError(f"{shown(str(folder))}: not a folder; name one that is empty or not there yet")
+        if folder.is_dir() and any(folder.iterdir()):
+            raise ReadError(f"{shown(str(folder))}: not empty; name a folder that is empty or not there yet")
+        for path, source in sources.items():
+            target = folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with open(target, "xb") as f:  # x: neither overwrites nor follows a link
+                f.write(source)
+    except OSError as error:
+        raise ReadError(f"{shown(str(folder))}: cannot be written ({error.strerror})") from None
+
+
+def check_paths(paths: list[str]) -> None:
+    """Raise ReadError for a path that might leave the folder, hide, or meet another on some file system."""
+    files: set[tuple[str, ...]] = set()
+    folders: set[tuple[str, ...]] = set()
+    for path in paths:
+        if reason := unsafe(path):
+            raise ReadError(f"path {shown(path)!r}: {reason}")
+        parts = tuple(unicodedata.normalize("NFC", part).casefold() for part in path.split("/"))
+        if parts in files:
+            raise ReadError(f"path {shown(path)!r}: another differs in case only")
+        files.add(parts)
+        folders.update(parts[:i] for i in range(1, len(parts)))
+    if both := files & folders:
+        raise ReadError(f"path {shown('/'.join(both.pop()))!r}: a file and a folder")
+
+
+def unsafe(path: str) -> str | None:
+    """Return what is wrong with a path out of a log, None where it is safe below any folder."""
+    if not path or len(path) > 1000:
+        return "empty, or over 1000 characters"
+    if re.search(r'[\\:*?"<>|]', path) or not path.isprintable():
+        return "holds a backslash, a colon or another character that is special somewhere"
+    for part in path.split("/"):
+        if part in ("", ".", ".."):
+            return "absolute, or leaves its folder"
+        stem = part.split(".")[0].strip().casefold()
+        if part.startswith((".", "-")) or part.endswith((".", " ")) or stem in DEVICES:
+            return "holds a hidden or reserved name"
+        if len(part.encode()) > 255:
+            return "holds a name of over 255 bytes"
+    return None

@@ -1,0 +1,175 @@
+"""Reads the logs of the public NanoGPT speedrun, in every layout of its history, and those of llm.c.
+
+They have no end mark and little order: rules of 100 `=` set code, environment, data and steps apart, or there
+are none. Nothing in one is trusted. Every pattern begins in a literal, can match in one way only, and repeats
+a group a bounded number of times (re keeps a hundred bytes for each): time and memory stay in proportion.
+"""
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from records.tools.read.trials import Point, Trial
+from records.tools.read.values import ReadError, shown
+
+POINTS, TRIALS = 1 << 18, 1000  # in a file; 64 MiB of "s:1 trl:1" would take a gigabyte of memory
+NUMBER = rb"([-+]?(?:\d{1,40}(?:\.\d{1,40})?(?:e[-+]?\d{1,5})?|nan|inf))"
+WHOLE = rb"(\d{1,18})"
+END = rb"[ \t\r]*(?=\n|\Z)"
+STEP = re.compile(rb"\nstep:" + WHOLE + rb"/" + WHOLE + rb"(?: (val|train)_loss:" + NUMBER + rb")?"
+                  rb"(?: [a-z_]{1,40}_loss:[-+.\dinfae]{1,90}){0,20} train_time:" + NUMBER + rb"(ms|s)"
+                  rb" step_avg:" + NUMBER + rb"ms(?: [^\s:]{1,99}:\S{1,999}){0,99}" + END)
+LLMC = re.compile(rb"\ns:" + WHOLE + rb" (tel|trl):" + NUMBER + rb"(?: lr:\S+)?(?: norm:\S+)?" + END)
+RULE = re.compile(rb"\n={100}\r?(?=\n)")
+HELPER = re.compile(rb"\n-{40}\n# ([^\n]{1,200})\n-{40}\n\n?")
+PEAK = re.compile(rb"\npeak memory (?:consumption|allocated): " + WHOLE + rb" MiB")
+SEED = re.compile(rb"\n(?:Using |trial:\d{1,9}/\d{1,9} )?seed[:=]" + WHOLE + rb"(?=[ \r\n]|\Z)")
+GPU = re.compile(rb"\n\| {1,9}\d{1,3} {1,9}([A-Z][^\n|]{1,60}?) {1,60}(?:On|Off) {1,9}\|")
+DEVICE = re.compile(rb"\nRunning [^\n]{0,200}?on (?:device_name=)?([A-Z][^\n=]{1,60}) with world_size[= ]"
+                    rb"(\d{1,6})")
+VERSIONS = {
+    "python": re.compile(rb"\nRunning [pP]ython (\S{1,80})"),
+    "torch": re.compile(rb"\nRunning [pP]y[tT]orch (\S{1,80})"),
+    "cuda": re.compile(rb"\nRunning [pP]y[tT]orch \S{1,80} compiled for CUDA (\S{1,80})"),
+    "triton": re.compile(rb"\nRunning Triton version (\S{1,80})"),
+    "driver": re.compile(rb"Driver Version: (\S{1,80})"),
+}
+
+
+@dataclass
+class _Run:
+    """The lines of one trial."""
+
+    start: int  # where its first line begins, in bytes
+    last: int = -1  # the step of its latest line
+    steps: int | None = None
+    vals: list[Point] = field(default_factory=list)
+    train: list[Point] = field(default_factory=list)
+    decimals: list[int] = field(default_factory=list)
+
+
+def read_public(path: Path, data: bytes) -> list[Trial]:
+    """Return the trials of a public log. A last line that is cut off is left out.
+
+    Raises ReadError where there is no validation line, or there are more lines than any run has.
+    """
+    data = b"\n" + data  # so that each line, the first too, begins with a newline
+    try:
+        runs = _runs(STEP, data) or _runs(LLMC, data)
+        if not runs:
+            raise ReadError("no log of a run: no validation line like step:1/2 val_loss:3.28 train_time:3ms "
+                            "step_avg:1.50ms or s:1 tel:3.28")
+        llmc, first = data.startswith(b"\ns:", runs[0].start), runs[0].start
+        layout, code, below = _layout(data, first)
+        script, files = _split(code)
+    except ReadError as error:
+        raise ReadError(f"{shown(path.name)}: {error}") from None
+    device, world_size = _device(data, below, first)
+    found = {name: pattern.search(data, below, first) for name, pattern in VERSIONS.items()}
+    versions = {name: match[1].decode(errors="replace") for name, match in found.items() if match}
+    ends = [run.start for run in runs[1:]] + [len(data)]
+    seeds = _seeds(data, [below, *(run.start for run in runs)])
+    peaks = [PEAK.search(data, run.start, end) for run, end in zip(runs, ends)]
+    return [Trial(path, i, "llm.c" if llmc else f"public {layout}", None, run.steps, run.vals, run.train,
+                  min(run.decimals, default=None), script, files, seed=seed, world_size=world_size,
+                  device=device, versions=versions, peak_memory_mib=int(peak[1]) if peak else None)
+            for i, (run, seed, peak) in enumerate(zip(runs, seeds, peaks))]
+
+
+def _runs(pattern: re.Pattern[bytes], data: bytes) -> list[_Run]:
+    """Return the trials of a file, a new one where the step falls; none at all without a validation line."""
+    runs: list[_Run] = []
+    for count, (start, step, steps, kind, point, digits) in enumerate(_points(pattern, data)):
+        if count >= POINTS:
+            raise ReadError(f"more than {POINTS} lines of steps; a log has at most that many")
+        if not runs or step < runs[-1].last:
+            if len(runs) == TRIALS:
+                raise ReadError(f"more than {TRIALS} trials; a log has at most that many")
+            runs.append(_Run(start))
+        run = runs[-1]
+        run.last, run.steps = step, steps
+        (run.vals if kind in (b"val", b"tel") else run.train).append(point)
+        if digits is not None:
+            run.decimals.append(digits)
+    return runs if any(run.vals for run in runs) else []
+
+
+def _points(pattern: re.Pattern[bytes], data: bytes) -> Iterator[tuple]:
+    """Yield (start, step, last step, kind, point, decimals of a validation loss) for each line of a step."""
+    digits = None
+    for match in pattern.finditer(data):
+        if pattern is STEP:
+            step, steps, kind, loss, time, unit, _ = match.groups()
+            time_ms = float(time) if unit == b"ms" else round(float(time) * 1000, 6)
+        else:
+            step, kind, loss = match.groups()
+            if match.end() == len(data) and _decimals(loss) != digits:
+                return  # it may be cut off inside its number
+            steps = time_ms = None
+        if kind in (b"val", b"tel") or pattern is LLMC:
+            digits = _decimals(loss)
+        yield (match.start(), int(step), steps and int(steps), kind,
+               Point(int(step), loss and float(loss), time_ms), digits if kind in (b"val", b"tel") else None)
+
+
+def _decimals(number: bytes) -> int | None:
+    """Return the digits behind the point of a printed number; None for nan and inf."""
+    return None if number[-1:] in b"nf" else len(number.partition(b"e")[0].partition(b".")[2])
+
+
+def _layout(data: bytes, first: int) -> tuple[str, bytes | None, int]:
+    """Return the letter of a layout, the code with its helper files, and where that ends."""
+    rules = [match.span() for match in RULE.finditer(data, 0, first + 1)]
+    if rules and rules[0][0] == 0:
+        if len(rules) == 1:
+            return "F", None, 0
+        code = data[rules[0][1] + 1:rules[1][0] + 1]  # as written; later ones print it, with a newline more
+        return "A" if len(rules) < 4 else "B", code, rules[1][1]
+    if not rules:
+        return "F", None, 0
+    return "EDC"[min(len(rules), 3) - 1], data[1:rules[0][0]], rules[0][1]
+
+
+def _split(code: bytes | None) -> tuple[bytes | None, dict[str, bytes]]:
+    """Return the main script, and the helper files that were printed behind it by their names there."""
+    if code is None:
+        return None, {}
+    marks = list(islice(HELPER.finditer(code), TRIALS))
+    starts = [0, *(mark.end() for mark in marks)]
+    ends = [*(mark.start() + 1 for mark in marks), len(code)]
+    parts = [code[start:end] for start, end in zip(starts, ends)]
+    parts[:-1] = [part.removesuffix(b"\n\n") for part in parts[:-1]]  # two newlines stood between them
+    names = [mark[1].decode(errors="replace").strip() for mark in marks]
+    if len(set(names)) < len(names):
+        raise ReadError("two helper files of one name in the code; each file of a log has its own")
+    return parts[0], dict(zip(names, parts[1:]))
+
+
+def _device(data: bytes, start: int, end: int) -> tuple[str | None, int | None]:
+    """Return the devices that nvidia-smi's table or a line of track 3 names, and the ranks of that line."""
+    rows = islice(GPU.finditer(data, start, end), TRIALS)
+    kinds = Counter(row[1].decode(errors="replace") for row in rows)
+    line = DEVICE.search(data, start, end)
+    world_size = int(line[2]) if line else None
+    if line and not kinds:
+        kinds[line[1].decode(errors="replace")] = world_size
+    return " + ".join(f"{n} x {name}" for name, n in kinds.items()) or None, world_size
+
+
+def _seeds(data: bytes, borders: list[int]) -> list[int | None]:
+    """Return each trial's seed: the last stated above its first line, below that of the one before.
+
+    borders: where the code ends, and the first line of each trial.
+    """
+    seeds: list[int | None] = []
+    for start, end in zip(borders, borders[1:]):
+        stated = None
+        for stated in SEED.finditer(data, start, end + 1):
+            pass
+        seeds.append(int(stated[1]) if stated else None)
+    if seeds[0] is None:  # stated behind a trial, if at all: of several, whose it is cannot be told
+        stated = SEED.search(data, borders[1]) if len(seeds) == 1 else None
+        return [int(stated[1]) if stated else None] + [None] * (len(seeds) - 1)
+    return seeds

@@ -1,0 +1,98 @@
+"""Lists runs, one line a trial."""
+import argparse
+import math
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+from records.tools.read.trials import find_logs, load_trials
+from records.tools.read.values import ReadError, json_text, shown
+
+FEW = 64  # files that one process reads sooner than several would start
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("paths", metavar="PATH", nargs="+", type=Path, help="a log, or a folder to search")
+    parser.add_argument("--track", metavar="NAME", help="list the runs of this track alone")
+    parser.add_argument("--json", action="store_true", help="print a JSON array with all facts of each trial")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """List runs; return the exit code: 2 where a file that was named is no log."""
+    rows: list[dict[str, Any]] = []
+    others, code = 0, 0
+    named = {os.fspath(path) for path in arguments.paths}
+    paths = list(find_logs(arguments.paths))
+    for path, found in zip(paths, read_all(paths)):
+        if isinstance(found, list):
+            rows += [row for row in found if arguments.track in (None, row["track"])]
+        elif os.fspath(path) in named:
+            print(f"records list: {found}", file=sys.stderr)
+            code = 2
+        else:
+            others += 1
+    if not paths:
+        raise ReadError(f"{shown(', '.join(map(str, arguments.paths)))}: no logs there")
+    if arguments.json:
+        sys.stdout.write(json_text(rows))
+    else:
+        print_rows([line_of(row) for row in rows])
+    if others:
+        print(f"records list: {others} of {len(paths)} files are no logs, or damaged; name one to see why",
+              file=sys.stderr)
+    return code
+
+
+def read_all(paths: list[Path]) -> Iterator[list[dict[str, Any]] | str]:
+    """Yield the facts of each file's trials, in order of the paths, or in one line why it is no log."""
+    if len(paths) <= FEW:
+        yield from map(facts_of, paths)
+        return
+    try:
+        with ProcessPoolExecutor(os.cpu_count()) as pool:
+            yield from pool.map(facts_of, paths, chunksize=8)
+    except BrokenProcessPool:
+        raise ReadError("a process that reads logs was killed; list fewer files at a time") from None
+
+
+def facts_of(path: Path) -> list[dict[str, Any]] | str:
+    """Return the facts of a file's trials, or in one line why it is no log."""
+    try:
+        return [trial.facts() for trial in load_trials(path)]
+    except ReadError as error:
+        return str(error)
+
+
+def line_of(facts: dict[str, Any]) -> list[str]:
+    """Return the columns of a trial: what its log lacks is a dash."""
+    step, steps = facts["step"], facts["steps"]
+    file = facts["file"] + (f"#{facts['trial']}" if facts["trial"] else "")
+    cells = [facts["status"], facts["track"], step if step == steps or steps is None else f"{step}/{steps}",
+             loss(facts["val_loss"]), duration(facts["train_time_ms"]), facts["code_sha256"] and
+             facts["code_sha256"][:8], facts["device"]]
+    return [*("-" if cell is None else shown(str(cell), 40) for cell in cells), shown(file, 300)]
+
+
+def loss(value: float | None) -> str | None:
+    """Return a loss as a table shows it."""
+    return None if value is None else f"{value:.5f}" if abs(value) < 1e6 else f"{value:.6g}"
+
+
+def duration(ms: float | None) -> str | None:
+    """Return a training time in seconds as a table shows it."""
+    return None if ms is None else f"{ms / 1000:.1f} s" if math.isfinite(ms) else str(ms)
+
+
+def print_rows(rows: list[list[str]]) -> None:
+    """Print rows below a head, in columns."""
+    rows = [["status", "track", "step", "val_loss", "time", "code", "device", "file"], *rows]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        cells = [cell.rjust(width) if i in (2, 3, 4) else cell.ljust(width)
+                 for i, (cell, width) in enumerate(zip(row, widths))]
+        print("  ".join(cells).rstrip())

@@ -1,0 +1,237 @@
+"""Shows one run whole: what ran, on what, how the loss fell, how it ended."""
+import argparse
+import json
+import math
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from records.tools.show.listing import duration, loss
+from records.tools.read.log import sha256
+from records.tools.read.trials import Point, Trial, load_trials
+from records.tools.read.values import ReadError, json_text, number, shown
+
+WIDTH, HEIGHT = 64, 10  # of the chart, in characters
+BRAILLE = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # the dot in each row and column of a cell
+MOST = 60  # lines of one part; a log may hold a million
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("log", metavar="LOG", type=Path)
+    parser.add_argument("--stable", action="store_true",
+                        help="leave out what differs between two equal runs: names, dates, times, host")
+    parser.add_argument("--trial", metavar="N", type=int, help="which, from 0, of a file that holds several")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, with every validation")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Show a run; return the exit code."""
+    trials = load_trials(arguments.log)
+    if not 0 <= (arguments.trial or 0) < len(trials):
+        raise ReadError(f"{shown(arguments.log.name)}: no trial {arguments.trial}, expected one of 0 to "
+                        f"{len(trials) - 1}")
+    trial = trials[arguments.trial or 0]
+    if arguments.json:
+        sys.stdout.write(json_text(whole(trial, arguments.stable)))
+        return 0
+    if len(trials) > 1 and arguments.trial is None:
+        print(f"records show: trial 0 of {len(trials)}; --trial N shows another", file=sys.stderr)
+    for line in page(trial, arguments.stable):
+        print(line)
+    return 0
+
+
+def whole(trial: Trial, stable: bool) -> dict[str, Any]:
+    """Return what `show --json` prints."""
+    facts = {**trial.facts(), "versions": trial.versions, "hyperparameters": trial.hyperparameters,
+             "files": {path: sha256(source) for path, source in trial.files.items()},
+             "vals": [{"step": point.step, "val_loss": point.loss, "tokens": point.tokens,
+                       **({} if stable else {"train_time_ms": point.time_ms})} for point in trial.vals],
+             "overrides": mapping(trial.log.manifest.get("overrides")) if trial.log else None,
+             "warnings": warnings(trial)}
+    return {name: fact for name, fact in facts.items()
+            if not stable or name not in ("file", "train_time_ms", "device")}
+
+
+def page(trial: Trial, stable: bool) -> Iterator[str]:
+    """Yield the lines that show a run; where stable, those alone that equal runs share."""
+    log = trial.log
+    yield from head(trial, stable)
+    yield from part("settings", pairs(trial.hyperparameters))
+    if log:
+        yield from part("overrides", pairs(mapping(log.manifest.get("overrides"))))
+        yield from part("data", pairs(mapping(log.manifest.get("data"))))
+        if not stable:
+            environment = {name: log.manifest.get(name) for name in ("sys", "git", "launch", "calibration")}
+            yield from part("environment", (line for name, facts in environment.items()
+                                            for line in pairs(mapping(facts), f"{name}.")))
+    curve = chart(trial.vals, encodable("\u28ff"))
+    if curve:
+        yield from ("", "val_loss", *curve)
+    yield from part("validations", validations(trial, stable))
+    if log:
+        yield from part("scalars", scalars(trial))
+        if not stable:
+            yield from part("text", (f"  {shown(line, 200)}" for line in log.text))
+        yield from part("end", end(trial, stable))
+    yield from part("warnings", (f"  {line}" for line in warnings(trial)))
+
+
+def head(trial: Trial, stable: bool) -> Iterator[str]:
+    """Yield what the run is: track, code, seed, ranks, versions."""
+    manifest = trial.log.manifest if trial.log else {}
+    code = mapping(manifest.get("code"))
+    facts = {
+        "file": None if stable else trial.name, "format": trial.format, "status": trial.status,
+        "track": trial.track, "target": trial.log and trial.log.track.get("target"),
+        "result": trial.last and f"val_loss {loss(trial.last.loss)} at step {trial.last.step}"
+                                 + ("" if trial.steps is None else f" of {trial.steps}"),
+        "time": None if stable or not trial.last else duration(trial.last.time_ms),
+        "script": manifest.get("script"), "code sha256": trial.code_sha256, "digest": code.get("digest"),
+        "harness": code.get("harness"), "seed": trial.seed, "world size": trial.world_size,
+        "device": None if stable else trial.device, "versions": trial.versions or None,
+        "parameters": manifest.get("parameters"),
+        "peak memory": f"{trial.peak_memory_mib} MiB" if trial.peak_memory_mib and not stable else None,
+    }
+    for line in pairs({name: fact for name, fact in facts.items() if fact is not None}):
+        yield line[2:]
+    yield from part("files", (f"  {sha256(source)[:8]}  {shown(path, 100)}"
+                              for path, source in sorted(trial.files.items())))
+
+
+def part(title: str, lines: Iterable[str]) -> Iterator[str]:
+    """Yield a blank line, a title and lines, at most MOST of them; nothing where there is none."""
+    lines = iter(lines)
+    shown_lines = list(islice(lines, MOST))
+    if shown_lines:
+        yield from ("", title, *shown_lines)
+    if more := sum(1 for _ in lines):
+        yield f"  ... {more} more"
+
+
+def pairs(facts: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield a line for each name and value."""
+    for name, value in facts.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        yield f"  {shown(prefix + name, 40):<24}  {shown(text, 200)}"
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """Return an object of a manifest; an empty one where the log has something else there."""
+    return value if isinstance(value, dict) else {}
+
+
+def encodable(text: str) -> bool:
+    """Tell whether stdout can print a text."""
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+def chart(points: list[Point], braille: bool) -> list[str]:
+    """Return lines that draw the losses against the steps; none where there are not two to join."""
+    curve = sorted({p.step: p.loss for p in points if p.loss is not None and math.isfinite(p.loss)}.items())
+    if len(curve) < 2:
+        return []
+    low, high = min(y for _, y in curve), max(y for _, y in curve)
+    wide, tall = (2, 4) if braille else (1, 1)
+    columns, rows = WIDTH * wide, HEIGHT * tall
+    (first, _), (last, _) = curve[0], curve[-1]
+    cells, i, before = [[0] * WIDTH for _ in range(HEIGHT)], 0, None
+    for column in range(columns):
+        step = first + (last - first) * column / (columns - 1)
+        while i < len(curve) - 2 and curve[i + 1][0] < step:
+            i += 1
+        (x0, y0), (x1, y1) = curve[i], curve[i + 1]
+        share = min(max((step - x0) / (x1 - x0), 0), 1)
+        y = y0 * (1 - share) + y1 * share
+        row = round((high / 2 - y / 2) / (high / 2 - low / 2 or 1) * (rows - 1))  # halves cannot overflow
+        before = row if before is None else before
+        for dot in range(min(row, before + 1), max(row, before - 1) + 1):  # without a gap where it is steep
+            cells[dot // tall][column // wide] |= BRAILLE[dot % tall][column % wide]
+        before = row
+    labels = [f"{high:.4g}", *[""] * (HEIGHT - 2), f"{low:.4g}"]
+    dots = {0: " "} | ({cell: chr(0x2800 + cell) for cell in range(1, 256)} if braille else {1: "*"})
+    lines = ["".join(map(dots.get, row)) for row in cells]
+    return [*(f"{label:>10} |{line.rstrip()}" for label, line in zip(labels, lines)),
+            f"{'step':>10}  {first:<{WIDTH // 2}}{last:>{WIDTH // 2}}"]
+
+
+def validations(trial: Trial, stable: bool) -> Iterator[str]:
+    """Yield the table of validations, with as many digits as the log has."""
+    if not trial.vals:
+        return
+    digits = None if trial.val_decimals is None else min(trial.val_decimals, 15)
+    yield f"  {'step':>8}  {'val_loss':>20}  {'tokens':>14}" + ("" if stable else f"  {'time':>12}")
+    for point in trial.vals:
+        value = repr(point.loss) if digits is None else f"{point.loss:.{digits}f}"
+        time = "" if stable else f"  {duration(point.time_ms) or '-':>12}"
+        yield f"  {point.step:>8}  {value:>20}  {'-' if point.tokens is None else point.tokens:>14}{time}"
+
+
+def scalars(trial: Trial) -> Iterator[str]:
+    """Yield for each scalar that the submission logged: how often, first, last, lowest, highest."""
+    found: dict[str, list[float]] = {}
+    for event in trial.log.events if trial.log else []:
+        if event.kind == "scalar":
+            for name, value in event.fields.items():
+                if name not in ("seq", "step") and isinstance(value, (int, float, str)):
+                    found.setdefault(name, []).append(number(value))
+    for name, values in sorted(found.items()):
+        numbers = {"first": values[0], "last": values[-1], "lowest": min(values), "highest": max(values)}
+        words = ", ".join(f"{word} {value:.6g}" for word, value in numbers.items())
+        yield f"  {shown(name, 40):<24}  {len(values)} times, {words}"
+
+
+def end(trial: Trial, stable: bool) -> Iterator[str]:
+    """Yield how the run ended, and where its wall time went."""
+    facts = trial.log.end if trial.log else None
+    if not facts:
+        return
+    names = ("status", "step", "val_loss", "bits_per_byte", "weights", "weights_sha256", "rank", "type",
+             "message", "signal", "ranks")
+    yield from pairs({name: facts[name] for name in names if name in facts})
+    for line in str(facts.get("traceback", "")).splitlines():
+        yield f"    {shown(line, 200)}"
+    if stable:
+        return
+    wall = facts.get("wall_ns")
+    for name in ("wall", "timed", "setup", "warmup", "validation", "checkpoint", "unexplained"):
+        ns = facts.get(f"{name}_ns")
+        if isinstance(ns, int) and isinstance(wall, int) and abs(ns) < 1 << 63 and 0 < wall < 1 << 63:
+            yield f"  {name:<24}  {ns / 1e9:10.3f} s  {100 * ns / wall:5.1f} %"
+
+
+def warnings(trial: Trial) -> list[str]:
+    """Return what a reader of the run must know before trusting its numbers."""
+    found: list[str] = []
+    log, last = trial.log, trial.last
+    if last is None:
+        found.append("no validation")
+    elif last.loss is None or not math.isfinite(last.loss):
+        found.append(f"the last loss is {last.loss}")
+    if last and trial.steps is not None and last.step != trial.steps:
+        found.append(f"the last validation is of step {last.step}, the run was to take {trial.steps}")
+    if log is None:
+        return found
+    manifest, facts = log.manifest, log.end or {}
+    if log.end is None:
+        found.append("incomplete: there is no end line; the run was killed, or the log was cut off")
+    elif trial.status != "ok":
+        found.append(f"status {shown(trial.status or '')}")
+    if facts.get("type") == "Tripwire":
+        found.append(f"tripwire: {shown(str(facts.get('message')), 200)}")
+    found += [f"late: {shown(str(event.fields.get('path')))} was loaded after the start"
+              for event in log.events if event.kind == "late"]
+    if overrides := mapping(manifest.get("overrides")):
+        found.append(f"{len(overrides)} hyperparameters were overridden on the command line")
+    if manifest.get("resumed_from"):
+        found.append("resumed from a checkpoint")
+    if settings := mapping(manifest.get("sys")).get("settings"):
+        found.append(f"settings that are not torch's defaults: {shown(json.dumps(settings), 200)}")
+    return found

@@ -1,0 +1,213 @@
+"""Recipe: typed, one duration, errors of one line that name the closest; a dict gives it back."""
+import dataclasses
+import json
+
+import pytest
+
+from lab.__main__ import main
+from lab.recipe.load import as_dict, keys, load_recipe, make_recipe, replace, shipped
+from lab.recipe.smoke import smoke
+from lab.train import parse_overrides
+
+FULL = {"name": "full", "model": {"kind": "gpt2", "tied": False, "embedding_initializer": {"std": .1}},
+        "parametrization": {"kind": "mup", "mup_base_hidden_size": 32, "mup_base_filter_size": 128,
+                            "adjust_learning_rate": {"embedding": 2.0}},
+        "optimizer": {"name": "muon", "betas": [.8, .9], "lr_factor": {"readout": .5}},
+        "schedule": {"kind": "cosine", "warmup_frac": .1, "roles": {"readout": {"kind": "constant"}},
+                     "weight_decay": {"kind": "linear"}, "batch_tokens": [[0, 1024], [4096, 2048]],
+                     "seq_len": [[0, 32]]}, "duration": {"tokens": 1e5}}
+
+
+def wrong(values, overrides=None):
+    """Return the one line that a recipe is refused with."""
+    with pytest.raises(ValueError) as caught:
+        make_recipe(values, overrides, "my.yaml")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_a_recipe_becomes_a_dict_and_comes_back(name):
+    recipe = load_recipe(name)
+    assert make_recipe(as_dict(recipe)) == recipe
+    assert recipe.name == name
+
+
+def test_a_recipe_with_everything_becomes_a_dict_and_comes_back():
+    recipe = make_recipe(FULL)
+    assert make_recipe(as_dict(recipe)) == recipe
+    assert recipe.optimizer.betas == (.8, .9)
+    assert recipe.schedule.roles["readout"].kind == "constant"
+    assert make_recipe(as_dict(smoke(recipe))) == smoke(recipe)
+
+
+def test_recipes_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        load_recipe("gpt_tiny").model.n_layer = 3
+
+
+def test_overrides_are_pairs_or_equations_or_both():
+    words = ["optimizer.lr", "3e-3", "schedule.warmup_tokens=1e6", "model.tied", "false",
+             "data.micro_batch=none", "optimizer.betas=[0.8, 0.9]", "data.track", "lab"]
+    assert parse_overrides(words) == {
+        "optimizer.lr": .003, "schedule.warmup_tokens": 1e6, "model.tied": False, "data.micro_batch": None,
+        "optimizer.betas": [.8, .9], "data.track": "lab"}
+
+
+def test_an_override_without_a_value_is_refused():
+    with pytest.raises(ValueError, match="--override optimizer.lr has no value"):
+        parse_overrides(["model.tied=true", "optimizer.lr"])
+
+
+def test_overrides_win_over_the_file():
+    recipe = load_recipe("gpt_tiny", {"optimizer.lr": 3e-3, "schedule.warmup_tokens": 1e6})
+    assert (recipe.optimizer.lr, recipe.schedule.warmup_tokens, recipe.model.n_layer) == (3e-3, 1e6, 2)
+    assert recipe.optimizer.weight_decay == load_recipe("gpt_tiny").optimizer.weight_decay
+
+
+@pytest.mark.parametrize("duration, value", [("tokens", 1e6), ("tokens_per_param", 20), ("flops", 1e12),
+                                             ("epochs", .5), ("steps", 7)])
+def test_a_duration_that_is_overridden_replaces_the_files(duration, value):
+    found = load_recipe("gpt_tiny", {f"duration.{duration}": value}).duration
+    assert {k: v for k, v in dataclasses.asdict(found).items() if v is not None} == {duration: value}
+
+
+@pytest.mark.parametrize("duration", ["tokens", "tokens_per_param", "flops", "epochs"])
+def test_a_file_may_say_any_duration(duration):
+    """The default's steps once stayed beside what the file says, and every such file was refused."""
+    found = make_recipe({"duration": {duration: 3}}).duration
+    assert getattr(found, duration) == 3 and found.steps is None
+
+
+@pytest.mark.parametrize("duration, words", [
+    ({"steps": 5, "tokens": 10}, "found steps and tokens, expected exactly one"),
+    ({"steps": 0}, "duration.steps: found 0, expected"),
+    ({"flops": -1.0}, "duration.flops: found -1.0, expected"),
+    ({"steps": None}, "found nothing, expected exactly one of steps, tokens, tokens_per_param, flops")])
+def test_other_than_one_duration_is_refused(duration, words):
+    assert words in wrong({"duration": duration})
+
+
+@pytest.mark.parametrize("overrides, words", [
+    ({"optimizer.lrr": 1.0}, "--override: unknown key optimizer.lrr; the closest is optimizer.lr"),
+    ({"optimiser.lr": 1.0}, "--override: unknown key optimiser; the closest is optimizer"),
+    ({"warmup_tokens": 1.0}, "--override: unknown key warmup_tokens; the closest is schedule.warmup_tokens"),
+    ({"model.nlayer": 1}, "--override: unknown key model.nlayer; the closest is model.n_layer")])
+def test_an_unknown_override_names_the_closest_key(overrides, words):
+    assert words in wrong({}, overrides)
+
+
+def test_an_unknown_key_of_a_file_names_file_and_closest():
+    words = "my.yaml: unknown key model.n_embed; the closest is model.n_embd"
+    assert wrong({"model": {"n_embed": 3}}) == words
+    words = "my.yaml: unknown key schedule.kindd; the closest is schedule.kind"
+    assert wrong({"schedule": {"kindd": "linear"}}) == words
+
+
+@pytest.mark.parametrize("key, value", [
+    ("optimizer.lr", "fast"), ("model.n_layer", 2.5), ("model.tied", "perhaps"), ("schedule.kind", "wavy"),
+    ("model.kind", "gpt5"), ("optimizer.betas", [.9]), ("schedule.batch_tokens", [[0]]),
+    ("optimizer.lr_factor", {"embedding": "big"}), ("model.initializer", {"name": "uniform"})])
+def test_a_value_of_the_wrong_type_is_refused_by_its_key(key, value):
+    section, word = key.split(".")
+    for words in (wrong({section: {word: value}}), wrong({}, {key: value})):
+        assert word in words
+
+
+def test_a_section_that_is_no_mapping_is_refused():
+    assert "model: found 3, expected keys of its own" in wrong({"model": 3})
+
+
+@pytest.mark.parametrize("values, words", [
+    ({"model": {"n_embd": 65, "n_head": 2}}, "65 is not a multiple of n_head = 2"),
+    ({"model": {"n_layer": 0}}, "model.n_layer: found 0, expected a number above 0"),
+    ({"model": {"head_dim": -16}}, "model.head_dim: found -16"),
+    ({"data": {"seq_len": 0}}, "seq_len: found 0"),
+    ({"optimizer": {"lr": float("inf")}}, "lr: found inf"), ({"validations": -3}, "validations: found -3"),
+    ({"duration": {"flops": float("inf")}}, "duration.flops: found inf"),
+    ({"schedule": {"timescale_tokens": 0}}, "timescale_tokens: found 0"),
+    ({"schedule": {"warmup_frac": 2}}, "warmup_frac: found 2"),
+    ({"schedule": {"warmup_tokens": -1}}, "warmup_tokens: found -1"),
+    ({"optimizer": {"betas": [0.9, 1.0]}}, "betas: found 1.0"),
+    ({"optimizer": {"eps": -1}}, "eps: found -1"),
+    ({"optimizer": {"lr_factor": {"embedding": -2}}}, "found embedding -2"),
+    ({"schedule": {"roles": {"readout": {"cooldown_frac": 2}}}}, "readout.cooldown_frac: found 2"),
+    ({"duration": None}, "duration: found None, expected keys"),
+    ({"schedule": {"seq_len": [[2048, 64], [0, 32]]}}, "expected [[tokens seen, value], ...]"),
+    ({"schedule": {"seq_len": [[0, 32]]}, "duration": {"flops": 1e9}}, "duration.flops with a schedule"),
+    ({"optimizer": {"lr_factor": {"head": 2.0}}}, "optimizer.lr_factor: no role 'head'; there are embedding"),
+    ({"schedule": {"roles": {"head": {}}}}, "schedule.roles: no role 'head'"),
+    ({"schedule": {"warmup_tokens": 5, "warmup_frac": .1}}, "found warmup_tokens and warmup_frac"),
+    ({"schedule": {"roles": {"readout": {"warmup_tokens": 5, "warmup_frac": .1}}}}, "at most one")])
+def test_values_that_cannot_go_together_are_refused(values, words):
+    assert words in wrong(values)
+
+
+def test_every_key_that_an_override_may_name_is_listed():
+    assert {"name", "model.n_embd", "model.embedding_initializer.std", "schedule.weight_decay.kind",
+            "parametrization.mup_base_hidden_size", "duration.flops"} <= set(keys())
+
+
+def test_replace_writes_a_dot_as_two_underscores():
+    recipe = load_recipe("gpt_tiny")
+    other = replace(recipe, optimizer__lr=.5, duration__tokens=1e5)
+    assert (other.optimizer.lr, other.duration.steps, other.duration.tokens) == (.5, None, 1e5)
+    assert replace(other, optimizer__lr=recipe.optimizer.lr, duration__steps=2000) == recipe
+
+
+def test_an_unknown_recipe_names_the_closest():
+    with pytest.raises(ValueError, match="gpt_tinny: no such recipe or file; the closest is gpt_tiny$"):
+        load_recipe("gpt_tinny")
+
+
+@pytest.mark.parametrize("text, words", [
+    ("a: [", "not YAML"), ("- 1", "found list, expected `key: value` lines"), ("", "found NoneType"),
+    ("\x00", "not YAML")], ids=["open bracket", "list", "empty", "zero byte"])
+def test_a_file_that_is_no_recipe_is_refused_in_one_line(tmp_path, text, words):
+    (path := tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(ValueError) as caught:
+        load_recipe(str(path))
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_file_of_ones_own_is_a_recipe_by_its_path(tmp_path):
+    (path := tmp_path / "mine.yaml").write_text("model: {n_layer: 3}\nduration: {tokens: 5e4}\n")
+    recipe = load_recipe(str(path))
+    assert (recipe.name, recipe.model.n_layer, recipe.duration.tokens) == ("mine", 3, 5e4)
+
+
+def test_the_command_shows_recipe_costs_and_table(capsys):
+    assert main(["recipe", "--config", "cerebras_111m", "--override", "duration.steps", "10"]) == 0
+    shown = capsys.readouterr().out
+    for words in ("n_embd: 768", "duration: {steps: 10}", "parameters  111,050,496 (444.2 MB)",
+                  "steps       10", "forward: embedding x 10, q.k x 0.01562, logits x 0.3333"):
+        assert words in shown, words
+    assert "None" not in shown and "null" not in shown
+
+
+def test_the_command_shows_the_same_as_json(capsys):
+    assert main(["recipe", "--config", "gpt_tiny", "--smoke", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert make_recipe(shown["recipe"]) == smoke(load_recipe("gpt_tiny"))
+    assert shown["costs"]["steps"] == 8
+    assert [row["role"] for row in shown["table"]][:2] == ["embedding", "position"]
+
+
+@pytest.mark.parametrize("words", [
+    "gpt_tinny", "gpt_tiny --override modell.x 1", "no/such.yaml", "gpt_tiny --override optimizer.lr",
+    "gpt_tiny --override duration.tokens 5"])
+def test_bad_input_is_one_line_and_exit_code_2(capsys, words):
+    assert main(["recipe", "--config", *words.split()]) == 2
+    out, err = capsys.readouterr()
+    assert not out and err.startswith("lab recipe: ") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("text, words", [
+    ("model: {n_layer: 1, n_layer: 2}", "n_layer stands twice"), ("[" * 5000, "not YAML"),
+    ("3", "found int")])
+def test_a_file_that_is_no_recipe_is_one_line(tmp_path, text, words):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=words) as caught:
+        load_recipe(str(path))
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,163 @@
+"""Schedules: known answers, and the same tokens seen give the same rates however a step is cut."""
+import dataclasses
+import math
+
+import pytest
+
+from lab.recipe.load import make_recipe, replace
+from lab.recipe.schema import Curve
+from lab.recipe.schedule import cosine, factor, share, stairs
+from lab.train import hyperparameters, schedule_of
+
+TAU = 57236.0
+
+
+@pytest.mark.parametrize("kind", ["constant", "linear", "cosine", "trapezoid", "power", "exponential"])
+@pytest.mark.parametrize("W", [0, 1e6])
+def test_a_warm_up_is_linear_and_reaches_one_at_its_end(kind, W):
+    curve = Curve(kind=kind, warmup_tokens=W, start=.02, timescale_tokens=TAU)
+    assert factor(curve, W, 1e8) == 1
+    if W:
+        assert factor(curve, 0, 1e8) == .02
+        assert factor(curve, W / 2, 1e8) == pytest.approx(.51, rel=1e-12)
+    down = {"power": 2 ** -.08, "exponential": .995}.get(kind)
+    if down:
+        assert factor(curve, W + TAU, 1e8) == pytest.approx(down, rel=1e-12)
+
+
+def test_a_fraction_of_the_run_is_the_same_warm_up_as_its_tokens():
+    for u in (0, 1, 99, 100, 500, 1000):
+        assert factor(Curve(kind="cosine", warmup_frac=.1), u, 1000) == factor(
+            Curve(kind="cosine", warmup_tokens=100), u, 1000)
+
+
+def test_the_power_law_is_one_half_where_it_must_be():
+    W = 3e6
+    curve = Curve(kind="power", warmup_tokens=W, exponent=.08, timescale_tokens=TAU)
+    assert factor(curve, W + TAU * (2 ** 12.5 - 1), 1e9) == pytest.approx(.5, rel=1e-12)
+
+
+def test_the_power_law_has_a_time_scale_of_its_own():
+    """Counted in bare tokens, one step after the peak the rate would fall to .416; here it falls to .946."""
+    curve = Curve(kind="power", timescale_tokens=TAU)
+    assert factor(curve, TAU, 1e8) == pytest.approx(.946, abs=5e-4)
+
+
+def test_the_cosine_of_the_homework():
+    rates = [cosine(t, 1e-4, 5e-4, 10, 2000) for t in (0, 5, 10, 1005, 2000, 3000)]
+    assert rates == pytest.approx([0, 2.5e-4, 5e-4, 3e-4, 1e-4, 1e-4], rel=1e-12, abs=0)
+
+
+def test_a_cosine_without_warm_up_begins_at_its_maximum():
+    assert cosine(0, 1e-4, 5e-4, 0, 2000) == 5e-4
+
+
+def test_gpt_tinys_schedule_is_the_homeworks_cosine():
+    recipe = make_recipe({"schedule": {"kind": "cosine", "warmup_tokens": 10 * 4096, "final": .2},
+                          "data": {"batch_tokens": 4096}, "duration": {"steps": 2000}})
+    for t in (0, 5, 10, 1005, 1999, 2000):
+        found = 5e-4 * factor(recipe.schedule, t * 4096, 2000 * 4096)
+        assert found == pytest.approx(cosine(t, 1e-4, 5e-4, 10, 2000), rel=1e-12, abs=0)
+
+
+def test_linear_cosine_and_trapezoid_end_at_their_final_factor_and_stay_there():
+    for kind in ("linear", "cosine", "trapezoid"):
+        curve = Curve(kind=kind, final=.1, end_tokens=1000)
+        for u in (1000, 1500, 2000):
+            assert factor(curve, u, 2000) == pytest.approx(.1, rel=1e-12)
+    assert factor(Curve(kind="linear", final=.1), 500, 1000) == pytest.approx(.55, rel=1e-12)
+
+
+def test_a_trapezoid_is_flat_until_its_cooldown():
+    curve = Curve(kind="trapezoid", cooldown_frac=.25)
+    assert [factor(curve, u, 1000) for u in (0, 749, 750, 875)] == pytest.approx([1, 1, 1, .5])
+
+
+def test_a_trapezoid_whose_warm_up_is_longer_than_its_plateau_goes_down_from_one():
+    curve = Curve(kind="trapezoid", warmup_tokens=800, cooldown_frac=.5)
+    assert [factor(curve, u, 1000) for u in (400, 800, 900)] == pytest.approx([.5, 1, .5])
+
+
+def test_a_warm_up_as_long_as_the_run_never_divides_by_zero():
+    for kind in ("linear", "cosine", "trapezoid"):
+        curve = Curve(kind=kind, warmup_frac=1.0)
+        assert factor(curve, 999, 1000) == pytest.approx(.999)
+        assert math.isfinite(factor(curve, 1000, 1000))
+    assert share(5, 5, 5) == 1
+
+
+def test_stairs_take_the_last_step_that_has_begun():
+    steps = [(0, 32), (2048, 64), (4096, 128)]
+    assert [stairs(u, steps, 7) for u in (0, 2047, 2048, 9999)] == [32, 32, 64, 128]
+    assert stairs(5, [(10, 32)], 7) == 7
+
+
+BASE = make_recipe({"model": {"n_embd": 32, "n_layer": 1}, "optimizer": {"lr": 3e-3, "weight_decay": .1},
+                    "schedule": {"kind": "cosine", "warmup_tokens": 2048, "final": .1,
+                                 "roles": {"readout": {"kind": "power"}}, "weight_decay": {"kind": "linear"}},
+                    "data": {"seq_len": 64, "batch_tokens": 1024, "micro_batch": 16},
+                    "duration": {"tokens": 16384}})
+
+
+def rates_of(recipe):
+    """Return {tokens seen: (rate logged, rate and decay of each group)} by the schedule that train() gets."""
+    hp, logged, rates, seen = hyperparameters(recipe), {}, {}, 0
+    groups = [dict(role=role, peak_lr=lr, peak_weight_decay=.1, lr=None, weight_decay=None)
+              for role, lr in (("embedding", 3e-3), ("readout", 1e-3))]
+    optimizer = type("Optimizer", (), {"param_groups": groups})()
+    schedule = schedule_of(recipe, lambda **scalars: logged.update(scalars))
+    for step in range(hp.num_iterations):
+        tokens, seq_len = schedule(step, hp, [optimizer])
+        assert tokens % seq_len == 0
+        rates[seen] = (logged["lr"], *((g["lr"], g["weight_decay"]) for g in groups))
+        seen += tokens
+    assert seen == hp.train_tokens
+    return rates
+
+
+@pytest.mark.parametrize("changes", [
+    {"data__micro_batch": 8}, {"data__micro_batch": 2}, {"data__batch_tokens": 2048},
+    {"data__batch_tokens": 8192}, {"schedule__seq_len": [[0, 16], [4096, 32], [8192, 64]]},
+    {"schedule__batch_tokens": [[0, 1024], [8192, 2048]]}],
+    ids=lambda changes: " ".join(f"{k} {v}" for k, v in changes.items()))
+def test_the_same_tokens_seen_give_the_same_rates(changes):
+    """Accumulation 1, 2 and 8, twice and eight times the batch, growing length, growing batch."""
+    reference, other = rates_of(BASE), rates_of(replace(BASE, **changes))
+    common = reference.keys() & other.keys()
+    assert len(common) == len(other) >= 2
+    assert all(reference[u] == other[u] for u in common)
+
+
+def test_a_budget_that_the_batch_does_not_divide_leaves_the_rates_alone():
+    """The curve ends with the budget, not with the last whole step, which moves with the batch."""
+    reference = rates_of(replace(BASE, duration__tokens=15_000))
+    other = rates_of(replace(BASE, duration__tokens=15_000, data__batch_tokens=4096))
+    assert len(other) == 3
+    assert all(reference[u] == other[u] for u in other)
+
+
+def test_roles_and_weight_decay_have_curves_of_their_own():
+    rates = rates_of(BASE)
+    logged, (embedding, decay), (readout, _) = rates[8192]
+    assert logged == embedding == 3e-3 * factor(BASE.schedule, 8192, 16384)
+    assert readout == 1e-3 * factor(BASE.schedule.roles["readout"], 8192, 16384)
+    assert decay == pytest.approx(.05)
+
+
+def test_a_length_schedule_gives_the_steps_their_length():
+    recipe = replace(BASE, schedule__seq_len=[[0, 16], [4096, 64]])
+    hp, optimizer = hyperparameters(recipe), type("Optimizer", (), {"param_groups": []})()
+    schedule = schedule_of(recipe, lambda **scalars: None)
+    assert [schedule(step, hp, [optimizer]) for step in (0, 3, 4)] == [(1024, 16), (1024, 16), (1024, 64)]
+
+
+def test_a_length_above_the_models_is_refused():
+    with pytest.raises(ValueError, match="schedule.seq_len: 128.*data.seq_len.* 64"):
+        hyperparameters(replace(BASE, schedule__seq_len=[[0, 128]], data__micro_batch=8))
+
+
+def test_every_curve_is_pure():
+    curve = Curve(kind="cosine", warmup_frac=.1)
+    before = dataclasses.asdict(curve)
+    assert factor(curve, 700, 1000) == factor(curve, 700, 1000)
+    assert dataclasses.asdict(curve) == before

@@ -1,0 +1,204 @@
+"""./run.sh --seeds: one seed after another until the rule decides, killed or not, with nothing dropped."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from synthetic import HARNESS, checkout, sound, write
+from tiny import TINY, Project, environment
+
+from records.tools.again import launch as launches
+from records.tools.again import seeds
+from records.__main__ import COMMANDS, main
+from records.tools.read.values import ReadError
+
+
+class Campaign:
+    """Seeds of a synthetic checkout: the n-th run has the n-th loss, or ends with the n-th word."""
+
+    def __init__(self, root: Path):
+        self.root, self.results, self.seeds = checkout(root), iter(()), []
+        (root / "train_gpt2.py").write_bytes(sound(0).script)
+        for path, source in {**HARNESS, "run.sh": b"", "requirements.txt": b""}.items():
+            (root / path).write_bytes(source)
+
+    def launch(self, tree: Path, flags: list[str], folder: Path, signals: launches.Signals) -> list[Path]:
+        result = next(self.results)
+        if result is SystemExit:
+            raise result
+        seed = next(int(flag[7:]) for flag in flags if flag.startswith("--seed="))
+        self.seeds.append(seed)
+        run = sound(seed)
+        run.script, run.name = (tree / "train_gpt2.py").read_bytes(), f"{len(self.seeds):06x}"
+        if isinstance(result, str):
+            run.end["status"] = result
+        else:
+            run.vals[-1][1] = result
+        return [write(self.root / "records" / "runs", run)]
+
+    def run(self, results: list, *words: str) -> int:
+        self.results = iter(results)
+        return main(["seeds", *(words or ("auto",)), "--track", "tiny"])
+
+    def state(self) -> dict:
+        [file] = (self.root / "records" / "runs").glob("seeds_*.json")
+        return json.loads(file.read_text())
+
+
+@pytest.fixture
+def campaign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Campaign:
+    campaign = Campaign(tmp_path / "checkout")
+    monkeypatch.setattr(launches, "ROOT", campaign.root)
+    monkeypatch.setattr(seeds, "RUNS", campaign.root / "records" / "runs")
+    monkeypatch.setattr(launches, "launch", campaign.launch)
+    return campaign
+
+
+GOOD = [4.90, 4.91, 4.92, 4.90]  # p well below 0.0025 at the first look
+
+
+def test_a_clear_campaign_is_proven_at_the_first_look_and_not_before(campaign, capsys):
+    assert campaign.run(GOOD) == 0
+    assert campaign.seeds == [0, 1, 2, 3]
+    first, last = capsys.readouterr().out.strip().split("\n")
+    assert first.startswith("PROVEN: ") and last.startswith("+ python -m records submit ")
+    assert last.count(".txt") == 4 and last.endswith(" --name NAME")
+
+
+def test_only_looks_decide(campaign):
+    """p is .015 after four runs and .0007 after six, but six is no look; eight is."""
+    assert campaign.run([4.98, 4.97, 4.96, 4.99, *[4.97] * 4]) == 0
+    assert len(campaign.seeds) == 8
+
+
+def test_it_ends_at_the_last_look(campaign):
+    assert campaign.run([4.9, 5.1] * 16) == 1
+    assert len(campaign.seeds) == 32
+
+
+def test_losses_above_the_target_end_it_at_a_look(campaign, capsys):
+    assert campaign.run([5.5, 5.51, 5.52, 5.5]) == 1
+    assert capsys.readouterr().out.startswith("REFUTED")
+
+
+def test_a_failed_run_counts_and_ends_it_for_good(campaign, capsys):
+    assert campaign.run([4.9, "failed"]) == 1
+    assert campaign.run([]) == 1
+    assert capsys.readouterr().out.count("INVALID: seed 1 ended failed") == 2
+
+
+def test_a_killed_campaign_goes_on_with_the_next_seed_and_counts_the_attempt(campaign):
+    with pytest.raises(SystemExit):  # stands for a kill: nothing is written after it
+        campaign.run([*GOOD[:2], SystemExit])
+    declared = campaign.state()
+    assert declared["target"] == 5.0 and declared["looks"] == [4, 8, 16, 32] and len(declared["logs"]) == 2
+    assert campaign.run(GOOD[2:]) == 0
+    assert campaign.seeds == [0, 1, 2, 3] and campaign.state()["attempts"] == 5
+
+
+def test_an_interrupted_run_stops_it_and_its_seed_is_run_again(campaign):
+    assert campaign.run([4.9, "interrupted"]) == 130
+    assert campaign.run(GOOD[1:]) == 0
+    assert campaign.seeds == [0, 1, 1, 2, 3]
+
+
+def test_a_number_runs_so_many_and_gives_the_verdict_as_it_stands(campaign, capsys):
+    assert campaign.run([4.9, 4.91, 4.9], "3") == 1
+    assert capsys.readouterr().out.startswith("PROMISING")
+    assert campaign.run([4.9], "4") == 0
+
+
+def test_other_code_and_other_flags_are_other_campaigns(campaign):
+    assert campaign.run(GOOD) == 0
+    assert campaign.run([4.9], "1", "--lr", "0.1") == 1
+    (campaign.root / "train_gpt2.py").write_bytes(sound(0).script + b"x = 1\n")
+    assert campaign.run([4.9], "1") == 1
+    assert campaign.seeds == [0, 1, 2, 3, 0, 0]
+
+
+def test_code_that_changes_under_way_stops_it(campaign, monkeypatch, capsys):
+    real = campaign.launch
+
+    def edits(*words):
+        logs = real(*words)
+        (campaign.root / "train_gpt2.py").write_bytes(b"x = 1\n")
+        return logs
+    monkeypatch.setattr(launches, "launch", edits)
+    assert campaign.run(GOOD) == 2
+    assert "that is another campaign" in capsys.readouterr().err and campaign.seeds == [0]
+
+
+def test_a_rule_that_changed_after_the_first_run_is_refused(campaign, capsys):
+    assert campaign.run([4.9], "1") == 1
+    tracks = campaign.root / "harness" / "tracks.toml"
+    tracks.write_text(tracks.read_text().replace("target = 5.0", "target = 6.0"))
+    assert campaign.run(GOOD) == 2
+    assert "declares another target" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words, message", [
+    (["auto", "--seed", "1"], "--seed together with --seeds"), (["auto", "--seed=1"], "--seed together"),
+    (["auto", "--resume", "x"], "--resume together"), (["many"], "expected auto or a whole number"),
+    (["0"], "expected auto or a whole number"), (["auto", "--stop_at_step", "3"], "no final loss"),
+    (["auto", "stray"], "expected flags of the run"),
+])
+def test_wrong_words_get_one_line_and_exit_code_2(words, message, campaign, capsys):
+    assert campaign.run([], *words) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_a_log_of_another_seed_is_not_taken(campaign):
+    assert campaign.run(GOOD) == 0
+    state = campaign.state()
+    with pytest.raises(ReadError, match="not the log of this campaign's seed 1"):
+        seeds.finished(state["logs"][0], state["code"], 1)
+
+
+def test_help_ends_in_an_example(capsys):
+    with pytest.raises(SystemExit):
+        main(["seeds", "--help"])
+    assert capsys.readouterr().out.strip().endswith(COMMANDS["seeds"][1])
+
+
+def example(project: Project, count: str) -> list[str]:
+    """Return the example's command line for the tiny track, with a number of seeds."""
+    script, name, _ = COMMANDS["seeds"][1].split()
+    return ["bash", str(project.folder / script), "--python", sys.executable, name, count, "--track=tiny",
+            "--nproc_per_node=1", *TINY]
+
+
+def test_run_sh_runs_a_seed_and_then_has_nothing_more_to_run(tmp_path):
+    """The first call trains once; the second only reads."""
+    project = Project(tmp_path / "the project")
+    project.add_records()
+    for _ in range(2):
+        done = subprocess.run(example(project, "1"), capture_output=True, text=True, cwd=tmp_path,
+                              env=environment(), timeout=120, stdin=subprocess.DEVNULL)
+        assert done.returncode == 1, done.stderr
+        assert done.stdout.startswith("NOT SHOWN: ") and str(project.logs()[0].name) in done.stdout
+    assert len(project.logs()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["SIGKILL", "SIGINT"])
+def test_a_real_campaign_that_is_ended_goes_on(number, tmp_path):
+    project = Project(tmp_path / "the project")
+    project.add_records()
+    settings = {"cwd": project.folder, "env": environment(), "stdin": subprocess.DEVNULL}
+    command = example(project, "2")
+    with subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL, **settings) as process:
+        while not list((project.folder / "records" / "runs").glob("seeds_*")) or len(project.logs()) < 2:
+            assert process.poll() is None
+            time.sleep(0.05)
+        os.killpg(process.pid, number)
+    assert process.returncode == (130 if number == signal.SIGINT else -number)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, **settings)
+    assert done.returncode == 1 and "going on with" in done.stderr, done.stderr
+    [file] = (project.folder / "records" / "runs").glob("seeds_*.json")
+    state = json.loads(file.read_text())
+    assert len(state["logs"]) == 2 and state["attempts"] == 3

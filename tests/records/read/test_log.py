@@ -1,0 +1,251 @@
+"""Logs written by harness/runlog.py and read back; logs that nobody's harness wrote, refused in one line."""
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.runlog import ROOT, RULE, RunLog, sha256
+from records.tools.read.log import FILE_BYTES, LINE_BYTES, ChangedLog, read_log
+from records.tools.read.values import ReadError
+
+SCRIPT = b"import harness\nprint('|')\n"
+FILES = {
+    "harness/tracks.toml": b"[tiny]\ntarget = 5.0\n",
+    "lab/a.py": b"x = 1\n",
+    "lab/empty.py": b"",
+    "lab/open.py": b"y = 2",
+}
+
+
+def manifest(script: bytes = SCRIPT) -> dict:
+    """Return a manifest that says as much as a reader insists on."""
+    return {
+        "format": 1,
+        "run_id": "r",
+        "script": "train_gpt2.py",
+        "track": "tiny",
+        "seed": 3,
+        "reduction": "exact",
+        "track_row": {"target": 5.0, "baselines": {"unigram": 5.5}},
+        "hyperparameters": {"lr": 0.1},
+        "overrides": {},
+        "code": {"script": sha256(script), "digest": "d" * 64},
+    }
+
+
+def write_log(folder: Path, name: str = "r", losses: tuple = (5.5, 5.0), end: str | None = "ok") -> Path:
+    """Write a small log with a validation every second step, and return its path."""
+    log = RunLog(folder, name)
+    log.sources(SCRIPT, manifest(), FILES, ["Running Python 3.11.7", " "])
+    for i, loss in enumerate(losses):
+        if i:
+            log.line(f"step:{2 * i}/4 train_loss:{loss:.4f} train_time:{20 * i}ms step_avg:10.00ms")
+            log.event("scalar", step=2 * i, grad_norm=math.inf)
+        log.line(
+            f"step:{2 * i}/4 val_loss:{loss:.4f} train_time:{20 * i}ms step_avg:{10 if i else math.nan:.2f}ms"
+        )
+        log.event(
+            "val", step=2 * i, val_loss=loss, tokens=512 * i, train_time_ns=20_000_000 * i, weights="0" * 16
+        )
+    log.text("two\nlines")
+    if end:
+        log.end(end, val_loss=losses[-1])
+    return log.path
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """A whole log."""
+    return write_log(tmp_path / "runs")
+
+
+def test_everything_that_was_written_is_read(log):
+    read = read_log(log)
+    assert read.script == SCRIPT and {p: f.source for p, f in read.files.items()} == FILES
+    assert read.manifest["seed"] == 3 and read.environment == ["Running Python 3.11.7", " "]
+    assert [(s.step, s.train_loss, s.val_loss, s.train_time_ms) for s in read.steps] == [
+        (0, None, 5.5, 0),
+        (2, 5.0, None, 20),
+        (2, None, 5.0, 20),
+    ]
+    assert math.isnan(read.steps[0].step_avg_ms) and read.steps[0].last_step == 4
+    assert [(v.step, v.val_loss, v.tokens, v.train_time_ns) for v in read.vals] == [
+        (0, 5.5, 0, 0),
+        (2, 5.0, 512, 20_000_000),
+    ]
+    assert [(e.kind, e.fields["grad_norm"]) for e in read.events] == [("scalar", "inf")]
+    assert read.text == ["two", "lines"] and read.end["status"] == "ok"
+    assert read.track["baselines"] == {"unigram": 5.5} and read.script_path == "train_gpt2.py"
+
+
+def test_a_loss_that_is_not_finite_is_read_as_a_number(tmp_path):
+    read = read_log(write_log(tmp_path, losses=(5.5, math.nan), end="nonfinite"))
+    assert math.isnan(read.vals[-1].val_loss) and math.isnan(read.steps[-1].val_loss)
+
+
+def test_a_log_cut_at_any_byte_is_read_up_to_its_last_whole_line(log, tmp_path):
+    data, cut = log.read_bytes(), tmp_path / "cut.txt"
+    whole = read_log(log)
+    for size in range(len(data)):
+        cut.write_bytes(data[:size])
+        read = read_log(cut)
+        assert read.end is None and read.text == whole.text[: len(read.text)]
+        assert repr(read.steps) == repr(whole.steps[: len(read.steps)])  # repr: nan is not itself
+        assert read.vals == whole.vals[: len(read.vals)] and read.files.items() <= whole.files.items()
+        below = data[:size].split(RULE.encode() + b"\n", 1)[1:]
+        assert bool(read.manifest) == bool(below and b"\n" in below[0])
+
+
+def test_any_changed_byte_is_noticed(log, tmp_path):
+    """A flipped bit in each third byte above the end line: the sha256 or the grammar refuses it."""
+    data, changed = log.read_bytes(), tmp_path / "changed.txt"
+    for i in range(0, data.index(b"#:end {"), 3):
+        changed.write_bytes(data[:i] + bytes([data[i] ^ 1]) + data[i + 1 :])
+        with pytest.raises(ReadError) as error:
+            read_log(changed)
+        assert "\n" not in str(error.value)
+
+
+def sealed(data: bytes) -> bytes:
+    """Return a log's lines with a fitting end line."""
+    return data + b'#:end {"seq":9,"sha256":"%s","status":"ok"}\n' % sha256(data).encode()
+
+
+HEAD = SCRIPT + RULE.encode() + b"\n#:manifest " + json.dumps(manifest()).encode() + b"\n"
+BODY = HEAD + RULE.encode() + b"\n"
+NASTY = {
+    "a changed script": (BODY.replace(b"'|'", b"'!'"), "sha256 the manifest gives"),
+    "no manifest": (SCRIPT + RULE.encode() + b"\nRunning Python\n", "expected #:manifest"),
+    "two manifests": (BODY + BODY[len(SCRIPT) + 101 :], "second manifest"),
+    "another format": (BODY.replace(b'"format": 1', b'"format": 2'), "format 2"),
+    "a manifest that is no object": (SCRIPT + RULE.encode() + b"\n#:manifest [1]\n", "expected an object"),
+    "code that is no object": (BODY.replace(b'"code": {', b'"code": 1, "x": {'), "script"),
+    "a third rule": (BODY + RULE.encode() + b"\n", "no line of a log"),
+    "a line of nothing": (BODY + b"\n", "no line of a log"),
+    "a foreign line": (BODY + b"hello \x1b[31m\n", "\\x1b"),
+    "a step in other digits": (
+        BODY + "step:١/4 val_loss:1.0 train_time:0ms step_avg:nanms\n".encode(),
+        "no line",
+    ),
+    "a step without a number": (BODY + b"step:1/4 val_loss:one train_time:0ms step_avg:nanms\n", "no line"),
+    "bytes that are not UTF-8": (BODY + b"step:\xff\n", "utf-8"),
+    "a bar outside of a file": (BODY + b"|x\n", "no line of a log"),
+    "JSON cut off": (BODY + b'#:val {"step":\n', "not JSON"),
+    "JSON too deep": (BODY + b"#:val " + b"[" * 200_000 + b"\n", "JSON"),
+    "an integer too long": (BODY + b'#:val {"step":' + b"9" * 10_000 + b"}\n", "not JSON"),
+    "a val with a word for a loss": (
+        BODY + b'#:val {"step":1,"val_loss":"x","tokens":1,"train_time_ns":1}\n',
+        "number",
+    ),
+    "a val with a list for a loss": (
+        BODY + b'#:val {"step":1,"val_loss":[],"tokens":1,"train_time_ns":1}\n',
+        "number",
+    ),
+    "a val with true for a step": (BODY + b'#:val {"step":true,"val_loss":1}\n', "expected int"),
+    "a file of the wrong size": (
+        BODY + b'#:file {"path":"a","bytes":9,"sha256":"0"}\n|x\n#:endfile\n',
+        "sha256",
+    ),
+    "a file of negative size": (
+        BODY + b'#:file {"path":"a","bytes":-1,"sha256":"0"}\n|x\n#:endfile\n',
+        "sha256",
+    ),
+    "a file without bars": (
+        BODY + b'#:file {"path":"a","bytes":1,"sha256":"0"}\nx\n#:endfile\n',
+        "behind a bar",
+    ),
+    "an end without a status": (BODY + b'#:end {"sha256":"0"}\n', "status"),
+    "an end with another sha256": (
+        BODY + b'#:end {"sha256":"0","status":"ok"}\n',
+        "sha256 the end line gives",
+    ),
+    "something below the end": (sealed(BODY) + b"> more\n", "below the end"),
+    "half a line below the end": (sealed(BODY) + b"> more", "below the end"),
+    "two ends": (sealed(sealed(BODY)), "below the end"),
+    "a line that is too long": (BODY + b"> " + b"x" * LINE_BYTES + b"\n", "expected at most"),
+}
+
+
+@pytest.mark.parametrize("case", NASTY)
+def test_what_no_harness_writes_is_refused_in_one_line(case, tmp_path):
+    data, words = NASTY[case]
+    path = tmp_path / "nasty.txt"
+    path.write_bytes(data)
+    with pytest.raises(ReadError) as error:
+        read_log(path)
+    message = str(error.value)
+    assert words in message and "nasty.txt" in message and len(message) < 300 and message.isprintable()
+
+
+def test_one_path_cannot_be_given_twice(tmp_path):
+    block = b'#:file {"path":"a","bytes":0,"sha256":"%s"}\n|\n#:endfile\n' % sha256(b"").encode()
+    (tmp_path / "a.txt").write_bytes(sealed(HEAD + block + block + RULE.encode() + b"\n"))
+    with pytest.raises(ReadError, match="a second file a"):
+        read_log(tmp_path / "a.txt")
+
+
+def test_json_is_taken_as_a_tolerant_reader_takes_it(tmp_path):
+    """Unknown kinds and fields, spaces, numbers that are not finite as strings."""
+    lines = (
+        b'#:later {"new": [1]}\n'
+        b'#:val {"step": 2, "val_loss": "nan", "tokens": 1, "train_time_ns": 1, "new": 1}\n'
+        b'#:val {"step":3,"val_loss":"-inf","tokens":1,"train_time_ns":1}\n'
+    )
+    (tmp_path / "a.txt").write_bytes(sealed(BODY + lines))
+    read = read_log(tmp_path / "a.txt")
+    assert [e.kind for e in read.events] == ["later"] and [v.step for v in read.vals] == [2, 3]
+    assert math.isnan(read.vals[0].val_loss) and read.vals[1].val_loss == -math.inf
+
+
+def test_a_changed_log_is_told_apart_from_one_that_is_none(log, tmp_path):
+    log.write_bytes(log.read_bytes().replace(b"val_loss:5.0000", b"val_loss:4.0000"))
+    with pytest.raises(ChangedLog):
+        read_log(log)
+
+
+def test_only_ordinary_files_of_bounded_size_are_opened(log, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link.txt").symlink_to(log)
+    with open(tmp_path / "huge.txt", "wb") as f:
+        f.truncate(FILE_BYTES + 1)
+    for name, words in (
+        ("pipe", "not an ordinary file"),
+        ("link.txt", "a symbolic link"),
+        ("none", "No such file"),
+        ("huge.txt", "more than"),
+        (".", "directory"),
+    ):
+        with pytest.raises(ReadError, match=words):
+            read_log(tmp_path / name)
+    with pytest.raises(ReadError, match="ordinary"):
+        read_log("/dev/zero")
+
+
+def test_the_tools_load_neither_torch_nor_anything_of_ours():
+    code = (
+        "import sys, records.__main__\n"
+        "heavy = {'torch', 'numpy', 'matplotlib', 'harness', 'lab', 'train_gpt2'}\n"
+        "sys.exit(str(heavy & {name.partition('.')[0] for name in sys.modules} or ''))"
+    )
+    root = Path(__file__).resolve().parents[3]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert done.stderr.strip() == ""
+
+
+def test_the_example_of_the_format_s_page_is_a_log(tmp_path):
+    [example] = re.findall(r"```text\n(.*?)```", (ROOT / "docs" / "log_format.md").read_text(), re.S)
+    path = tmp_path / "example.txt"
+    path.write_text(example)
+    log = read_log(path)
+    assert (log.manifest["seed"], log.files["model.py"].source) == (0, b"WIDTH = 128\n")
+    assert [val.val_loss for val in log.vals] == [8.317766166719343, 8.201390312158763]
+    assert (log.text, log.events[0].fields["grad_norm"], log.end["status"]) == (["width 128"], 0.75, "ok")
+    path.write_text(example.replace("8.2014", "8.2013"))
+    with pytest.raises(ChangedLog, match="the lines above are not those whose sha256"):
+        read_log(path)

@@ -1,0 +1,152 @@
+"""Logs of the public speedrun and of llm.c, one synthetic fixture a layout, and what may vary in them."""
+import math
+from pathlib import Path
+
+import pytest
+
+from records.tools.read import public
+from records.tools.read.public import read_public
+from records.tools.read.trials import Trial, load_trials
+from records.tools.read.values import ReadError
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+RULE = b"=" * 100 + b"\n"
+VAL = b"step:1/2 val_loss:3.2800 train_time:30ms step_avg:30.00ms\n"
+H100, H200 = "8 x NVIDIA H100 80GB HBM3", "8 x NVIDIA H200"
+EXPECTED = {  # format, step, steps, loss, ms, decimals, device, world size, seed, torch, MiB, script
+    "layout_a.txt": ("public A", 20, 20, 5.5, 2010, 4, H100, None, None, "2.4.1+cu121", 30001,
+                     b'import synthetic\nlogfile.write("=" * 100)  # "step:{n}/{of} val_loss:{loss}"\n'),
+    "layout_b.txt": ("public B", 4, 4, math.nan, 402, 4, H100, None, None, "2.6.0.dev20241119+cu124", None,
+                     b"import synthetic_b\n"),
+    "layout_c.txt": ("public C", 8, 8, 6.1234, 803, 4, "1 x NVIDIA H100 80GB HBM3", None, None, "2.6.0",
+                     20002, b"import synthetic_c\n"),
+    "layout_d.txt": ("public D", 1490, 1490, 3.2788, 47400, 4, H200, None, None, "2.10.0+cu128", 30003,
+                     b"import synthetic_d\nx = 1\n"),
+    "layout_d_track_3.txt": ("public D", 3125, 3148, 3.27946, 615172, 5, H200, 8, 7, "2.11.0+cu130", None,
+                             b"import synthetic_optimizer\n"),
+    "layout_e.txt": ("public E", 40, 40, 3.265432, 42250, 6, None, None, None, None, None,
+                     b"import synthetic_e\n"),
+    "layout_f.stdout": ("public F", 30, 30, 3.27, 30125, 5, None, None, 3, None, None, None),
+    "llmc.log": ("llm.c", 3, None, 10.25, None, 4, None, None, None, None, None, None),
+}
+
+
+def read(data: bytes) -> Trial:
+    """Return the one trial of some bytes."""
+    [trial] = read_public(Path("a.txt"), data)
+    return trial
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_each_layout_is_read(name):
+    [trial] = load_trials(FIXTURES / name)
+    last = trial.last
+    found = (trial.format, last.step, trial.steps, last.loss, last.time_ms, trial.val_decimals, trial.device,
+             trial.world_size, trial.seed, trial.versions.get("torch"), trial.peak_memory_mib, trial.code)
+    assert repr(found) == repr((*EXPECTED[name][:4], last.time_ms, *EXPECTED[name][5:]))  # repr: nan
+    assert last.time_ms == EXPECTED[name][4]
+    assert trial.status is None and trial.track is None and trial.log is None
+
+
+def test_helper_files_behind_a_dash_rule_are_apart_from_the_script():
+    [trial] = load_trials(FIXTURES / "layout_d.txt")
+    assert trial.files == {"triton_kernels.py": b"def kernel():\n    pass\n", "other.py": b"y = 2\n"}
+
+
+def test_versions_are_those_of_the_environment():
+    [trial] = load_trials(FIXTURES / "layout_d.txt")
+    assert trial.versions == {"python": "3.12.7", "torch": "2.10.0+cu128", "cuda": "12.8", "triton": "3.6.0",
+                              "driver": "500.10.01"}
+
+
+def test_training_lines_are_points_with_or_without_a_loss():
+    [trial] = load_trials(FIXTURES / "layout_a.txt")
+    assert [(p.step, p.loss, p.time_ms) for p in trial.train] == [(1, 10.9001, 500), (10, 6.5, 1000),
+                                                                 (20, 5.6, 2000)]
+    [trial] = load_trials(FIXTURES / "layout_d.txt")
+    assert [(p.step, p.loss) for p in trial.train] == [(1, None)]
+    [trial] = load_trials(FIXTURES / "llmc.log")
+    assert [(p.step, p.loss) for p in trial.train] == [(0, 11.0091), (1, 10.9598), (2, 10.4)]
+    assert [(p.step, p.loss) for p in trial.vals] == [(0, 11.0092), (2, 10.5), (3, 10.25)]
+
+
+def test_several_trials_in_a_file_are_told_apart_where_the_step_falls():
+    trials = load_trials(FIXTURES / "layout_d_trials.txt")
+    assert [(t.index, t.seed, t.last.loss, len(t.vals)) for t in trials] == [(0, 41, 3.1, 2), (1, 42, 3.2, 2),
+                                                                           (2, 43, 3.3, 2)]
+    assert {t.device for t in trials} == {"2 x NVIDIA A40"} and {t.world_size for t in trials} == {2}
+    assert len({t.code_sha256 for t in trials}) == 1
+
+
+def test_a_seed_that_stands_behind_a_trial_is_given_to_none():
+    """Which trial it is of cannot be told, and a wrong seed would hide a repeat."""
+    trials = read_public(Path("a.txt"), VAL + b"trial:1/2 seed:5\n" + VAL.replace(b":1/", b":0/") +
+                         b"trial:2/2 seed:6\n")
+    assert [t.seed for t in trials] == [None, None]
+    assert read(VAL + b"seed:5\n").seed == 5
+
+
+def test_a_seed_in_the_code_is_not_stated():
+    assert read(b"seed=1\n" + RULE + VAL).seed is None
+
+
+def test_code_that_does_not_parse_is_kept_as_it_is():
+    assert read(b"def broken(:\n\n" + RULE + VAL).code == b"def broken(:\n"
+
+
+def test_a_script_without_a_last_newline_comes_out_without():
+    assert read(b"x = 1\n" + RULE + VAL).code == b"x = 1"
+    assert read(RULE + b"x = 1\n" + RULE + b"env\n" + RULE + VAL).code == b"x = 1\n"
+
+
+@pytest.mark.parametrize("line, loss, decimals", [
+    (b"step:1/2 val_loss:nan train_time:30ms step_avg:nanms", math.nan, None),
+    (b"step:1/2 val_loss:inf train_time:30ms step_avg:nanms", math.inf, None),
+    (b"step:1/2 val_loss:-1.5e3 train_time:30ms step_avg:1ms", -1500.0, 1),
+    (b"step:1/2 val_loss:1e400 train_time:1e400s step_avg:1ms", math.inf, 0),
+    (b"step:1/2 val_loss:3 train_time:30ms step_avg:30ms  \r", 3.0, 0),
+])
+def test_numbers_that_are_not_plain_are_read(line, loss, decimals):
+    trial = read(line + b"\n")
+    assert repr(trial.last.loss) == repr(loss) and trial.val_decimals == decimals
+
+
+def test_fewest_digits_of_all_validations_count():
+    assert read(VAL + b"step:2/2 val_loss:3.2 train_time:30ms step_avg:30.00ms\n").val_decimals == 1
+
+
+def test_an_extra_loss_is_no_validation_loss():
+    assert read(VAL + b"step:2/2 val_ema_loss:3.1 train_time:60ms step_avg:30.00ms\n").last.loss == 3.28
+
+
+@pytest.mark.parametrize("line", [
+    b"step:1/2 is written here", b" " + VAL.strip(), b"step:1/2 val_loss:one train_time:30ms step_avg:30ms",
+    b"step:1 val_loss:3.2 train_time:30ms step_avg:30.00ms", b"step:1/2 val_loss:3.2 train_time:30ms",
+    VAL.strip() + b" and more words", VAL.strip().replace(b":1/", b":99999999999999999999/"),
+    b"", b"s:1 tel:", b"step:1/2 train_time:30ms step_avg:30.00ms",
+    VAL.strip().replace(b"1", "١".encode()),
+])
+def test_what_has_no_validation_line_is_no_log(line):
+    with pytest.raises(ReadError, match="a.txt: no log of a run: no validation line"):
+        read(line + b"\n")
+
+
+def test_a_last_line_without_a_newline_counts_where_it_is_whole():
+    assert read(VAL + VAL.replace(b":1/", b":2/").rstrip()).last.step == 2
+    assert read(VAL + VAL.replace(b":1/", b":2/").rstrip()[:-1]).last.step == 1
+    llmc = b"s:1 tel:3.2812\ns:2 tel:3.2789"
+    assert read(llmc).last.loss == 3.2789 and read(llmc[:-1]).last.loss == 3.2812
+
+
+def test_more_steps_than_any_run_has_are_refused(monkeypatch):
+    monkeypatch.setattr(public, "POINTS", 5000)
+    with pytest.raises(ReadError, match="more than 5000 lines of steps"):
+        read(b"s:1 tel:1\n" * 5001)
+    with pytest.raises(ReadError, match="trials"):
+        read((VAL + VAL.replace(b":1/", b":0/")) * 2000)
+
+
+def test_two_helper_files_of_one_name_are_refused():
+    helper = b"\n" + b"-" * 40 + b"\n# a.py\n" + b"-" * 40 + b"\n"
+    with pytest.raises(ReadError, match="one name"):
+        read(b"x = 1\n" + helper + b"1\n" + helper + b"2\n" + RULE + VAL)

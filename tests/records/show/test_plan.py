@@ -1,0 +1,62 @@
+"""python -m records plan: known numbers of runs, and chances that agree with the exact ones."""
+import json
+
+import pytest
+
+from records.tools.show import plan
+from records.__main__ import COMMANDS, main
+from records.tools.check.significance import LOOKS, power
+
+
+def planned(capsys, *words: str) -> dict:
+    """Return the plan as JSON."""
+    assert main(["plan", *words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_runs_hours_and_looks_are_planned(capsys):
+    found = planned(capsys, "--buffer", "0.001", "--sigma", "0.0013", "--power", "0.9", "--minutes", "12")
+    assert found["runs"] == 25 and found["hours"] == 5.0 and found["power"] == power(25, 0.001 / 0.0013)
+    assert [look["runs"] for look in found["looks"]] == list(LOOKS) and found["alpha_per_look"] == 0.0025
+    assert found["expected_hours"] == pytest.approx(found["expected_runs"] / 5)
+    assert "time" not in found
+
+
+@pytest.mark.parametrize("d, shown, runs", [(0.77, 0.906, 23.3), (1.0, 0.994, 17.7), (1.5, 1.0, 10.8)])
+def test_the_simulated_campaigns_give_the_known_answers(d, shown, runs):
+    chances, expected = plan.campaign(d, 0.01, LOOKS)  # tolerances: four standard errors
+    assert chances[-1] == pytest.approx(shown, abs=0.006) and expected == pytest.approx(runs, abs=0.2)
+    assert chances == sorted(chances) and (chances, expected) == plan.campaign(d, 0.01, LOOKS)
+
+
+def test_the_first_look_is_accepted_as_often_as_the_exact_power_says():
+    chances, _ = plan.campaign(1.5, 0.01, LOOKS)
+    assert chances[0] == pytest.approx(power(4, 1.5, 0.0025), abs=0.008)
+    assert plan.campaign(1e9, 0.01, LOOKS) == ([1.0] * 4, 4.0)
+
+
+def test_a_gain_in_time_is_planned_for_two_arms(capsys):
+    found = planned(capsys, "--buffer", "0.002", "--effect", "0.001", "--cv", "0.00075", "--minutes", "3")
+    assert found["time"] == {"runs_per_arm": 17, "hours": pytest.approx(1.7)}
+    assert found["runs"] == 9  # sigma and power by default 0.0013 and 0.9
+
+
+@pytest.mark.parametrize("words, says", [
+    ("--buffer 0", "--buffer 0"), ("--buffer -1", "--buffer -1"), ("--buffer nan", "--buffer nan"),
+    ("--buffer 1 --power 1", "--power"), ("--buffer 1 --alpha 2", "--alpha"),
+    ("--buffer 1 --sigma inf", "--sigma"), ("--buffer 1 --minutes -3", "--minutes"),
+    ("--buffer 1 --cv 0.1", "belong together"), ("--buffer 1e-6 --sigma 9", "billion")])
+def test_a_plan_that_makes_no_sense_is_refused_in_one_line(capsys, words, says):
+    assert main(["plan", *words.split()]) == 2
+    err = capsys.readouterr().err
+    assert says in err and err.count("\n") == 1
+
+
+def test_the_example_in_the_help_runs(capsys):
+    with pytest.raises(SystemExit):
+        main(["plan", "--help"])
+    example = capsys.readouterr().out.rpartition("example: ")[2].strip()
+    assert example == COMMANDS["plan"][1]
+    assert main(example.split()[3:]) == 0
+    text = capsys.readouterr().out
+    assert "25 runs, shown with a chance of 0.903" in text and "shown by run 32" in text

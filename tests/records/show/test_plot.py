@@ -1,0 +1,221 @@
+"""python -m records plot: what is drawn is what the logs say."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("matplotlib")
+from records.tools.show import plot  # noqa: E402
+from records.__main__ import COMMANDS, main  # noqa: E402
+from records.tools.show.figure import figure_for  # noqa: E402
+from records.tools.show.history import read_records, write_names  # noqa: E402
+from records.tools.read.trials import Point, Trial, load_trials  # noqa: E402
+from test_log import write_log  # noqa: E402
+
+RULE = "=" * 100
+
+
+def write_public(folder: Path, name: str, shift: float = 0.0, code: str = "lr = 1") -> Path:
+    """Write a small log of the public speedrun's kind and return its path."""
+    lines = [code, RULE, "Running PyTorch 2.6.0 compiled for CUDA 12.4", RULE]
+    for step in range(5):
+        average = f"{100:.2f}" if step else "nan"
+        if step:
+            lines.append(f"step:{step}/4 train_time:{100 * step + step % 2}ms step_avg:{average}ms")
+        if step % 2 == 0:
+            loss = 6 - step / 2 + shift
+            lines.append(f"step:{step}/4 val_loss:{loss:.4f} train_time:{100 * step}ms step_avg:{average}ms")
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}.txt"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def write_record(folder: Path, date: str, name: str, mean: float, /, **more) -> Path:
+    """Write a record.json as far as a figure needs it, and return its path."""
+    path = folder / f"{date}_{name}" / "record.json"
+    path.parent.mkdir(parents=True)
+    fields = {"date": date, "name": name, "track": "tiny", "train_time_s": {"mean": mean, "sd": None}}
+    path.write_text(json.dumps({**fields, **more}))
+    return path
+
+
+def test_the_example_of_the_help_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, losses in (("a", (6.0, 5.0)), ("b", (6.0, 4.5))):
+        write_log(tmp_path / "records" / "runs", name, losses)
+    words = COMMANDS["plot"][1].split()
+    assert words[:4] == ["python", "-m", "records", "plot"] and words[4] == "records/runs/*.txt"
+    assert main(["plot", *map(str, Path().glob(words[4])), *words[5:]]) == 0
+    assert Path("losses.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_group_is_drawn_as_mean_and_range_over_its_runs(tmp_path):
+    logs = [
+        load_trials(write_log(tmp_path, f"r{i}", losses))[0]
+        for i, losses in enumerate([(6.0, 5.0), (6.0, 4.0), (6.0, 4.5)])
+    ]
+    val, train = plot.val_curve(logs, "steps"), plot.train_curve(logs, "steps")
+    assert (val.x, val.mean, val.low, val.high) == ([0, 2], [6.0, 4.5], [6.0, 4.0], [6.0, 5.0])
+    assert (train.x, train.mean) == ([2], [4.5])
+    assert plot.val_curve(logs, "tokens").x == [0, 512] and plot.train_curve(logs, "tokens").x == [512]
+    assert plot.val_curve(logs, "time").x == [0, 0.02] == [0, *plot.train_curve(logs, "time").x]
+
+
+def test_runs_of_unequal_length_are_compared_where_all_of_them_were_measured(tmp_path):
+    logs = [
+        load_trials(write_log(tmp_path, "a", (6.0, 5.0, 4.0)))[0],
+        load_trials(write_log(tmp_path, "b", (7.0, 6.0), end=None))[0],
+    ]
+    val = plot.val_curve(logs, "steps")
+    assert (val.x, val.mean) == ([0, 2], [6.5, 5.5])
+    assert plot.label(logs, set()).endswith("2 runs: mean, lowest and highest (1 incomplete)")
+
+
+def test_tokens_between_two_validations_lie_on_a_straight_line():
+    assert [plot.between([(0, 0), (10, 1000), (20, 4000)], step) for step in (0, 5, 10, 15, 20)] == [
+        0,
+        500,
+        1000,
+        2500,
+        4000,
+    ]
+    assert plot.between([(0, 0)], 3) == 0
+
+
+def test_target_and_ladder_come_from_the_log(tmp_path):
+    [trial] = load_trials(write_log(tmp_path))
+    assert plot.facts(trial, ladder=True) == {"unigram": 5.5, "target": 5.0}
+    assert plot.facts(trial, ladder=False) == {"target": 5.0}
+    del trial.log.manifest["track_row"]
+    assert plot.facts(trial, ladder=True) == {}
+
+
+@pytest.mark.parametrize("suffix, magic", [("png", b"\x89PNG"), ("svg", b"<?xml")])
+@pytest.mark.parametrize("x", list(plot.LABELS))
+def test_the_same_logs_give_the_same_figure(tmp_path, suffix, magic, x):
+    logs = [
+        str(write_log(tmp_path, name, losses))
+        for name, losses in (("$\\frac", (6.0, 5.0)), ("b", (6.0, 4.0)))
+    ]
+    files = [tmp_path / f"{i}.{suffix}" for i in range(2)]
+    for file in files:
+        assert main(["plot", *logs, "-o", str(file), "--x", x, "--ladder"]) == 0
+    first, second = (file.read_bytes() for file in files)
+    assert first == second and first.startswith(magic)
+
+
+def test_what_cannot_be_drawn_is_refused_in_one_line(tmp_path, capsys):
+    log, other = write_log(tmp_path), write_log(tmp_path, "other")
+    nan = write_log(tmp_path, "nan", (float("nan"),), end="nonfinite")
+    other.write_bytes(
+        other.read_bytes().replace(b'"track":"tiny"', b'"track":"huge"').rpartition(b"#:end")[0]
+    )
+    for words in (
+        [str(nan), "-o", "a.png"],
+        [str(log), "-o", "a.pdf"],
+        [str(log), str(other), "-o", "a.png"],
+        ["none.txt", "-o", "a.png"],
+        [str(log), "-o", str(tmp_path / "no" / "a.png")],
+    ):
+        assert main(["plot", *words]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_public_logs_of_one_code_share_a_line(tmp_path, capsys):
+    write_public(tmp_path / "logs", "a"), write_public(tmp_path / "logs", "b", 0.5)
+    write_public(tmp_path / "logs", "c", code="lr = 2")
+    (tmp_path / "logs" / "notes.txt").write_text("no log\n")
+    assert main(["plot", str(tmp_path / "logs"), "-o", str(tmp_path / "a.png"), "--x", "time"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.endswith("a.png: 3 runs in 2 groups\n") and "passed over notes.txt" in captured.err
+    a, b = (load_trials(tmp_path / "logs" / f"{name}.txt")[0] for name in "ab")
+    assert plot.kind(a) == plot.kind(b) and plot.val_curve([a, b], "time").mean == [6.25, 5.25, 4.25]
+    assert plot.label([a, b], set()) == f"{a.code_sha256[:8]}, 2 runs: mean, lowest and highest"
+
+
+def test_an_axis_that_a_log_does_not_tell_is_refused(tmp_path, capsys):
+    log = str(write_public(tmp_path, "a"))
+    assert main(["plot", log, "-o", str(tmp_path / "a.png"), "--x", "tokens"]) == 2
+    assert "does not tell its tokens" in capsys.readouterr().err
+    untimed = Trial(Path("a"), 0, "llm.c", vals=[Point(0, 5.0, None)])
+    with pytest.raises(plot.ReadError, match="does not tell its time"):
+        plot.val_curve([untimed], "time")
+
+
+def test_runs_without_code_are_no_seeds_of_one_another():
+    a, b = (Trial(Path(name), 0, "public F") for name in "ab")
+    assert plot.kind(a) != plot.kind(b) and plot.label([a], set()) == "a"
+
+
+def test_ninety_nine_of_a_hundred_values_are_not_above_p99():
+    assert [plot.p99(list(range(1, n + 1))) for n in (1, 99, 100, 200)] == [1, 99, 99, 198]
+
+
+def test_step_times_need_steps_in_a_row(tmp_path, capsys):
+    log = str(write_log(tmp_path, "every second"))
+    assert main(["plot", log, "--steps", "-o", str(tmp_path / "a.png")]) == 2
+    assert "no two training steps in a row" in capsys.readouterr().err
+    endless = write_public(tmp_path, "endless")
+    endless.write_text(endless.read_text().replace("train_time:200ms", "train_time:20000000000000000000ms"))
+    assert main(["plot", str(endless), "--steps", "-o", str(tmp_path / "a.png")]) == 2
+
+
+def test_step_times_name_their_median_and_p99(tmp_path):
+    log = write_public(tmp_path, "a")
+    assert main(["plot", str(log), "--steps", "-o", str(tmp_path / "a.svg")]) == 0
+    with figure_for(tmp_path / "b.svg") as figure:
+        figure.text(0, 0, "median 99 ms, p99 101 ms, 3 steps")  # 101, 200, 301, 400 ms: 99, 101, 99
+
+    def shapes(name: str) -> list[str]:
+        words = (tmp_path / name).read_text().split("<!-- ")[1:]
+        return [word.partition(" -->")[0] for word in words]
+
+    [text] = [word for word in shapes("a.svg") if "median" in word and "p99" in word]
+    assert text.endswith(shapes("b.svg")[0])
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+@pytest.mark.parametrize("flag", ["--steps", "--history"])
+def test_the_same_step_times_and_records_give_the_same_figure(tmp_path, suffix, flag):
+    source = write_public(tmp_path, "a") if flag == "--steps" else tmp_path / "tiny"
+    for day, name, mean in ((1, "A", 90), (1, "B", 60), (3, "$C", 59)):
+        write_record(tmp_path / "tiny", f"2026-01-0{day}", name, mean)
+    files = [tmp_path / f"{i}.{suffix}" for i in range(2)]
+    for file in files:
+        assert main(["plot", str(source), flag, "-o", str(file)]) == 0
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_records_are_read_in_the_order_in_which_they_fell(tmp_path):
+    for date, name, mean in (("2026-01-02", "C", 50), ("2026-01-01", "B", 60), ("2026-01-01", "A", 90)):
+        write_record(tmp_path, date, name, mean)
+    records = sorted(read_records(tmp_path), key=lambda record: record.order)
+    assert [(record.name, record.time_s) for record in records] == [("A", 90), ("B", 60), ("C", 50)]
+
+
+def test_names_of_records_do_not_lie_on_one_another(tmp_path):
+    with figure_for(tmp_path / "a.png") as figure:
+        axes = figure.subplots()
+        axes.set(xlim=(0, 10), ylim=(0, 10))
+        write_names(figure, axes, [(5, 5, "first record"), (5, 4.9, "second record"), (5.1, 4.8, "third")])
+        from matplotlib.text import Text
+        boxes = [Text.get_window_extent(text) for text in axes.texts]
+    assert len(boxes) == 3
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+@pytest.mark.parametrize("more", [
+    {"date": "yesterday"}, {"date": 5}, {"name": None}, {"train_time_s": {"mean": "nan", "sd": 1}},
+    {"train_time_s": {"mean": -1}}, {"train_time_s": {"mean": 1e300}}, {"date": "0001-01-01"},
+    {"train_time_s": 5}, {"track": "other"}, None])
+def test_a_bad_record_is_refused_in_one_line(tmp_path, capsys, more):
+    write_record(tmp_path / "tiny", "2026-01-01", "A", 90)
+    path = write_record(tmp_path / "tiny", "2026-01-02", "B", 80, **(more or {}))
+    if more is None:
+        path.write_bytes(b"\xff{")
+    assert main(["plot", str(tmp_path / "tiny"), "--history", "-o", str(tmp_path / "a.png")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert main(["plot", str(tmp_path), "--history", "-o", str(tmp_path / "a.png")]) == 2
+    assert "no */record.json" in capsys.readouterr().err

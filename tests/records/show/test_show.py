@@ -1,0 +1,132 @@
+"""python -m records show: one run whole, the same lines for equal runs."""
+import json
+import math
+from pathlib import Path
+
+import pytest
+from harness.runlog import RunLog
+from test_log import FILES, SCRIPT, manifest, write_log
+
+from records.tools.show import show
+from records.__main__ import COMMANDS, main
+from records.tools.read.trials import Point
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+
+
+def run(folder: Path, name: str, second: int, **changes: object) -> Path:
+    """Write a log as the harness does on a host and at a time of its own, and return its path."""
+    log = RunLog(folder, name)
+    host = {"cpu": f"Host {second}", "python": "3.11", "load": [second], "settings": []}
+    facts = {"run_id": name, "sys": host, "clocks": {"realtime_ns": second}, "git": {"commit": f"{second}"},
+             "argv": [f"--data={second}"],
+             "data": {"tokens": 4096, "train": [{"file": "a.bin"}]}, "world_size": 2,
+             "calibration": {"copy_gbs": second}}
+    log.sources(SCRIPT, {**manifest(), **facts, **changes}, FILES, [f"Running Python {second}"])
+    for step, loss in ((0, 5.5), (2, 5.0), (4, 4.75)):
+        log.line(f"step:{step}/4 val_loss:{loss:.4f} train_time:{step * second}ms step_avg:{second:.2f}ms")
+        log.event("val", step=step, val_loss=loss, tokens=256 * step, train_time_ns=step * second * 10**6)
+        if step:
+            log.event("scalar", step=step, grad_norm=1.0 / step, odd="inf")
+    log.text(f"passed it after {second} s")
+    log.end("ok", step=4, val_loss=4.75, weights_sha256="e" * 64, wall_ns=2 * second * 10**9,
+            timed_ns=second * 10**9)
+    return log.path
+
+
+def shown(capsys: pytest.CaptureFixture, *words: object) -> str:
+    """Return what the command prints."""
+    assert main(["show", *map(str, words)]) == 0
+    return capsys.readouterr().out
+
+
+def test_a_run_is_shown_whole(tmp_path, capsys):
+    text = shown(capsys, run(tmp_path, "r", 3, overrides={"lr": 0.1}))
+    for words in ("status ok", "track tiny", "target 5.0", "val_loss 4.75000 at step 4 of 4", "time 0.0 s",
+                  "harness/tracks.toml", "lr 0.1", "a.bin", "Host 3", "passed it after 3 s", "⣀", "1024",
+                  "grad_norm 2 times, first 0.5, last 0.25, lowest 0.25, highest 0.5",
+                  "odd 2 times, first inf", "weights_sha256 eeee", "wall 6.000 s 100.0 %",
+                  "timed 3.000 s 50.0 %",
+                  "1 hyperparameters were overridden"):
+        assert words in " ".join(text.split()), words
+
+
+def test_equal_runs_show_the_same_stable_lines(tmp_path, capsys):
+    """Another host, day, folder and speed change nothing; another loss does."""
+    a, b = run(tmp_path / "a", "a", 3), run(tmp_path / "b", "b", 4)
+    assert shown(capsys, a, "--stable") == shown(capsys, b, "--stable")
+    assert shown(capsys, a, "--stable", "--json") == shown(capsys, b, "--stable", "--json")
+    assert shown(capsys, a) != shown(capsys, b)
+    other = run(tmp_path / "c", "c", 3, hyperparameters={"lr": 0.2})
+    assert shown(capsys, a, "--stable") != shown(capsys, other, "--stable")
+
+
+def test_json_holds_every_validation(tmp_path, capsys):
+    found = json.loads(shown(capsys, run(tmp_path, "r", 3), "--json"), parse_constant=pytest.fail)
+    assert found["vals"][1] == {"step": 2, "val_loss": 5.0, "tokens": 512, "train_time_ms": 6.0}
+    assert len(found["vals"]) == 3 and found["warnings"] == [] and found["hyperparameters"] == {"lr": 0.1}
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"end": None}, "incomplete: there is no end line"), ({"end": "failed"}, "status failed"),
+    ({"losses": (5.5, math.nan), "end": "nonfinite"}, "the last loss is nan"),
+    ({"losses": (), "end": None}, "no validation"), ({}, "step 2, the run was to take 4"),
+])
+def test_what_is_wrong_with_a_run_is_said(change, words, tmp_path, capsys):
+    assert words in shown(capsys, write_log(tmp_path, **change)).split("warnings")[1]
+
+
+def test_late_files_and_tripwires_are_said(tmp_path, capsys):
+    log = RunLog(tmp_path, "r")
+    facts = {"resumed_from": {"step": 1}, "sys": {"settings": ["inductor.x=1"]}}
+    log.sources(SCRIPT, {**manifest(), **facts}, {}, [])
+    log.event("late", path="lab/evil.py")
+    log.end("failed", type="Tripwire", message="weights changed", traceback="line\n\x1b[31mred")
+    text = shown(capsys, log.path)
+    for words in ("late: lab/evil.py was loaded after the start", "tripwire: weights changed", "resumed",
+                  "inductor.x=1", "    \\x1b[31mred"):
+        assert words in text
+
+
+def test_public_logs_are_shown_trial_by_trial(capsys):
+    for path in FIXTURES.iterdir():
+        assert "validations" in shown(capsys, path) and path.name in shown(capsys, path)
+    several = FIXTURES / "layout_d_trials.txt"
+    assert "3.30000 at step 10 of 10" in shown(capsys, several, "--trial", 2)
+    assert main(["show", str(several)]) == 0 and "trial 0 of 3" in capsys.readouterr().err
+    for trial in (3, -1):
+        assert main(["show", str(several), "--trial", str(trial)]) == 2
+        assert "expected one of 0 to 2" in capsys.readouterr().err
+
+
+def test_a_chart_has_one_dot_a_column_at_least_and_falls(capsys):
+    points = [Point(step, 10 - step, None) for step in range(10)]
+    for braille, blank in ((True, " "), (False, " ")):
+        *rows, axis = show.chart(points, braille)
+        columns = list(zip(*(row.partition("|")[2].ljust(show.WIDTH) for row in rows)))
+        heights = [next(i for i, cell in enumerate(column) if cell != blank) for column in columns]
+        assert heights == sorted(heights) and heights[0] == 0 and heights[-1] == show.HEIGHT - 1
+        assert axis.split() == ["step", "0", "9"] and rows[0].startswith("        10 |")
+        assert braille or "".join(rows).isascii()
+
+
+@pytest.mark.parametrize("losses", [[], [1.0], [math.nan, math.inf], [1.7e308, -1.7e308], [3.0, 3.0],
+                                    [5e-324, 0.0]])
+def test_no_loss_breaks_the_chart(losses):
+    for braille in (True, False):
+        lines = show.chart([Point(i * 2**62, loss, None) for i, loss in enumerate(losses)], braille)
+        assert len(lines) == (show.HEIGHT + 1 if len(losses) == 2 and math.isfinite(losses[0]) else 0)
+
+
+def test_stdout_that_knows_no_braille_gets_ascii(capsys, monkeypatch):
+    monkeypatch.setattr(show, "encodable", lambda text: False)
+    assert shown(capsys, FIXTURES / "layout_d.txt").isascii()
+
+
+def test_the_example_of_the_help_runs(tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        main(["show", "--help"])
+    assert capsys.readouterr().out.strip().endswith(f"example: {COMMANDS['show'][1]}")
+    write_log(tmp_path / "records" / "runs", "ONE")
+    monkeypatch.chdir(tmp_path)
+    assert main(COMMANDS["show"][1].split()[3:]) == 0

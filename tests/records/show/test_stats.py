@@ -1,0 +1,300 @@
+"""python -m records stats: what counts of runs, what is said of them, and what is refused."""
+import json
+import math
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.runlog import RunLog
+from records.tools.show import stats
+from records.__main__ import COMMANDS, main
+from records.tools.read.trials import Point, Trial
+from test_log import FILES, SCRIPT, manifest
+
+ROOT = Path(__file__).resolve().parents[3]
+GOOD = (4.9971, 4.9978, 4.9987, 4.9984, 4.9979, 4.9981, 4.9976, 4.9985)  # the tiny track's target is 5.0
+
+
+def write(folder: Path, seed: int | None, *losses: float, ms: float = 20.0, end: str | None = "ok",
+          **changes) -> Path:
+    """Write the log of a run validated at steps 0, 2, ... in times of its own, and return its path."""
+    count = len(list(folder.glob("*.txt")))
+    log = RunLog(folder, f"run{count}")
+    facts = {**manifest(), "seed": seed, "world_size": 1, "sys": {"cpu": "a CPU"}, **changes}
+    log.sources(SCRIPT, facts, FILES, [])
+    last = 2 * (len(losses) - 1)
+    for i, loss in enumerate(losses):
+        time = ms * i + count**2 / 100
+        log.line(f"step:{2 * i}/{last} val_loss:{loss:.4f} train_time:{time:.0f}ms step_avg:nanms")
+        log.event("val", step=2 * i, val_loss=loss, tokens=512 * i, train_time_ns=int(time * 1e6))
+    if end:
+        log.end(end)
+    return log.path
+
+
+def runs(folder: Path, losses: tuple = GOOD, **changes) -> list[str]:
+    """Write one log a loss, with seeds 0, 1, ..."""
+    return [str(write(folder, seed, 6.0, loss, **changes)) for seed, loss in enumerate(losses)]
+
+
+def called(capsys, *words: str) -> tuple[int, dict]:
+    """Return exit code and JSON of the command; what a terminal sees must end in the same verdict."""
+    code = main(["stats", *words])
+    text = capsys.readouterr().out
+    assert main(["stats", *words, "--json"]) == code
+    out = capsys.readouterr().out
+    report = json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    for part in ("target", "vs"):
+        assert part not in report or f"{report[part]['word']}: {report[part]['reason']}" in text
+    return code, report
+
+
+def trial(loss: float, i: int, **facts) -> Trial:
+    """Return a run as a public log tells it: 4 digits, no seed, no status."""
+    points = [Point(0, 10.8, 0.0), Point(90, loss + 0.001, 900.0 + i), Point(100, loss, 1000.0 + i)]
+    return Trial(Path(f"{i}.txt"), 0, "D", None, 100, points, val_decimals=4, code=b"x", **facts)
+
+
+def test_eight_seeds_below_the_target_of_their_track_are_proof(tmp_path, capsys):
+    code, report = called(capsys, *runs(tmp_path))
+    found = report["target"]
+    assert code == 0 and found["word"] == "PROVEN" and found["target"] == 5.0 and found["test"]["n"] == 8
+    assert found["test"]["mean"] == pytest.approx(4.9980125, rel=1e-12)
+    assert found["bound"] < 5.0 and found["below"] == {"runs": 8, "chance": pytest.approx(0.01 ** (1 / 8))}
+    assert found["rounding_robust_p"] is None  # these logs hold full precision
+    assert found["z_rule"]["passes"] and found["power"] > 0.9 and found["runs_for_90"] <= 8
+
+
+@pytest.mark.parametrize("losses, code, word", [
+    (GOOD[:7], 0, "PROMISING"), ((5.0008, *GOOD[:2], 5.0007), 1, "NOT SHOWN"), (GOOD[:1], 2, "NOT SHOWN"),
+    ((4.99,) * 4, 2, "NOT SHOWN"), ((5.1, 5.11, 5.12, 5.1), 1, "REFUTED")])
+def test_the_exit_code_says_whether_the_claim_holds(tmp_path, capsys, losses, code, word):
+    found = called(capsys, *runs(tmp_path, losses))
+    assert (found[0], found[1]["target"]["word"]) == (code, word)
+
+
+def test_a_named_target_wins_over_that_of_the_track(tmp_path, capsys):
+    found = called(capsys, *runs(tmp_path), "--target", "4.9")[1]["target"]
+    assert found["word"] == "REFUTED" and found["target"] == 4.9
+
+
+def test_repeats_of_a_seed_count_once_by_their_mean_and_are_named(tmp_path, capsys):
+    """Two seeds run five times each are two runs: taken as ten, the test errs ten times as often."""
+    logs = [str(write(tmp_path, seed, 6.0, 4.99 + seed / 100 + i / 1000))
+            for seed in (0, 1) for i in range(5)]
+    _, report = called(capsys, *logs)
+    assert report["target"]["test"]["n"] == 2 and len(report["runs"]) == 10
+    assert report["target"]["test"]["mean"] == pytest.approx(4.997)
+    assert [note.split(" (")[0].split(":")[0] for note in report["notes"]] == [
+        f"seed {seed} was run 5 times and counts once, by its mean" for seed in (0, 1)]
+
+
+@pytest.mark.parametrize("end, loss, says", [
+    ("failed", 4.99, "ended failed"), ("nonfinite", math.nan, "ended nonfinite"), (None, 4.99, "incomplete"),
+    ("stopped", 4.99, "ended stopped"), ("ok", math.inf, "val_loss inf")])
+def test_a_run_that_did_not_end_well_makes_the_evidence_invalid(tmp_path, capsys, end, loss, says):
+    logs = [*runs(tmp_path), str(write(tmp_path, 99, 6.0, loss, end=end))]
+    code, report = called(capsys, *logs)
+    assert code == 1 and report["target"]["word"] == "INVALID" and report["target"]["test"] is None
+    assert report["target"]["reason"].startswith("run8.txt: ") and says in report["target"]["reason"]
+    assert called(capsys, *logs, "--vs", *runs(tmp_path / "old"))[1]["vs"]["word"] == "INVALID"
+
+
+def test_a_public_run_that_stopped_before_its_last_step_has_no_final_loss():
+    early = trial(4.99, 0)
+    early.steps = 120
+    sample = stats.collect([early])
+    assert sample.losses == {} and "step 100 of 120; --step 100" in sample.invalid[0]
+    assert list(stats.collect([early], 100).losses.values()) == [4.99]
+
+
+def test_printed_losses_are_judged_as_if_rounded_the_wrong_way_too():
+    x = [3.2763, 3.2806, 3.2789, 3.2785, 3.2780, 3.2790, 3.2794, 3.2798, 3.2788, 3.2802,
+         3.2798, 3.2783, 3.2789, 3.2775, 3.2811, 3.2793, 3.2802, 3.2785, 3.2801, 3.2803]
+    sample = stats.collect([trial(loss, i) for i, loss in enumerate(x)])
+    found = stats.against(sample, 3.28)
+    assert found["test"]["p"] == pytest.approx(0.0023570716325535, rel=1e-9)
+    assert found["rounding_robust_p"] == pytest.approx(0.0036317552681509, rel=1e-9)
+    assert any("digit 4 higher" in line for line in stats.against_text(found, sample.decimals))
+    assert sample.notes == ["20 logs do not tell their seed; each is taken for a seed of its own"]
+    assert found["word"] == "PROMISING" and found["below"]["runs"] == 14
+
+
+def test_public_logs_are_judged_like_our_own(tmp_path, capsys):
+    """Their seeds stand in the script, their losses have four digits, their target must be named."""
+    rule = "=" * 100
+    for i, loss in enumerate((3.2791, 3.2778, 3.2787, 3.2784)):
+        val = "".join(f"step:{step}/1390 val_loss:{x:.4f} train_time:{step * 60 + i}ms step_avg:60.00ms\n"
+                      for step, x in ((0, 10.8258), (1375, loss + 0.004), (1390, loss)))
+        (tmp_path / f"{i}.txt").write_text(f"import torch\nSEED = {i}\n{rule}\nRunning Python 3.12.7\n"
+                                           f"Running PyTorch 2.7.0 compiled for CUDA 12.6\n{rule}\n{val}")
+    assert main(["stats", str(tmp_path)]) == 2 and "--target" in capsys.readouterr().err
+    code, report = called(capsys, str(tmp_path), "--target", "3.28")
+    assert code == 0 and report["target"]["test"]["p"] == pytest.approx(0.0059834561492737, rel=1e-9)
+    assert report["target"]["rounding_robust_p"] == pytest.approx(0.006573398778127, rel=1e-9)
+    assert called(capsys, str(tmp_path), "--target", "3.28", "--earliest")[1]["target"]["step"] == 1390
+
+
+def test_a_spread_that_sigma_does_not_explain_warns_of_the_z_rule():
+    for spread, warned in ((0.001, False), (0.004, True)):
+        sample = stats.collect([trial(3.27 + spread * (i % 3 - 1), i) for i in range(8)])
+        text = "\n".join(stats.against_text(stats.against(sample, 3.28), 4))
+        assert ("warning" in text) == warned
+    at_target = stats.collect([trial(loss, i) for i, loss in enumerate((3.28, 3.27, 3.29))])
+    assert stats.against(at_target, 3.28)["below"]["runs"] == 2
+
+
+def test_another_step_is_judged_when_asked_for(tmp_path, capsys):
+    logs = [str(write(tmp_path, seed, 6.0, loss + 1, loss, end="stopped")) for seed, loss in enumerate(GOOD)]
+    assert called(capsys, *logs, "--step", "4")[1]["target"]["word"] == "PROVEN"
+    assert called(capsys, *logs, "--step", "2")[1]["target"]["word"] == "REFUTED"
+
+
+def test_a_run_without_the_step_is_not_dropped(tmp_path, capsys):
+    logs = [*runs(tmp_path), str(write(tmp_path, 9, 6.0, 5.5, 4.99))]
+    assert called(capsys, *logs, "--step", "4")[1]["target"]["reason"].count("no validation at step 4") == 8
+
+
+def test_the_earliest_step_is_looked_for_backwards_and_stops_at_the_first_failure(tmp_path, capsys):
+    """Step 2 passes by luck; step 4 does not, so step 6 is the earliest that may be claimed."""
+    logs = [str(write(tmp_path, seed, 6.0, loss, 5.01 + loss - 4.998, loss + 0.0002, loss))
+            for seed, loss in enumerate(GOOD)]
+    code, report = called(capsys, *logs, "--earliest")
+    assert code == 0 and report["target"]["step"] == 6 and report["target"]["word"] == "PROVEN"
+    assert [(w["step"], w["word"]) for w in report["target"]["walked"]] == [
+        (8, "PROVEN"), (6, "PROVEN"), (4, "REFUTED")]
+
+
+def test_an_earliest_step_is_no_better_shown_than_the_weakest_after_it(tmp_path, capsys):
+    middle = (4.9991, 4.9978, 4.9987, 4.9984)
+    logs = [str(write(tmp_path, i, 6.0, loss - 0.01, loss, loss - 0.01)) for i, loss in enumerate(middle)]
+    found = called(capsys, *logs, "--earliest")[1]["target"]
+    assert [w["word"] for w in found["walked"]] == ["PROVEN", "PROMISING", "PROVEN", "NOT SHOWN"]
+    assert found["word"] == "PROMISING"
+
+
+def test_a_last_step_that_fails_ends_the_search(tmp_path, capsys):
+    logs = [str(write(tmp_path, seed, 6.0, loss, loss + 0.01)) for seed, loss in enumerate(GOOD)]
+    code, report = called(capsys, *logs, "--earliest")
+    assert code == 1 and report["target"]["step"] is None and len(report["target"]["walked"]) == 1
+
+
+def test_equal_seeds_are_compared_in_pairs_and_others_by_welch(tmp_path, capsys):
+    new, old = runs(tmp_path / "new"), runs(tmp_path / "old", tuple(x + 0.001 for x in reversed(GOOD)), ms=22)
+    code, report = called(capsys, *new, "--vs", *old)
+    assert code == 0 and report["vs"]["word"] == "PROMISING" and "target" not in report
+    assert report["vs"]["test"] == report["vs"]["loss"]["paired"]
+    assert report["vs"]["pairwise_rule"] == {"passes": False, "left": pytest.approx(0.002)}
+    assert report["vs"]["loss"]["welch"]["mean"] == pytest.approx(-0.001)
+    assert report["vs"]["time"]["welch"]["mean"] == pytest.approx(-2) and report["vs"]["no_time"] is None
+    _, report = called(capsys, *new[:6], "--vs", *old)
+    assert report["vs"]["test"] == report["vs"]["loss"]["welch"] and report["vs"]["loss"]["paired"]["n"] == 6
+
+
+def test_a_gain_that_is_the_same_for_every_seed_has_no_p(tmp_path, capsys):
+    """Subtracted in floats the gains differ in their last bits, and p would be 1e-40."""
+    new, old = runs(tmp_path / "new"), runs(tmp_path / "old", tuple(round(x + 0.001, 4) for x in GOOD))
+    assert called(capsys, *new, "--vs", *old)[0] == 2
+
+
+def test_not_worse_than_a_margin_is_a_claim_of_its_own(tmp_path, capsys):
+    new, old = runs(tmp_path / "new"), runs(tmp_path / "old", tuple(x - 0.0001 for x in reversed(GOOD)))
+    assert called(capsys, *new, "--vs", *old)[0] == 1
+    code, report = called(capsys, *new, "--vs", *old, "--margin", "0.005")
+    assert code == 0 and report["vs"]["word"] == "PROMISING" and report["vs"]["margin"]["nats"] == 0.005
+    assert report["vs"]["margin"]["paired"]["mean"] == pytest.approx(0.0001)
+
+
+def test_both_claims_must_hold_where_both_are_made(tmp_path, capsys):
+    new, old = runs(tmp_path / "new"), runs(tmp_path / "old", tuple(x + 0.01 for x in reversed(GOOD)))
+    assert called(capsys, *new, "--vs", *old, "--target", "5")[0] == 0
+    assert called(capsys, *new, "--vs", *old, "--target", "4.9")[0] == 1
+    assert called(capsys, *old, "--vs", *new, "--target", "5.02")[0] == 1
+    assert called(capsys, *new, "--vs", *old[:1], "--target", "4.9")[0] == 1
+    assert called(capsys, *new, "--vs", *old[:1], "--target", "5")[0] == 2
+
+
+@pytest.mark.parametrize("change, says", [
+    ({"sys": {"cpu": "another CPU"}}, "devices differ"), ({"world_size": 2}, "2 ranks"),
+    ({"sys": {}}, "not all logs tell their device"), ({}, None)])
+def test_times_of_other_places_are_not_compared(tmp_path, capsys, change, says):
+    new, old = runs(tmp_path / "new"), runs(tmp_path / "old", tuple(reversed(GOOD)), **change)
+    _, report = called(capsys, *new, "--vs", *old)
+    assert (report["vs"]["time"] is None) == bool(says)
+    assert says is None and report["vs"]["no_time"] is None or says in report["vs"]["no_time"]
+
+
+def test_fewer_steps_count_in_the_pairwise_rule():
+    """0.0002 worse after 50 steps fewer, 20 runs each: 0.00648, as the public track's page has it."""
+    new, old = ([trial(loss + i / 10_000, i) for i in range(20)] for loss in (3.2702, 3.27))
+    for run in old:
+        run.steps, run.vals = 150, [*run.vals, Point(150, run.last.loss, 2000.0)]
+    rule = stats.compare(stats.collect(new), stats.collect(old), None, None)["pairwise_rule"]
+    assert rule == {"passes": True, "left": pytest.approx(0.0064826692)}
+
+
+def test_public_seeds_in_the_script_make_no_other_code():
+    sources = (b"SEED = 2\nlr = 1\n", b"SEED = 8\nlr = 1\n", b"SEED = 2\nlr = 2\n")
+    x, y, z = (stats.kind(Trial(Path("a"), 0, "D", code=source)) for source in sources)
+    assert x == y != z
+
+
+@pytest.mark.parametrize("losses, change, says", [
+    ((6.0, 4.99), {"code": {**manifest()["code"], "digest": "e" * 64}}, "differ in code"),
+    ((6.0, 4.99), {"hyperparameters": {"lr": 0.2}}, "differ in hyperparameters"),
+    ((6.0, 4.99), {"track": "huge"}, "differ in track"), ((6.0, 5.5, 4.99), {}, "end at steps 2, 4")])
+def test_runs_that_are_no_sample_are_refused(tmp_path, capsys, losses, change, says):
+    assert main(["stats", *runs(tmp_path), str(write(tmp_path, 9, *losses, **change))]) == 2
+    captured = capsys.readouterr()
+    assert says in captured.err and captured.err.count("\n") == 1 and not captured.out
+
+
+def test_what_cannot_be_tested_is_refused_in_one_line(tmp_path, capsys):
+    log, other = runs(tmp_path, GOOD[:2])
+    bare = str(write(tmp_path / "bare", 0, 6.0, 4.99, track_row={}))
+    odd = str(write(tmp_path / "odd", 0, 6.0, 4.99, track_row={"target": "nan"}))
+    far = str(write(tmp_path / "far", 0, 6.0, 4.99, track="huge"))
+    (tmp_path / "empty").mkdir()
+    cut = tmp_path / "cut.txt"
+    cut.write_bytes(Path(log).read_bytes()[:len(SCRIPT) + 140])
+    for words, says in (([log, log], "same run"), ([bare], "--target"), ([odd], "--target"),
+                        ([log, "--target", "nan"], "finite"), ([log, "--margin", "1"], "--vs"),
+                        ([log, "--vs", far], "do not compare"), ([log, "--step", "3"], "step 3"),
+                        ([log, "--vs", other, "--earliest"], "--earliest"), ([str(cut)], "manifest"),
+                        ([str(tmp_path / "empty")], "no log"), (["none.txt"], "cannot be read")):
+        assert main(["stats", *words]) == 2
+        err = capsys.readouterr().err
+        assert says in err and err.count("\n") == 1, err
+
+
+def test_losses_at_the_ends_of_the_floats_are_no_crash(tmp_path, capsys):
+    a, b = ([str(write(tmp_path / name, seed, 6.0, loss)) for seed, loss in runs] for name, runs in (
+        ("a", ((0, 1.7e308), (0, 1.7e308), (1, 0.1))), ("b", ((0, -1.7e308), (1, -1.7e308)))))
+    for words in (a, b, [*a, "--vs", *b, "--margin=1e308"], [*b, "--vs", *a], [*b, "--earliest"]):
+        called(capsys, *words)
+
+
+def test_a_run_that_ends_before_the_others_leaves_no_earliest_step():
+    for kept in (2, 0):
+        cut = trial(4.98, 1)
+        del cut.vals[kept:]
+        found = stats.earliest([trial(4.99, 0), cut], 5.0)
+        assert found["step"] is None and found["reason"] == "1.txt: no validation at step 100"
+    assert stats.earliest([cut], 5.0)["reason"] == "1.txt: no validation"
+
+
+def test_the_example_in_the_help_runs(tmp_path, capsys):
+    """The example's files are those of a checkout; here a folder of synthetic runs takes their place."""
+    runs(tmp_path / "records" / "runs")
+    with pytest.raises(SystemExit):
+        main(["stats", "--help"])
+    example = capsys.readouterr().out.rpartition("example: ")[2].strip()
+    assert example == COMMANDS["stats"][1]
+    command = example.replace("python", shlex.quote(sys.executable), 1)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.returncode == 1 and "REFUTED" in done.stdout and not done.stderr  # losses of 5 against 3.28
