@@ -6,7 +6,8 @@ from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from typing import Any
 
-from records.tools.check.claim import Claim, Run, code_digest, harness_digest
+from records.tools.check.claim import Claim, code_digest, harness_digest
+from records.tools.read.run import Run
 from records.tools.read.values import json_text, number, shown
 
 # in these a run's track row may differ from the verifier's: words, and the set of accepted harnesses
@@ -115,8 +116,8 @@ def harness(run: Run, claim: Claim) -> str:
     strange = [path for path in inside if not re.fullmatch(places, path)]
     require(not strange, f"no file of a harness: {first_of(strange)}")
     require(harness_digest(inside) == found, "the harness in the log is not the one of the manifest's digest")
-    require(found in claim.row.get("harness", {}),
-            f"harness {found[:8]} is not accepted for {claim.track} in this checkout's harness/tracks.toml")
+    require(found in claim.accepted,
+            f"harness {found[:8]} is not accepted by this checkout's harness/tracks.toml")
     return f"harness {found[:8]}"
 
 
