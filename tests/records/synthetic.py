@@ -67,13 +67,15 @@ def sound(seed: int) -> types.SimpleNamespace:
     train = [[step, 5.5 - step / 50 - seed / 100, 10 * step] for step in range(1, 9)]
     return types.SimpleNamespace(
         script=SCRIPT, files=dict(HARNESS), manifest=manifest, vals=vals, train=train, more=[], late={},
+        imported=(),  # the files of harness/front/ that a rank loaded
         end={"status": "ok", "wall_ns": sum(parts.values()), **parts,
              "clocks": {name: ns + lived for name, ns in start.items()}}, name=f"{seed:06x}")
 
 
 def write(folder: Path, run: types.SimpleNamespace) -> Path:
     """Write a log as the harness does, with hashes and numbers that fit, and return its path."""
-    others = {path: sha256(source) for path, source in run.files.items() if not path.startswith("harness/")}
+    others = {path: sha256(source) for path, source in run.files.items()
+              if not path.startswith("harness/") or path in run.imported}
     code = {"script": sha256(run.script), "harness": digest(run.files), "others": others}
     code["digest"] = sha256(canonical(code).encode())
     run_id = f"20260101T000000Z_{code['digest'][:8]}_{run.name}"

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from records.tools.check.claim import ENDED_BY_USER, RACE
-from records.tools.check.significance import paired, upper_bound
+from records.tools.check.significance import one_sample, upper_bound
 from records.tools.read.log import Log, read_bytes, read_log, sha256
 from records.tools.read.tracks import accepted_harnesses
 from records.tools.read.values import ReadError, is_finite, need, parse_json, shown
@@ -146,8 +146,7 @@ def measure(kept: list[dict[str, Log]], side: str) -> dict[str, Any]:
     loss = max(map(max, finals))
     times = [[time_to(pair[side], loss) for pair in kept] for side in sides]
     apart = [a - b for a, b in zip(*times)]
-    test = paired(apart)
-    slower = paired([-d for d in apart])
+    test, slower = one_sample(apart, 0), one_sample([-d for d in apart], 0)
     mean_other = math.fsum(times[1]) / len(kept)
     word = "no difference shown"
     if not test.degenerate:

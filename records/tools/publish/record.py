@@ -45,7 +45,7 @@ def build(claim: Claim, name: str) -> dict[str, Any]:
         "code": first.at("code", "digest"), "script_sha256": first.at("code", "script"),
         "harness": first.at("code", "harness"), "target": first.at("track_row", "target"),
         "significance": {"word": decided.word, "reason": decided.reason,
-                         "p": decided.test and decided.test.p},
+                         "p": six_digits(decided.test and decided.test.p)},
         "race": raced(claim.record, str(first.at("code", "digest"))),
         "logs": [{"file": f"logs/{run.run_id}.txt", "sha256": run.sha256, "run_id": run.run_id,
                   "seed": run.seed, "val_loss": run.end["val_loss"],
@@ -59,6 +59,11 @@ def spread(values: list[float]) -> dict[str, Any]:
     return {"mean": statistics.fmean(values), "sd": sd, "values": values}
 
 
+def six_digits(p: float | None) -> float | None:
+    """Return p to six significant digits; what follows depends on how the tail of t is computed."""
+    return None if p is None else float(f"{p:.6g}")
+
+
 def raced(folder: Path | None, code: str) -> dict[str, Any] | None:
     """Return what the race of some code against another in a record's folder shows; None without a race."""
     if folder is None or not (folder / "race").is_dir():
@@ -66,9 +71,10 @@ def raced(folder: Path | None, code: str) -> dict[str, Any] | None:
     race = read_race(folder / "race")
     side = side_of(race, code)
     other = race["AB".replace(side, "")]
-    names = ("verdict", "reason", "pairs", "p", "difference_s", "difference_percent", "attempts", "killed")
+    names = ("verdict", "reason", "pairs", "difference_s", "difference_percent", "attempts", "killed")
     found = judge(folder / "race", side)
     return {name: found.get(name) for name in names} | {
+        "p": six_digits(found["p"]),
         "against": {name: other.get(name) for name in ("code", "script")}}
 
 

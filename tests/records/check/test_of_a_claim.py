@@ -63,6 +63,15 @@ def test_a_file_hidden_below_the_harness_fails_harness(path, root):
     assert states(logs, root) == {"harness": "fail"}
 
 
+@pytest.mark.parametrize("imported, failed", [((), {}), (("harness/front/launch.py",), {"harness": "fail"})])
+def test_the_launcher_is_in_the_log_and_in_no_digest_unless_a_rank_imports_it(imported, failed, root):
+    """The harness digest leaves harness/front/ out, so nobody accepted what a rank runs of it."""
+    def launched(run):
+        run.files["harness/front/launch.py"] = b"# starts the ranks\n"
+        run.imported = imported
+    assert states(campaign(root, change=launched, which=None), root) == failed
+
+
 def test_an_event_that_was_taken_out_fails_sequence(root):
     logs = campaign(root)
     line = next(line for line in logs[0].read_bytes().split(b"\n") if line.startswith(b"#:scalar"))
