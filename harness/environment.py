@@ -76,10 +76,10 @@ def run_facts(plan: Plan, script: Path, argv: list[str], world_size: int) -> dic
     shards = [{"file": path.name, "tokens": scans[path].tokens, "sha256": scans[path].sha256}
               for path in (*plan.data.train, plan.data.val)]
     launch = {k: without_paths(v) for k, v in dataclasses.asdict(plan.options).items() if v is not None}
-    row = {k: v for k, v in dataclasses.asdict(plan.track).items() if k != "harness"}
     return {
         "script": script.relative_to(ROOT).as_posix() if script.is_relative_to(ROOT) else script.name,
-        "track": plan.track.name, "track_digest": plan.track.digest, "track_row": row,
+        "track": plan.track.name, "track_digest": plan.track.digest,
+        "track_row": dataclasses.asdict(plan.track),
         "seed": plan.options.seed,
         "argv": [without_paths(word) for word in argv], "launch": launch,
         "overrides": plan.overrides, "hyperparameters": dataclasses.asdict(hp), "world_size": world_size,

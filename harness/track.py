@@ -1,4 +1,4 @@
-"""A track, one row of tracks.toml: which data, how many validation tokens, which target; and its shards."""
+"""A track, one table of tracks.toml: which data, how many validation tokens, which target; and its shards."""
 import dataclasses
 import hashlib
 import json
@@ -35,13 +35,11 @@ class Track:
     cost: str  # how long a run takes, in words
     baselines: dict[str, float] = field(default_factory=dict)  # n-gram losses on the validation tokens
     significance: dict[str, float] = field(default_factory=dict)
-    harness: dict[str, str] = field(default_factory=dict)  # accepted harness digests: digest -> commit
 
     @property
     def digest(self) -> str:
-        """sha256 of the row without the accepted harness digests."""
-        row = {k: v for k, v in dataclasses.asdict(self).items() if k != "harness"}
-        return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()
+        """sha256 of the row."""
+        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()
 
 
 class Data(NamedTuple):
@@ -54,7 +52,7 @@ class Data(NamedTuple):
 
 def load_tracks(path: Path = TRACKS) -> dict[str, Track]:
     """Return the tracks by name. Raises ValueError where a row lacks a field or has one too many."""
-    rows = tomllib.loads(path.read_text())
+    rows = {name: row for name, row in tomllib.loads(path.read_text()).items() if name != "harness"}
     known = {f.name: f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
              for f in dataclasses.fields(Track)}
     for name, row in rows.items():
