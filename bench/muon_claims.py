@@ -52,7 +52,7 @@ def tuned(project: Project, quick: bool) -> tuple[float, dict[float, float]]:
 
 def script(project: Project) -> str:
     """Return the flag that runs the variant."""
-    return f"--script={project.folder / 'bench' / 'adamw_matrices.py'}"
+    return f"--script={project.folder / 'submissions' / 'adamw_matrices.py'}"
 
 
 def measure(quick: bool) -> Result:
