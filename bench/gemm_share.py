@@ -3,7 +3,7 @@ import dataclasses
 
 from bench.ranks import Ranks, step_flops, train_on_order
 from bench.rounds import Result, Row, interleaved, ratios
-from harness.front.launch import physical_cores
+from harness.front.cores import physical_cores
 from train_gpt2 import RECIPES
 
 # squares that fit the caches and do not, and the model's own tall ones
