@@ -119,10 +119,11 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" OMP_WAIT_POLICY="${OMP_WAIT_POLIC
 export MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_PAD_=67108864
 export PYTHONUNBUFFERED=1
 if [ -n "$seeds" ]; then
-    PYTHONPATH="$root" exec "$python" -m records seeds "$seeds" ${arguments[@]+"${arguments[@]}"}
+    PYTHONPATH="$root" exec "$python" -P -m records seeds "$seeds" ${arguments[@]+"${arguments[@]}"}
 fi
 if [ -n "$from" ] && [ -z "$help" ]; then
-    PYTHONPATH="$root" exec "$python" -m records checkout "$from" ${yes:+"$yes"} --run ${arguments[@]+"${arguments[@]}"}
+    PYTHONPATH="$root" exec "$python" -P -m records checkout "$from" ${yes:+"$yes"} \
+        --run ${arguments[@]+"${arguments[@]}"}
 fi
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 exec "$python" -P -m harness.front.launch ${arguments[@]+"${arguments[@]}"}
