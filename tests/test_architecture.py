@@ -14,6 +14,7 @@ PYTHON = sorted(ROOT / name for name in TRACKED if name.endswith(".py") and (ROO
 MAY_IMPORT = {  # folder or file -> what of ours it may import
     "harness": {"harness"},
     "train_gpt2.py": {"harness"},
+    "submissions": {"harness"},
     "data": {"harness.shards", "harness.vocabulary", "data"},
     "records": {"records"},
     "bench": {"harness", "train_gpt2", "bench", "data"},
@@ -112,15 +113,6 @@ def test_the_set_of_flags_is_frozen():
     assert set(Options.__dataclass_fields__) == {
         "track", "device", "device_batch_size", "compile", "data", "resume", "checkpoint_every", "seed",
         "stop_at_step", "against"}
-
-
-def test_every_hyperparameter_is_used():
-    """No dead options in the submission."""
-    files = [ROOT / "train_gpt2.py", *(ROOT / "harness").glob("*.py")]
-    source = "".join(path.read_text() for path in files)
-    from train_gpt2 import Hyperparameters
-    for name in Hyperparameters.__dataclass_fields__:
-        assert re.search(rf"hp\.{name}\b|hp, \"{name}\"|\"{name}\", ", source), f"nobody reads {name}"
 
 
 def test_text_files_name_no_machine_and_no_registry():
