@@ -266,7 +266,8 @@ def test_printed_text_never_looks_like_anything_else(text):
     assert lines.pop() == "" and lines == said.decode().splitlines()
     assert lines and all(line.startswith("> ") and len(line) <= 4098 for line in lines)
     assert all(c.isprintable() or c == "\t" for line in lines for c in line)
-    assert read.text == [line[2:] for line in lines] and not read.events and not read.steps
+    assert read.text == [line[2:] for line in lines] and not read.steps
+    assert {event.kind for event in read.events} == {"manifest", "end"}
     if all(c.isprintable() for c in text):
         assert "".join(read.text) == text
 

@@ -3,9 +3,7 @@ import socket
 import subprocess
 import sys
 
-from tiny import environment, events, result
-
-TRAIN = "        update(optimizers, run.accumulate(lambda net, x, y: loss_of(net(x), y), x_BT, y_BT))\n"
+from tiny import TRAIN, environment, events, result
 
 
 def test_two_agents_on_one_host_train_what_one_agent_with_two_ranks_does(project):

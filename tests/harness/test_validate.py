@@ -4,18 +4,18 @@ import math
 import numpy as np
 import pytest
 import torch
+from tiny import submission
 
 from harness.runlog import first_import
 from harness.tripwires import HarnessWatch, Tripwire, check_causality, state_digest
 from harness.validate import checked_logits, validate, write_text
-from train_gpt2 import GPT, Hyperparameters
 
-HP = Hyperparameters(vocab_size=257, n_layer=2, n_head=2, n_embd=32, seq_len=16, dtype="float32")
+HP = submission().Hyperparameters(vocab_size=257, n_layer=2, n_head=2, n_embd=32, seq_len=16, dtype="float32")
 
 
 def model(seed=0, std=0.3):
     torch.manual_seed(seed)
-    gpt = GPT(HP)
+    gpt = submission().GPT(HP)
     for p in gpt.parameters():
         torch.nn.init.normal_(p, std=std)
     return gpt

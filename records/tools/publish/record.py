@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from records.tools.check.claim import Case
+from records.tools.check.claim import Claim
 from records.tools.read.log import read_bytes
 from records.tools.check.of_a_run import number_of
 from records.tools.read.values import ReadError, json_text, number, parse_json, shown
@@ -21,32 +21,32 @@ SECTIONS = {  # of a record's README: what a writer is asked
 }
 
 
-def build(case: Case, name: str) -> dict[str, Any]:
+def build(claim: Claim, name: str) -> dict[str, Any]:
     """Return what record.json says of a claim whose logs passed: nothing that the logs do not.
 
     Losses in nats per token, one a seed; times in s, one a run.
     """
-    from records.tools.check.of_a_claim import all_attempts, capped  # which import this module when they need it
-    runs = sorted(case.own, key=lambda run: run.run_id)
-    first, losses = runs[0], case.losses()
-    decided = capped(case, all_attempts(case))
+    from records.tools.check.of_a_claim import all_attempts, conclude  # they import this
+    runs = sorted(claim.own, key=lambda run: run.run_id)
+    first, losses = runs[0], claim.losses()
+    decided = conclude(claim, all_attempts(claim))
     begun, ended = (datetime.datetime.fromtimestamp(ns // 10**9, datetime.UTC) for ns in (
         min(run.at("clocks", "realtime_ns") for run in runs),
         max(run.end["clocks"]["realtime_ns"] for run in runs)))
     return {
-        "format": 1, "track": case.track, "name": name,
+        "format": 1, "track": claim.track, "name": name,
         "date": ended.date().isoformat(), "begun": begun.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "n": len(losses), "val_loss": spread(losses),
         "train_time_s": spread([run.end["train_time_ns"] / 1e9 for run in runs]),
         "steps": first.end["step"], "tokens": first.end["tokens"],
-        "parameters": first.at("parameters"), "world_size": first.trial.world_size,
-        "device": first.trial.device, "torch": first.trial.versions.get("torch"),
+        "parameters": first.at("parameters"), "world_size": first.world_size,
+        "device": first.device, "torch": first.versions.get("torch"),
         "code": first.at("code", "digest"), "script_sha256": first.at("code", "script"),
         "harness": first.at("code", "harness"), "target": first.at("track_row", "target"),
         "significance": {"word": decided.word, "reason": decided.reason, "p": decided.p},
-        "race": raced(case.record, str(first.at("code", "digest"))),
+        "race": raced(claim.record, str(first.at("code", "digest"))),
         "logs": [{"file": f"logs/{run.run_id}.txt", "sha256": run.sha256, "run_id": run.run_id,
-                  "seed": run.trial.seed, "val_loss": run.end["val_loss"],
+                  "seed": run.seed, "val_loss": run.end["val_loss"],
                   "train_time_s": run.end["train_time_ns"] / 1e9} for run in runs],
     }
 
@@ -139,17 +139,17 @@ def unanswered(text: str) -> list[str]:
     return [title for title in SECTIONS if not written.get(title)]
 
 
-def differences(case: Case) -> list[str]:
+def differences(claim: Claim) -> list[str]:
     """Return what in a record's folder is not what its logs give; nothing where all is."""
-    folder = case.record
+    folder = claim.record
     assert folder is not None
-    record = build(case, folder.name[len("2026-01-01_"):])
+    record = build(claim, folder.name[len("2026-01-01_"):])
     wrong = []
-    if (folder.name, folder.resolve().parent.name) != (f"{record['date']}_{record['name']}", case.track):
-        wrong.append(f"the folder should be {case.track}/{record['date']}_{record['name']}")
+    if (folder.name, folder.resolve().parent.name) != (f"{record['date']}_{record['name']}", claim.track):
+        wrong.append(f"the folder should be {claim.track}/{record['date']}_{record['name']}")
     if not NAME.fullmatch(record["name"]):
         wrong.append("the name has other characters than letters, digits, - and _")
-    there = {f"logs/{run.trial.path.name}" for run in case.own}
+    there = {f"logs/{run.path.name}" for run in claim.own}
     if there != (files := {log["file"] for log in record["logs"]}):
         wrong.append(f"logs are not named by their run id: {', '.join(sorted(there ^ files)[:3])}")
     if read_bytes(folder / "record.json") != json_text(record).encode():

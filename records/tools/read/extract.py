@@ -5,7 +5,7 @@ import re
 import unicodedata
 from pathlib import Path
 
-from records.tools.read.trials import load_trials
+from records.tools.read.logs import load_runs
 from records.tools.read.values import ReadError, shown
 
 UNNAMED = "train_gpt2.py"  # the script of a public log, which does not name it
@@ -22,14 +22,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Extract and say what was written; return the exit code."""
-    trial, name = load_trials(arguments.log)[0], shown(arguments.log.name)
-    log = trial.log
-    if trial.code is None or (log and not log.manifest):
+    run, name = load_runs(arguments.log)[0], shown(arguments.log.name)
+    log = run.log
+    if run.code is None or (log and not log.manifest):
         raise ReadError(f"{name}: " + ("cut off above its manifest; it holds no whole script" if log
                                        else "a log of this layout carries no code"))
     script = log.script_path if log else UNNAMED
-    sources = {script: trial.code}
-    for path, source in trial.files.items():
+    sources = {script: run.code}
+    for path, source in run.files.items():
         if path in sources:
             raise ReadError(f"{name}: two files {shown(path)}")
         sources[path] = source
@@ -42,7 +42,7 @@ def main(arguments: argparse.Namespace) -> int:
         needs = [shown(str(log.track[name])) for name in ("data", "vocabulary") if name in log.track]
         data = " and ".join(needs) or "the data"
         print(f"a log carries code, not data; to run it there, add {data}, then:")
-        print(f"python {shown(script)} --track {shown(str(trial.track))} --seed {shown(str(trial.seed))}")
+        print(f"python {shown(script)} --track {shown(str(run.track))} --seed {shown(str(run.seed))}")
     return 0
 
 

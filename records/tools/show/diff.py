@@ -59,9 +59,9 @@ def put(text: str, may_page: bool) -> None:
 def report(a: Side, b: Side) -> dict[str, Any]:
     """Return all that `--json` prints, dataclasses in it: what differs, curves, time and verdict."""
     found: dict[str, Any] = {"a": head(a), "b": head(b), "code": compare.code(a, b)}
-    found["code_known"] = all(side.trials[0].code is not None for side in (a, b))
+    found["code_known"] = all(side.runs[0].code is not None for side in (a, b))
     found["mixed"] = [name for name, side in (("A", a), ("B", b))
-                      if len({(t.code, tuple(sorted(t.files.items()))) for t in side.trials}) > 1]
+                      if len({(t.code, tuple(sorted(t.files.items()))) for t in side.runs}) > 1]
     if a.script or b.script:
         return found
     for name in ("hyperparameters", "environment", "data"):
@@ -76,7 +76,7 @@ def report(a: Side, b: Side) -> dict[str, Any]:
 
 def head(side: Side) -> dict[str, Any]:
     """Return who a side is: name, track, runs, seeds, how the runs ended, loss and time of each."""
-    facts = [trial.facts() for trial in side.trials]
+    facts = [run.facts() for run in side.runs]
     return {"name": side.name, "script": side.script, "finished": len(side.finished), "runs": facts}
 
 
@@ -85,8 +85,8 @@ def verdict(a: Side, b: Side) -> dict[str, Any]:
     (a_step, x), (b_step, y) = compare.finals(a), compare.finals(b)
     found: dict[str, Any] = {"a_step": a_step, "b_step": b_step, "a_seeds": len(x), "b_seeds": len(y),
                              "difference": None}
-    lost = [f"{len(side.trials) - len(side.finished)} of {len(side.trials)} runs of {name}"
-            for name, side in (("A", a), ("B", b)) if 0 < len(side.finished) < len(side.trials)]
+    lost = [f"{len(side.runs) - len(side.finished)} of {len(side.runs)} runs of {name}"
+            for name, side in (("A", a), ("B", b)) if 0 < len(side.finished) < len(side.runs)]
     if lost:  # dropping them would be a choice after the fact
         return {**found, "words": f"{' and '.join(lost)} did not end in order with a finite loss: no test"}
     if not x or not y:
@@ -96,7 +96,7 @@ def verdict(a: Side, b: Side) -> dict[str, Any]:
     lead = f"B - A = {difference:+.5f}"
     lead += "" if a_step == b_step else f" (B after {b_step} steps, A after {a_step})"
     if len(x) < 2 or len(y) < 2:
-        sd = compare.RUN_TO_RUN_SD.get(str(a.trials[0].track))
+        sd = compare.RUN_TO_RUN_SD.get(str(a.runs[0].track))
         found["in_sd"] = difference / sd if sd else None
         known = f", {difference / sd:+.1f} times the known run-to-run sd {sd}" if sd else ""
         single = len(x) == len(y) == 1

@@ -10,7 +10,8 @@ from typing import Any
 
 from records.tools.read.extract import unsafe
 from records.tools.read.log import read_bytes, sha256
-from records.tools.read.trials import Point, Trial, find_logs, load_trials
+from records.tools.read.logs import find_logs, load_runs
+from records.tools.read.run import Point, Run
 from records.tools.read.values import ReadError, is_finite, shown
 
 RUN_TO_RUN_SD = {"fineweb": 0.0013}  # of the final loss over seeds, where it is known
@@ -22,13 +23,13 @@ class Side:
     """What stands on one side: the runs of a log or a record, or a script of the working tree, never run."""
 
     name: str
-    trials: list[Trial]
+    runs: list[Run]
     script: bool = False
 
     @property
-    def finished(self) -> list[Trial]:
+    def finished(self) -> list[Run]:
         """The runs that ended in order and validated, their last loss finite; public logs have no status."""
-        return [t for t in self.trials if t.status in (None, "ok", "stopped") and t.last
+        return [t for t in self.runs if t.status in (None, "ok", "stopped") and t.last
                 and is_finite(t.last.loss)]
 
 
@@ -60,29 +61,29 @@ class FileDiff:
 def load_side(path: Path) -> Side:
     """Return the runs of a log or of a record's folder. Raises ReadError where there are none."""
     if not path.is_dir():
-        trials = load_trials(path)
-        return Side(trials[0].name, trials)
+        runs = load_runs(path)
+        return Side(runs[0].name, runs)
     logs = path / "logs" if (path / "logs").is_dir() else path
-    trials = [trial for log in find_logs([logs]) for trial in load_trials(log)]
-    if not trials:
+    runs = [run for log in find_logs([logs]) for run in load_runs(log)]
+    if not runs:
         raise ReadError(f"{shown(str(path))}: no log below it; name a log or the folder of a record")
-    return Side(shown(path.resolve().name, 60), trials)
+    return Side(shown(path.resolve().name, 60), runs)
 
 
 def script_side(path: Path, other: Side | None) -> Side:
     """Return a script of the working tree, with those project files beside it that the other side carries."""
     roots = [folder for folder in path.resolve().parents if (folder / "harness").is_dir()][:1]
     files = {}
-    for name in other.trials[0].files if other else ():
+    for name in other.runs[0].files if other else ():
         found = [root / name for root in [*roots, path.resolve().parent] if (root / name).is_file()]
         if found and not unsafe(name):  # the name is a stranger's
             files[name] = read_bytes(found[0])
-    return Side(shown(path.name, 60), [Trial(path, 0, "script", code=read_bytes(path), files=files)], True)
+    return Side(shown(path.name, 60), [Run(path, 0, "script", code=read_bytes(path), files=files)], True)
 
 
 def code(a: Side, b: Side) -> list[FileDiff]:
     """Return the files that differ, the entry script first, of the first run of each side."""
-    x, y = a.trials[0], b.trials[0]
+    x, y = a.runs[0], b.runs[0]
     found = []
     if x.code is not None and y.code is not None:
         found.append(file_diff(script_name(x), script_name(y), x.code, y.code))
@@ -92,9 +93,9 @@ def code(a: Side, b: Side) -> list[FileDiff]:
     return [diff for diff in found if diff]
 
 
-def script_name(trial: Trial) -> str:
+def script_name(run: Run) -> str:
     """Return the path of the entry script; a public log does not tell it."""
-    return trial.log.script_path if trial.log else trial.path.name if trial.format == "script" else "script"
+    return run.log.script_path if run.log else run.path.name if run.format == "script" else "script"
 
 
 def file_diff(a: str | None, b: str | None, old: bytes | None, new: bytes | None) -> FileDiff | None:
@@ -118,31 +119,31 @@ def lines_of(source: bytes | None) -> list[str]:
     return lines[:-1] if not lines[-1] else [*lines, "\\ No newline at end of file"]
 
 
-def hyperparameters(trial: Trial) -> dict[str, str | None]:
+def hyperparameters(run: Run) -> dict[str, str | None]:
     """Return the hyperparameters and what the command line changed; or that the log is silent."""
-    if not trial.hyperparameters:
+    if not run.hyperparameters:
         return {"all of them": None}
-    facts = {name: text(value) for name, value in trial.hyperparameters.items()}
-    changed = trial.log.manifest.get("overrides") if trial.log else None
+    facts = {name: text(value) for name, value in run.hyperparameters.items()}
+    changed = run.log.manifest.get("overrides") if run.log else None
     return {**facts, "(overrides)": words(changed)}
 
 
-def environment(trial: Trial) -> dict[str, str | None]:
+def environment(run: Run) -> dict[str, str | None]:
     """Return on what a run ran."""
-    manifest = trial.log.manifest if trial.log else {}
+    manifest = run.log.manifest if run.log else {}
     sys = manifest.get("sys") if isinstance(manifest.get("sys"), dict) else {}
     names = ("platform", "cpus", "threads", "float32_matmul_precision", "settings")
-    return {"device": trial.device, "world_size": text(trial.world_size),
-            "torch": trial.versions.get("torch"), "python": trial.versions.get("python"),
+    return {"device": run.device, "world_size": text(run.world_size),
+            "torch": run.versions.get("torch"), "python": run.versions.get("python"),
             "reduction": text(manifest.get("reduction")), **{name: text(sys.get(name)) for name in names}}
 
 
-def data(trial: Trial) -> dict[str, str | None]:
+def data(run: Run) -> dict[str, str | None]:
     """Return of what a run learned and on what it was validated; shards by their sha256."""
-    manifest, row = (trial.log.manifest, trial.log.track) if trial.log else ({}, {})
+    manifest, row = (run.log.manifest, run.log.track) if run.log else ({}, {})
     taken = manifest.get("data") if isinstance(manifest.get("data"), dict) else {}
     shards = taken.get("train") if isinstance(taken.get("train"), list) else []
-    return {"track": trial.track, "train shards": shard_list(shards),
+    return {"track": run.track, "train shards": shard_list(shards),
             "validation shard": shard(taken["val"]) if taken.get("val") else None,
             "tokens": text(taken.get("tokens")), "epochs": text(taken.get("epochs")),
             "vocabulary": text(row.get("vocabulary")), "validation tokens": text(row.get("val_tokens")),
@@ -176,12 +177,12 @@ def words(fields: Any) -> str | None:
     return " ".join(f"{name}={text(value)}" for name, value in sorted(fields.items())) or "-"
 
 
-def rows(facts_of: Callable[[Trial], dict[str, str | None]], a: Side, b: Side) -> list[Row]:
+def rows(facts_of: Callable[[Run], dict[str, str | None]], a: Side, b: Side) -> list[Row]:
     """Return the facts in which two sides differ, or that neither of them tells.
 
     Runs of one side that differ among themselves give their values with a bar between them.
     """
-    sides = [[facts_of(trial) for trial in side.trials] for side in (a, b)]
+    sides = [[facts_of(run) for run in side.runs] for side in (a, b)]
     names = list(dict.fromkeys(name for side in sides for facts in side for name in facts))
     if "all of them" in names:  # hyperparameters of which one side tells none
         tells = [None if "all of them" in side[0] else f"{len(side[0]) - 1} fields" for side in sides]
@@ -198,7 +199,7 @@ def rows(facts_of: Callable[[Trial], dict[str, str | None]], a: Side, b: Side) -
 def incomparable(a: Side, b: Side) -> str | None:
     """Return why the losses of two sides do not compare, None where nothing speaks against it."""
     for name in ("track", "validation shard", "validation tokens"):
-        x, y = ({facts[name] for facts in map(data, side.trials)} - {None} for side in (a, b))
+        x, y = ({facts[name] for facts in map(data, side.runs)} - {None} for side in (a, b))
         if x and y and x != y:
             return f"{name} differs: the losses do not compare"
     return None
@@ -206,7 +207,7 @@ def incomparable(a: Side, b: Side) -> str | None:
 
 def curve(a: Side, b: Side) -> list[dict[str, float | None]]:
     """Return mean loss and its sd over the runs of each side, and b - a, at the steps that all validated."""
-    sides = [[{p.step: p.loss for p in t.vals if p.loss is not None} for t in side.trials if t.vals]
+    sides = [[{p.step: p.loss for p in t.vals if p.loss is not None} for t in side.runs if t.vals]
              for side in (a, b)]
     if not all(sides):
         return []
@@ -216,7 +217,7 @@ def curve(a: Side, b: Side) -> list[dict[str, float | None]]:
 
 def equal_time(a: Side, b: Side, points: int = 5) -> list[dict[str, float | None]]:
     """Return the same at equal training time, until the first run ends; linear between validations."""
-    sides = [[timed(t) for t in side.trials if t.vals] for side in (a, b)]
+    sides = [[timed(t) for t in side.runs if t.vals] for side in (a, b)]
     if not all(sides) or any(len(run) < 2 for runs in sides for run in runs):
         return []
     first = max(run[0][0] for runs in sides for run in runs)
@@ -234,9 +235,9 @@ def compared(losses: list[list[float]]) -> dict[str, float | None]:
     return {"a": a, "b": b, "difference": b - a, "a_sd": a_sd, "b_sd": b_sd}
 
 
-def timed(trial: Trial) -> list[tuple[float, float]]:
+def timed(run: Run) -> list[tuple[float, float]]:
     """Return (time in ms, loss) of a run's validations, in the order of time."""
-    return sorted((p.time_ms, p.loss) for p in trial.vals if is_finite(p.time_ms) and is_finite(p.loss))
+    return sorted((p.time_ms, p.loss) for p in run.vals if is_finite(p.time_ms) and is_finite(p.loss))
 
 
 def between(marks: list[tuple[float, float]], x: float) -> float:
@@ -248,23 +249,23 @@ def between(marks: list[tuple[float, float]], x: float) -> float:
     return y0 if x1 == x0 else y0 + (y1 - y0) * (x - x0) / (x1 - x0)
 
 
-def step_times(trial: Trial) -> list[float]:
+def step_times(run: Run) -> list[float]:
     """Return the times of steps in ms, where the lines of training tell two in a row; may be empty."""
-    pairs = zip(trial.train, trial.train[1:])
+    pairs = zip(run.train, run.train[1:])
     return [q.time_ms - p.time_ms for p, q in pairs
             if q.step == p.step + 1 and is_finite(p.time_ms) and is_finite(q.time_ms)]
 
 
 def speed(side: Side) -> dict[str, Any]:
     """Return ms per step, how it was found, and mean and sd of the total time of the finished runs in s."""
-    steps = [ms for trial in side.trials for ms in step_times(trial)]
+    steps = [ms for run in side.runs for ms in step_times(run)]
     totals = [t.last.time_ms / 1e3 for t in side.finished if is_finite(t.last.time_ms)]
-    averages = [a for a in (average(t.vals) for t in side.trials) if a is not None]
+    averages = [a for a in (average(t.vals) for t in side.runs) if a is not None]
     ms = statistics.median(steps or averages) if steps or averages else None
     return {"ms_per_step": ms, "found": f"median of {len(steps)} steps" if steps else "average",
             "total_s": statistics.fmean(totals) if totals else None,
             "total_s_sd": statistics.stdev(totals) if len(totals) > 1 else None,
-            "devices": sorted({str(t.device) for t in side.trials})}
+            "devices": sorted({str(t.device) for t in side.runs})}
 
 
 def average(vals: list[Point]) -> float | None:
@@ -285,7 +286,7 @@ def finals(side: Side) -> tuple[int | None, dict[Any, float]]:
     if not shared:
         return None, {}
     found: dict[Any, list[float]] = {}
-    for trial, losses in runs:
-        seed = trial.seed if trial.seed is not None else tuple(sorted(losses.items()))
+    for run, losses in runs:
+        seed = run.seed if run.seed is not None else tuple(sorted(losses.items()))
         found.setdefault(seed, []).append(losses[max(shared)])
     return max(shared), {seed: statistics.fmean(losses) for seed, losses in found.items()}

@@ -12,7 +12,8 @@ from records.tools.check.claim import FALLBACK
 from records.tools.show.differences import between, step_times
 from records.tools.show.figure import GREY, PALETTE, figure_for, titles
 from records.tools.show.history import draw_history, read_records
-from records.tools.read.trials import Point, Trial, find_logs, load_trials
+from records.tools.read.logs import find_logs, load_runs
+from records.tools.read.run import Point, Run
 from records.tools.read.values import ReadError, is_finite, number, shown
 
 LABELS = {"steps": "step", "tokens": "training tokens", "time": "training time (s)"}
@@ -52,17 +53,17 @@ def main(arguments: argparse.Namespace) -> int:
         draw_history(records, arguments.output)
         tell(arguments, {"records": len(records)})
         return 0
-    trials = list(load(arguments.logs))
-    if len(tracks := sorted({t.track or FALLBACK for t in trials})) > 1:
+    runs = list(load(arguments.logs))
+    if len(tracks := sorted({t.track or FALLBACK for t in runs})) > 1:
         raise ReadError(f"tracks {shown(', '.join(tracks))}: their runs do not compare; draw one track")
-    groups: dict[str, list[Trial]] = {}
-    for trial in trials:
-        groups.setdefault(kind(trial), []).append(trial)
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(kind(run), []).append(run)
     if arguments.steps:
         draw_steps(list(groups.values()), arguments.output)
     else:
         draw(list(groups.values()), arguments.x, arguments.ladder, arguments.output)
-    tell(arguments, {"runs": len(trials), "groups": len(groups)})
+    tell(arguments, {"runs": len(runs), "groups": len(groups)})
     return 0
 
 
@@ -72,53 +73,53 @@ def tell(arguments: argparse.Namespace, drawn: dict[str, int]) -> None:
           f"{arguments.output}: {' in '.join(f'{n} {what}' for what, n in drawn.items())}")
 
 
-def load(paths: list[Path]) -> Iterator[Trial]:
+def load(paths: list[Path]) -> Iterator[Run]:
     """Yield the runs of logs and folders that have a finite validation loss.
 
     Raises ReadError for a file without; one that was found in a folder is passed over, and stderr says so.
     """
-    seen: dict[Hashable, Trial] = {}
+    seen: dict[Hashable, Run] = {}
     for path in find_logs(paths):
         try:
-            trials = [t for t in load_trials(path) if any(is_finite(p.loss) for p in t.vals)]
-            if not trials:
+            runs = [t for t in load_runs(path) if any(is_finite(p.loss) for p in t.vals)]
+            if not runs:
                 raise ReadError(f"{shown(path.name)}: no validation with a finite loss in it")
         except ReadError as error:
             if path in paths:
                 raise
             print(f"records plot: passed over {error}", file=sys.stderr)
             continue
-        for trial in trials:  # two runs do not take the same time at every validation
-            copied = (trial.code, *trial.vals) if trial.last.time_ms else trial.path
-            if (first := seen.setdefault(copied, trial)) is not trial:
-                raise ReadError(f"{shown(str(first.path))} and {shown(str(trial.path))} are the same run")
-            yield trial
+        for run in runs:  # two runs do not take the same time at every validation
+            copied = (run.code, *run.vals) if run.last.time_ms else run.path
+            if (first := seen.setdefault(copied, run)) is not run:
+                raise ReadError(f"{shown(str(first.path))} and {shown(str(run.path))} are the same run")
+            yield run
     if not seen:
         raise ReadError(f"{shown(', '.join(map(str, paths)))}: no log with a finite loss below it")
 
 
-def kind(trial: Trial) -> str:
+def kind(run: Run) -> str:
     """Return what runs must share to be seeds of one another: code and hyperparameters."""
-    code = trial.code_sha256 or str(trial.path)  # a log without code is like no other
-    manifest = trial.log.manifest if trial.log else {}
-    if trial.log:
+    code = run.code_sha256 or str(run.path)  # a log without code is like no other
+    manifest = run.log.manifest if run.log else {}
+    if run.log:
         code = manifest["code"].get("digest")
-    return json.dumps([code, trial.hyperparameters, manifest.get("reduction")], sort_keys=True)
+    return json.dumps([code, run.hyperparameters, manifest.get("reduction")], sort_keys=True)
 
 
-def val_curve(trials: list[Trial], axis: str) -> Curve:
+def val_curve(runs: list[Run], axis: str) -> Curve:
     """Return the validation loss of a group. Raises ReadError where a log does not tell the axis."""
-    return merge([{p.step: (at(trial, p, axis), p.loss) for p in trial.vals if is_finite(p.loss)}
-                  for trial in trials])
+    return merge([{p.step: (at(run, p, axis), p.loss) for p in run.vals if is_finite(p.loss)}
+                  for run in runs])
 
 
-def train_curve(trials: list[Trial], axis: str) -> Curve:
+def train_curve(runs: list[Run], axis: str) -> Curve:
     """Return the training loss of a group; the tokens of a step lie on the line between two validations."""
-    return merge([{p.step: (at(trial, p, axis), p.loss) for p in trial.train if is_finite(p.loss)}
-                  for trial in trials])
+    return merge([{p.step: (at(run, p, axis), p.loss) for p in run.train if is_finite(p.loss)}
+                  for run in runs])
 
 
-def at(trial: Trial, point: Point, axis: str) -> float:
+def at(run: Run, point: Point, axis: str) -> float:
     """Return where a point stands on an axis, LABELS tells the unit."""
     if axis == "steps":
         return point.step
@@ -126,9 +127,9 @@ def at(trial: Trial, point: Point, axis: str) -> float:
         return point.time_ms / 1e3
     if axis == "tokens" and point.tokens is not None:
         return point.tokens
-    marks = sorted((val.step, val.tokens) for val in trial.vals if val.tokens is not None)
+    marks = sorted((val.step, val.tokens) for val in run.vals if val.tokens is not None)
     if axis == "time" or not marks:
-        raise ReadError(f"{trial.name}: does not tell its {axis}; draw it with --x steps")
+        raise ReadError(f"{run.name}: does not tell its {axis}; draw it with --x steps")
     return between(marks, point.step)
 
 
@@ -140,39 +141,39 @@ def merge(runs: list[dict[int, tuple[float, float]]]) -> Curve:
     return Curve(x, list(map(statistics.fmean, losses)), list(map(min, losses)), list(map(max, losses)))
 
 
-def facts(trial: Trial, ladder: bool) -> dict[str, float]:
+def facts(run: Run, ladder: bool) -> dict[str, float]:
     """Return names and losses for horizontal lines: the target and, asked for, the track's n-gram losses."""
-    track = trial.log.track if trial.log else {}
+    track = run.log.track if run.log else {}
     rungs = track.get("baselines") if ladder else None
     lines = {**rungs} if isinstance(rungs, dict) else {}
     lines["target"] = track.get("target")
     return {shown(k, 30): number(v) for k, v in lines.items() if v is not None and is_finite(number(v))}
 
 
-def overrides(trial: Trial) -> set[str]:
+def overrides(run: Run) -> set[str]:
     """Return the hyperparameters that the command line changed, as words."""
-    changed = trial.log.manifest.get("overrides") if trial.log else None
+    changed = run.log.manifest.get("overrides") if run.log else None
     return {f"{name}={value}" for name, value in changed.items()} if isinstance(changed, dict) else set()
 
 
-def label(trials: list[Trial], common: set[str], spread: str = ": mean, lowest and highest") -> str:
+def label(runs: list[Run], common: set[str], spread: str = ": mean, lowest and highest") -> str:
     """Return what the legend says of a group: digest of its script, what sets it apart, how many runs."""
-    digest = trials[0].code_sha256
-    text = shown(" ".join([digest[:8] if digest else trials[0].name, *sorted(overrides(trials[0]) - common)]))
-    if len(trials) > 1:
-        text += f", {len(trials)} runs{spread}"
-    incomplete = sum(trial.status == "incomplete" for trial in trials)
+    digest = runs[0].code_sha256
+    text = shown(" ".join([digest[:8] if digest else runs[0].name, *sorted(overrides(runs[0]) - common)]))
+    if len(runs) > 1:
+        text += f", {len(runs)} runs{spread}"
+    incomplete = sum(run.status == "incomplete" for run in runs)
     return f"{text} ({incomplete} incomplete)" if incomplete else text
 
 
-def draw(groups: list[list[Trial]], axis: str, ladder: bool, output: Path) -> None:
+def draw(groups: list[list[Run]], axis: str, ladder: bool, output: Path) -> None:
     """Draw the losses of groups of runs into a file."""
-    first, common = groups[0][0], set.intersection(*(overrides(trials[0]) for trials in groups))
+    first, common = groups[0][0], set.intersection(*(overrides(runs[0]) for runs in groups))
     with figure_for(output) as figure:
         from matplotlib.ticker import EngFormatter
         axes = figure.subplots()
-        for i, trials in enumerate(groups):
-            draw_group(axes, trials, axis, i, label(trials, common))
+        for i, runs in enumerate(groups):
+            draw_group(axes, runs, axis, i, label(runs, common))
         bottom, top = axes.get_ylim()
         free = bottom  # the lowest place that no line's name takes yet
         for name, loss in sorted(facts(first, ladder).items(), key=lambda fact: fact[1]):
@@ -190,34 +191,34 @@ def draw(groups: list[list[Trial]], axis: str, ladder: bool, output: Path) -> No
                       fontsize=9, alignment="left")
 
 
-def draw_group(axes: Any, trials: list[Trial], axis: str, index: int, name: str) -> None:
+def draw_group(axes: Any, runs: list[Run], axis: str, index: int, name: str) -> None:
     """Draw a group: faint training loss, band, validation loss; colours, then dashes, tell groups apart."""
     colour, dashes = PALETTE[index % len(PALETTE)], ("-", "--", ":", "-.")[index // len(PALETTE) % 4]
-    train, val = train_curve(trials, axis), val_curve(trials, axis)
+    train, val = train_curve(runs, axis), val_curve(runs, axis)
     if not val.x:
-        raise ReadError(f"{trials[0].name} and runs like it share no validated step")
+        raise ReadError(f"{runs[0].name} and runs like it share no validated step")
     axes.plot(train.x, train.mean, color=colour, alpha=0.3, linewidth=0.8)
     axes.fill_between(val.x, val.low, val.high, color=colour, alpha=0.25, linewidth=0)
     axes.plot(val.x, val.mean, color=colour, linestyle=dashes, linewidth=2, label=name,
               marker="o" if len(val.x) < 40 else None, markersize=3.5)
 
 
-def draw_steps(groups: list[list[Trial]], output: Path) -> None:
+def draw_steps(groups: list[list[Run]], output: Path) -> None:
     """Draw a histogram of the step times of each group, in percent; the slowest lie off the figure."""
-    common = set.intersection(*(overrides(trials[0]) for trials in groups))
-    times = [sorted(ms for trial in trials for ms in step_times(trial)) for trials in groups]
-    for trials, steps in zip(groups, times):
+    common = set.intersection(*(overrides(runs[0]) for runs in groups))
+    times = [sorted(ms for run in runs for ms in step_times(run)) for runs in groups]
+    for runs, steps in zip(groups, times):
         if not steps or max(map(abs, steps)) > 1e12:  # no axis fits such steps
-            raise ReadError(f"{trials[0].name}: no two training steps in a row with a time each")
+            raise ReadError(f"{runs[0].name}: no two training steps in a row with a time each")
     left = min(steps[0] for steps in times)
     span = 1.2 * (max(p99(steps) for steps in times) - left) + 5
     width = max(1, round(span / 60))  # ms; logs tell whole ones
     edges = [left - 0.5 + i * width for i in range(int(span / width) + 2)]
     with figure_for(output) as figure:
         axes = figure.subplots()
-        for i, (trials, steps) in enumerate(zip(groups, times)):
+        for i, (runs, steps) in enumerate(zip(groups, times)):
             colour, median = PALETTE[i % len(PALETTE)], statistics.median(steps)
-            name = (f"{label(trials, common, '')}: median {median:.4g} ms, p99 {p99(steps):.4g} ms, "
+            name = (f"{label(runs, common, '')}: median {median:.4g} ms, p99 {p99(steps):.4g} ms, "
                     f"{len(steps)} steps")
             if beyond := sum(ms > edges[-1] for ms in steps):
                 name += f", {beyond} off the figure"

@@ -15,7 +15,8 @@ from records.tools.check import significance
 from records.tools.check.claim import row_of
 from records.tools.check.significance import ALPHA, SIGMA, Test
 from records.tools.show.stats_text import against_text, compare_text, earliest_text, sample_text
-from records.tools.read.trials import Point, Trial, find_logs, load_trials
+from records.tools.read.logs import find_logs, load_runs
+from records.tools.read.run import Point, Run
 from records.tools.read.values import ReadError, is_finite, json_text, number, shown
 
 SEED = re.compile(rb"(?im)^(\s*seed\s*=\s*)\d+")  # public scripts that differ in this line alone are one code
@@ -92,18 +93,18 @@ def exit_code(judged: dict[str, Any]) -> int:
     return int(judged["word"] not in HOLDS)
 
 
-def load(paths: list[Path]) -> list[Trial]:
+def load(paths: list[Path]) -> list[Run]:
     """Return the runs of some logs. Raises ReadError for none, copies, or runs of more than one kind."""
-    trials = [trial for path in find_logs(paths) for trial in load_trials(path)]
-    if not trials:
+    runs = [run for path in find_logs(paths) for run in load_runs(path)]
+    if not runs:
         raise ReadError(f"{shown(', '.join(map(str, paths)))}: no log there")
-    seen: dict[Hashable, Trial] = {}
-    groups: dict[str, list[Trial]] = {}
-    for trial in trials:
-        if trial.last and trial.last.time_ms:  # two runs do not take the same time at every validation
-            if (first := seen.setdefault(tuple(trial.vals), trial)) is not trial:
-                raise ReadError(f"{first.name} and {trial.name} are the same run; it counts once")
-        groups.setdefault(json.dumps(kind(trial), sort_keys=True), []).append(trial)
+    seen: dict[Hashable, Run] = {}
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.last and run.last.time_ms:  # two runs do not take the same time at every validation
+            if (first := seen.setdefault(tuple(run.vals), run)) is not run:
+                raise ReadError(f"{first.name} and {run.name} are the same run; it counts once")
+        groups.setdefault(json.dumps(kind(run), sort_keys=True), []).append(run)
     if len(groups) > 1:
         kinds = [kind(group[0]) for group in groups.values()]
         differ = [name for name in kinds[0] if any(k[name] != kinds[0][name] for k in kinds)]
@@ -111,40 +112,40 @@ def load(paths: list[Path]) -> list[Trial]:
         names[3:] = ["..."] if names[3:] else []
         raise ReadError(f"runs of {len(groups)} kinds that differ in {', '.join(differ)} "
                         f"({'; '.join(names)}); test one kind at a time, or one --vs another")
-    return trials
+    return runs
 
 
-def kind(trial: Trial) -> dict[str, Any]:
+def kind(run: Run) -> dict[str, Any]:
     """Return what runs must share to be seeds of one another."""
-    manifest = trial.log.manifest if trial.log else {}
-    if trial.log:
+    manifest = run.log.manifest if run.log else {}
+    if run.log:
         if not manifest:
-            raise ReadError(f"{trial.name}: cut off above its manifest; what it ran is unknown")
+            raise ReadError(f"{run.name}: cut off above its manifest; what it ran is unknown")
         code = manifest["code"].get("digest")
     else:
-        sources = [trial.code or b"", *(f for _, f in sorted(trial.files.items()))]
+        sources = [run.code or b"", *(f for _, f in sorted(run.files.items()))]
         code = hashlib.sha256(b"\0".join(SEED.sub(rb"\1", source) for source in sources)).hexdigest()
-    return {"track": trial.track, "code": code, "hyperparameters": trial.hyperparameters,
+    return {"track": run.track, "code": code, "hyperparameters": run.hyperparameters,
             "reduction": manifest.get("reduction")}
 
 
-def check_track(trials: list[Trial]) -> None:
+def check_track(runs: list[Run]) -> None:
     """Raise ReadError where logs name more than one track."""
-    if len(tracks := sorted({trial.track for trial in trials if trial.track})) > 1:
+    if len(tracks := sorted({run.track for run in runs if run.track})) > 1:
         raise ReadError(f"tracks {shown(', '.join(tracks))}: their losses do not compare")
 
 
-def track_target(trials: list[Trial]) -> float:
+def track_target(runs: list[Run]) -> float:
     """Return the target of the runs' track: this checkout's, of a track that it lacks the logs' own."""
-    if row := row_of(trials):
+    if row := row_of(runs):
         return float(row["target"])
-    found = {number(row["target"]) for row in (t.log.track for t in trials if t.log) if "target" in row}
+    found = {number(row["target"]) for row in (t.log.track for t in runs if t.log) if "target" in row}
     if len(found) != 1 or not is_finite(target := found.pop()):
         raise ReadError("the logs do not give one target; name it with --target")
     return target
 
 
-def collect(trials: list[Trial], step: int | None = None) -> Sample:
+def collect(runs: list[Run], step: int | None = None) -> Sample:
     """Return the losses after the last step, or after the one that is given.
 
     Raises ReadError where last steps differ, for runs of unequal length are no sample, and where no run
@@ -153,15 +154,15 @@ def collect(trials: list[Trial], step: int | None = None) -> Sample:
     points: dict[Hashable, list[Point]] = {}
     names: dict[Hashable, list[str]] = {}
     invalid, notes = [], []
-    for i, trial in enumerate(trials):
-        point = measured(trial, step)
+    for i, run in enumerate(runs):
+        point = measured(run, step)
         if isinstance(point, str):
             invalid.append(point)
             continue
-        key = ("run", i) if trial.seed is None else trial.seed
+        key = ("run", i) if run.seed is None else run.seed
         points.setdefault(key, []).append(point)
-        names.setdefault(key, []).append(trial.name)
-    validated = sorted({point.step for trial in trials for point in trial.vals})
+        names.setdefault(key, []).append(run.name)
+    validated = sorted({point.step for run in runs for point in run.vals})
     if step is not None and step not in validated:
         raise ReadError(f"no run has a validation at step {step}; "
                         f"there are {len(validated)}, the last ones at {validated[-5:]}")
@@ -170,10 +171,10 @@ def collect(trials: list[Trial], step: int | None = None) -> Sample:
         raise ReadError(f"the runs end at steps {', '.join(map(str, steps[:5]))}; name one with --step")
     notes += [f"seed {seed} was run {len(runs)} times and counts once, by its mean: {', '.join(runs)}"
               for seed, runs in names.items() if len(runs) > 1]
-    if unknown := sum(trial.seed is None for trial in trials):
+    if unknown := sum(run.seed is None for run in runs):
         notes.append(f"{unknown} logs do not tell their seed; each is taken for a seed of its own")
-    decimals = [trial.val_decimals for trial in trials]
-    return Sample([trial.name for trial in trials], steps[0] if steps else step,
+    decimals = [run.val_decimals for run in runs]
+    return Sample([run.name for run in runs], steps[0] if steps else step,
                   {seed: statistics.mean(p.loss for p in group) for seed, group in points.items()},
                   {seed: mean_time(group) for seed, group in points.items()},
                   None if None in decimals else min(decimals), invalid, notes)
@@ -185,18 +186,18 @@ def mean_time(points: list[Point]) -> float | None:
     return statistics.mean(times) if all(map(is_finite, times)) else None
 
 
-def measured(trial: Trial, step: int | None) -> Point | str:
+def measured(run: Run, step: int | None) -> Point | str:
     """Return the validation that counts of a run, or what keeps it from being evidence."""
     orderly = (None, "ok") if step is None else (None, "ok", "stopped")  # public logs tell no status
-    if trial.status not in orderly:
-        return f"{trial.name}: ended {shown(trial.status)}"
-    point = trial.last if step is None else next((p for p in trial.vals if p.step == step), None)
+    if run.status not in orderly:
+        return f"{run.name}: ended {shown(run.status)}"
+    point = run.last if step is None else next((p for p in run.vals if p.step == step), None)
     if point is None or point.loss is None:
-        return f"{trial.name}: no validation" + ("" if step is None else f" at step {step}")
-    if step is None and trial.steps and point.step != trial.steps:
-        return (f"{trial.name}: its last validation is at step {point.step} of {trial.steps}; "
+        return f"{run.name}: no validation" + ("" if step is None else f" at step {step}")
+    if step is None and run.steps and point.step != run.steps:
+        return (f"{run.name}: its last validation is at step {point.step} of {run.steps}; "
                 f"--step {point.step} judges it there")
-    return point if is_finite(point.loss) else f"{trial.name}: val_loss {point.loss} at step {point.step}"
+    return point if is_finite(point.loss) else f"{run.name}: val_loss {point.loss} at step {point.step}"
 
 
 def against(sample: Sample, target: float, alpha: float = ALPHA) -> dict[str, Any]:
@@ -226,17 +227,17 @@ def against(sample: Sample, target: float, alpha: float = ALPHA) -> dict[str, An
     return found
 
 
-def earliest(trials: list[Trial], target: float, alpha: float = ALPHA) -> dict[str, Any]:
+def earliest(runs: list[Run], target: float, alpha: float = ALPHA) -> dict[str, Any]:
     """Return the earliest step that may be claimed: backwards from the last, up to the first failure.
 
     A fixed sequence of tests needs no correction for their number; the earliest step that passes, looked
     for from the front, would be the best of many.
     """
-    shared = set.intersection(*({point.step for point in trial.vals} for trial in trials))
+    shared = set.intersection(*({point.step for point in run.vals} for run in runs))
     walked, passed = [], []
-    last = max((trial.last.step for trial in trials if trial.last), default=None)
+    last = max((run.last.step for run in runs if run.last), default=None)
     for step in sorted(shared | {last}, reverse=True):
-        found = against(collect(trials, step), target, alpha)
+        found = against(collect(runs, step), target, alpha)
         walked.append({"step": step, "word": found["word"], "p": (found["test"] or {}).get("p")})
         if found["word"] not in HOLDS:
             break
@@ -250,9 +251,9 @@ def earliest(trials: list[Trial], target: float, alpha: float = ALPHA) -> dict[s
             "reason": f"step {step} is the earliest; from the last step back to it every test passes"}
 
 
-def places(trials: list[Trial]) -> str | None:
+def places(runs: list[Run]) -> str | None:
     """Return why times do not compare, None where nothing speaks against it."""
-    found = {trial.device and f"{trial.device}, {trial.world_size} ranks" for trial in trials}
+    found = {run.device and f"{run.device}, {run.world_size} ranks" for run in runs}
     if None in found:
         return "not all logs tell their device"
     return None if len(found) == 1 else f"devices differ ({shown('; '.join(sorted(found)), 200)})"

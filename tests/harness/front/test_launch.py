@@ -5,11 +5,14 @@ import pytest
 
 from harness.front.launch import choose_ranks, number
 from harness.track import load_tracks
-from train_gpt2 import RECIPES
+
+
+RECIPES = {"fineweb": dict(seq_len=1024, batch_tokens=524_288, micro_batch=64),
+           "sample": dict(seq_len=256, batch_tokens=2048, micro_batch=2)}
 
 
 def plan(track, rows=None, **changes):
-    hp = SimpleNamespace(**{**vars(RECIPES[track]), **changes})
+    hp = SimpleNamespace(**{**RECIPES[track], **changes})
     return SimpleNamespace(hp=hp, track=load_tracks()[track], rows=rows or hp.micro_batch)
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from harness.runlog import sha256
 from records.tools.check import of_a_claim as checks
-from records.tools.check import of_a_run as run_checks
-from records.tools.check.claim import ROOT, load_case
+from records.tools.check import of_a_run
+from records.tools.check.claim import ROOT, load_claim
 from records.tools.check.significance import LOOKS
 from synthetic import HARNESS, SCRIPT, campaign, change, checkout, ending, resealed, setting, sound
 
@@ -89,12 +89,12 @@ def root(tmp_path: Path) -> Path:
 
 def states(logs: list[Path], root: Path) -> dict[str, str]:
     """Return what each check says, those that are fine or have nothing to look at left out."""
-    found = checks.run_checks(load_case(logs, root=root))
+    found = checks.check_all(load_claim(logs, root=root))
     return {name: r.state for name, r in found.items() if r.state in ("fail", "review")}
 
 
 def test_four_sound_runs_pass_every_check(root):
-    found = checks.run_checks(load_case(campaign(root), root=root))
+    found = checks.check_all(load_claim(campaign(root), root=root))
     assert {name for name, r in found.items() if r.state != "ok"} == {"race", "rebuilt"}
     assert all(r.evidence for r in found.values()) and found["significance"].evidence.startswith("PROVEN")
 
@@ -173,10 +173,10 @@ def test_a_seed_that_was_renumbered_fails_distinct(root):
 def test_the_repeats_of_a_seed_count_once(root):
     def again(run):
         run.manifest["seed"], run.train = 2, sound(2).train
-    case = load_case(campaign(root, change=again), root=root)
-    found = checks.run_checks(case)
-    assert found["distinct"] == run_checks.Result("ok", "4 runs, 3 seeds") and len(case.losses()) == 3
-    assert case.losses()[0] == pytest.approx((4.901 + 4.902) / 2)
+    claim = load_claim(campaign(root, change=again), root=root)
+    found = checks.check_all(claim)
+    assert found["distinct"] == of_a_run.Result("ok", "4 runs, 3 seeds") and len(claim.losses()) == 3
+    assert claim.losses()[0] == pytest.approx((4.901 + 4.902) / 2)
     assert found["significance"].evidence.startswith("PROMISING")  # 3 are not a declared number
 
 
@@ -184,7 +184,7 @@ def test_code_that_starts_threads_asks_for_a_reader(root):
     def threads(run):
         run.script = b"from harness.run import open_run\nimport threading\n"
     logs = campaign(root, change=threads, which=None)
-    found = checks.run_checks(load_case(logs, root=root))
+    found = checks.check_all(load_claim(logs, root=root))
     assert states(logs, root) == {"scan": "review"} and "train.py:2" in found["scan"].evidence
 
 
@@ -200,16 +200,16 @@ def test_losses_above_the_target_fail_significance_alone(root):
 
 def test_a_dirty_checkout_is_noted_and_no_fault(root):
     logs = campaign(root, change=change("git", {"commit": "c" * 40, "dirty": True}))
-    found = checks.run_checks(load_case(logs, root=root))
+    found = checks.check_all(load_claim(logs, root=root))
     assert states(logs, root) == {} and "dirty" in found["git"].evidence
 
 
 def test_a_checkout_without_the_tracks_data_compares_no_shards(root):
     (root / "data" / "tiny" / "manifest.json").unlink()
-    case = load_case(campaign(root), root=root)
-    assert checks.data(case) == run_checks.Result(
+    claim = load_claim(campaign(root), root=root)
+    assert checks.data(claim) == of_a_run.Result(
         "unknown", "this checkout pins no shards of the track; fetch its data")
-    decided = checks.capped(case, checks.all_attempts(case), checks.data(case))
+    decided = checks.conclude(claim, checks.all_attempts(claim), checks.data(claim))
     assert decided.word == "PROMISING" and "pins no shards" in decided.reason
 
 
@@ -217,7 +217,7 @@ def test_a_number_of_steps_that_nobody_made_fills_no_memory(root):
     """num_iterations of 1e14 with val_every 1 made a list of as many steps."""
     logs = campaign(root, change=change("hyperparameters", {"num_iterations": 10**14, "val_every": 1}))
     resealed_steps(logs[0], 10**14)
-    result = run_checks.complete(load_case(logs, root=root))
+    result = of_a_run.complete(load_claim(logs, root=root))
     assert result.state == "fail" and f"{10**14} steps with a validation every 1 steps" in result.evidence
 
 
@@ -230,7 +230,7 @@ def resealed_steps(log: Path, steps: int) -> None:
 def test_a_value_that_no_harness_writes_names_its_log_and_hides_no_other_run(root):
     logs = campaign(root, change=change("parameters", {"active": "many"}))
     spoilt = campaign(checkout(root / "other"), n=1, change=change("parameters.active", 5000))
-    found = run_checks.parameters(load_case([*logs, *spoilt], root=root))
+    found = of_a_run.parameters(load_claim([*logs, *spoilt], root=root))
     assert f"{logs[0].name}: a value that no harness writes (TypeError" in found.evidence
     assert f"{spoilt[0].name}: 5000 active parameters" in found.evidence
 
@@ -240,7 +240,7 @@ def test_a_value_that_no_harness_writes_names_its_log_and_hides_no_other_run(roo
 @pytest.mark.parametrize("value", [None, [], {}, "x", -1, 1e400, [[]], {"a": {}}])
 def test_a_value_of_another_type_never_ends_in_a_traceback(field, value, root):
     logs = campaign(root, n=1, change=change(field, value))
-    checks.run_checks(load_case(logs, root=root))
+    checks.check_all(load_claim(logs, root=root))
 
 
 def test_every_check_says_what_it_looks_at_and_stands_in_the_rules():

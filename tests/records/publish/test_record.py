@@ -8,7 +8,7 @@ import pytest
 from records.tools.check import claim as claims
 from records.tools.publish import record
 from records.__main__ import main
-from records.tools.check.claim import load_case
+from records.tools.check.claim import load_claim
 from records.tools.read.values import ReadError
 from synthetic import campaign, checkout, race_logs, raced
 
@@ -39,7 +39,7 @@ def test_a_record_says_what_its_logs_say(folder):
 
 
 def test_a_sound_record_is_rebuilt_to_the_byte(folder):
-    assert record.differences(load_case([folder])) == []
+    assert record.differences(load_claim([folder])) == []
     assert main(["verify", str(folder)]) == 0
 
 
@@ -127,12 +127,12 @@ def test_a_verifier_without_the_data_finds_the_same_record_and_says_less_of_it(f
 def test_words_outside_of_the_block_are_the_writers_own(folder):
     with open(folder / "README.md", "a") as f:
         f.write("\nMore words.\n")
-    assert record.differences(load_case([folder])) == []
+    assert record.differences(load_claim([folder])) == []
 
 
 def test_a_record_under_another_name_or_date_is_found(folder):
     moved = folder.rename(folder.with_name("2025-01-01_First-1"))
-    assert any("2026-01-01_First-1" in line for line in record.differences(load_case([moved])))
+    assert any("2026-01-01_First-1" in line for line in record.differences(load_claim([moved])))
 
 
 def test_a_log_that_was_taken_out_is_found(folder, capsys):

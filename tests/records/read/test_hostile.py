@@ -1,4 +1,4 @@
-"""Hostile and broken input: trials or one clear line, never a traceback, never much memory, never a lie."""
+"""Hostile and broken input: runs or one clear line, never a traceback, never much memory, never a lie."""
 import json
 import os
 import subprocess
@@ -16,7 +16,8 @@ from harness.runlog import RULE, RunLog
 from records.tools.read import log as reader
 from records.__main__ import main
 from records.tools.read.log import FILE_BYTES
-from records.tools.read.trials import Trial, find_logs, load_trials
+from records.tools.read.logs import find_logs, load_runs
+from records.tools.read.run import Run
 from records.tools.read.values import DEPTH, ReadError, parse_json
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -26,20 +27,20 @@ STEP = "step:{}/4 val_loss:{} train_time:{}ms step_avg:1.00ms\n"
 
 def holding(data: bytes) -> AbstractContextManager:
     """Let every file hold these bytes; thousands of files would be slow to write."""
-    return mock.patch("records.tools.read.trials.read_bytes", return_value=data)
+    return mock.patch("records.tools.read.logs.read_bytes", return_value=data)
 
 
-def load(data: bytes) -> list[Trial]:
-    """Return the trials that some bytes hold, or nothing where they are refused in one clear line."""
+def load(data: bytes) -> list[Run]:
+    """Return the runs that some bytes hold, or nothing where they are refused in one clear line."""
     try:
         with holding(data):
-            trials = load_trials(Path("a.txt"))
+            runs = load_runs(Path("a.txt"))
     except ReadError as error:
         assert str(error).startswith("a.txt: ") and str(error).isprintable() and len(str(error)) < 400
         return []
-    assert trials
-    json.dumps([trial.facts() for trial in trials])
-    return trials
+    assert runs
+    json.dumps([run.facts() for run in runs])
+    return runs
 
 
 def refused(capsys: pytest.CaptureFixture, *words: object) -> str:
@@ -120,8 +121,8 @@ def test_text_of_a_submission_never_counts_as_an_event_or_a_step(tmp_path):
     log.text('#:end {"status":"ok"}\n' + RULE + '\n#:manifest {"format":1}\r#:val {"step":4}\n' +
              STEP.format(4, "0.1", 1) + "\u2028s:1 tel:0.1\n> step\x1b[2J\n|x\n#:endfile")
     log.end("failed")
-    [trial] = load_trials(log.path)
-    assert (trial.format, trial.status, trial.vals, trial.train) == ("1", "failed", [], [])
+    [run] = load_runs(log.path)
+    assert (run.format, run.status, run.vals, run.train) == ("1", "failed", [], [])
 
 
 def test_strangers_characters_are_shown_escaped(tmp_path, capsys):
@@ -150,10 +151,10 @@ def test_strangers_characters_are_shown_escaped(tmp_path, capsys):
 
 @pytest.mark.parametrize("path", sorted(FIXTURES.iterdir()), ids=lambda path: path.name)
 def test_a_public_log_cut_at_any_byte_gives_what_stands_above_the_cut(path):
-    data, whole = path.read_bytes(), load_trials(path)
-    vals = [(p.step, repr(p.loss), p.time_ms) for trial in whole for p in trial.vals]
+    data, whole = path.read_bytes(), load_runs(path)
+    vals = [(p.step, repr(p.loss), p.time_ms) for run in whole for p in run.vals]
     for size in range(len(data)):
-        found = [(p.step, repr(p.loss), p.time_ms) for trial in load(data[:size]) for p in trial.vals]
+        found = [(p.step, repr(p.loss), p.time_ms) for run in load(data[:size]) for p in run.vals]
         assert found == vals[:len(found)]
     assert len(found) >= len(vals) - 1
 
@@ -161,9 +162,9 @@ def test_a_public_log_cut_at_any_byte_gives_what_stands_above_the_cut(path):
 def test_our_log_cut_at_any_byte_gives_what_stands_above_the_cut(tmp_path):
     data = write_log(tmp_path).read_bytes()
     for size in range(len(data)):
-        trials = load(data[:size])
-        assert all(t.status == "incomplete" and len(t.vals) <= 2 for t in trials)
-        assert bool(trials) == (data[:size].find(b"\n" + RULE.encode() + b"\n#:manifest ") >= 0)
+        runs = load(data[:size])
+        assert all(t.status == "incomplete" and len(t.vals) <= 2 for t in runs)
+        assert bool(runs) == (data[:size].find(b"\n" + RULE.encode() + b"\n#:manifest ") >= 0)
 
 
 NUMBERS = ["99999999999999999999", "1" * 400, "1e400", "-1e400", "nan", "inf", "-inf", "1e-400", "0" * 5000,

@@ -10,7 +10,8 @@ from records.tools.show import plot  # noqa: E402
 from records.__main__ import COMMANDS, main  # noqa: E402
 from records.tools.show.figure import figure_for  # noqa: E402
 from records.tools.show.history import read_records, write_names  # noqa: E402
-from records.tools.read.trials import Point, Trial, load_trials  # noqa: E402
+from records.tools.read.logs import load_runs
+from records.tools.read.run import Point, Run# noqa: E402
 from test_log import write_log  # noqa: E402
 
 RULE = "=" * 100
@@ -53,7 +54,7 @@ def test_the_example_of_the_help_runs(tmp_path, monkeypatch):
 
 def test_a_group_is_drawn_as_mean_and_range_over_its_runs(tmp_path):
     logs = [
-        load_trials(write_log(tmp_path, f"r{i}", losses))[0]
+        load_runs(write_log(tmp_path, f"r{i}", losses))[0]
         for i, losses in enumerate([(6.0, 5.0), (6.0, 4.0), (6.0, 4.5)])
     ]
     val, train = plot.val_curve(logs, "steps"), plot.train_curve(logs, "steps")
@@ -65,8 +66,8 @@ def test_a_group_is_drawn_as_mean_and_range_over_its_runs(tmp_path):
 
 def test_runs_of_unequal_length_are_compared_where_all_of_them_were_measured(tmp_path):
     logs = [
-        load_trials(write_log(tmp_path, "a", (6.0, 5.0, 4.0)))[0],
-        load_trials(write_log(tmp_path, "b", (7.0, 6.0), end=None))[0],
+        load_runs(write_log(tmp_path, "a", (6.0, 5.0, 4.0)))[0],
+        load_runs(write_log(tmp_path, "b", (7.0, 6.0), end=None))[0],
     ]
     val = plot.val_curve(logs, "steps")
     assert (val.x, val.mean) == ([0, 2], [6.5, 5.5])
@@ -85,11 +86,11 @@ def test_tokens_between_two_validations_lie_on_a_straight_line():
 
 
 def test_target_and_ladder_come_from_the_log(tmp_path):
-    [trial] = load_trials(write_log(tmp_path))
-    assert plot.facts(trial, ladder=True) == {"unigram": 5.5, "target": 5.0}
-    assert plot.facts(trial, ladder=False) == {"target": 5.0}
-    del trial.log.manifest["track_row"]
-    assert plot.facts(trial, ladder=True) == {}
+    [run] = load_runs(write_log(tmp_path))
+    assert plot.facts(run, ladder=True) == {"unigram": 5.5, "target": 5.0}
+    assert plot.facts(run, ladder=False) == {"target": 5.0}
+    del run.log.manifest["track_row"]
+    assert plot.facts(run, ladder=True) == {}
 
 
 @pytest.mark.parametrize("suffix, magic", [("png", b"\x89PNG"), ("svg", b"<?xml")])
@@ -130,7 +131,7 @@ def test_public_logs_of_one_code_share_a_line(tmp_path, capsys):
     assert main(["plot", str(tmp_path / "logs"), "-o", str(tmp_path / "a.png"), "--x", "time"]) == 0
     captured = capsys.readouterr()
     assert captured.out.endswith("a.png: 3 runs in 2 groups\n") and "passed over notes.txt" in captured.err
-    a, b = (load_trials(tmp_path / "logs" / f"{name}.txt")[0] for name in "ab")
+    a, b = (load_runs(tmp_path / "logs" / f"{name}.txt")[0] for name in "ab")
     assert plot.kind(a) == plot.kind(b) and plot.val_curve([a, b], "time").mean == [6.25, 5.25, 4.25]
     assert plot.label([a, b], set()) == f"{a.code_sha256[:8]}, 2 runs: mean, lowest and highest"
 
@@ -139,13 +140,13 @@ def test_an_axis_that_a_log_does_not_tell_is_refused(tmp_path, capsys):
     log = str(write_public(tmp_path, "a"))
     assert main(["plot", log, "-o", str(tmp_path / "a.png"), "--x", "tokens"]) == 2
     assert "does not tell its tokens" in capsys.readouterr().err
-    untimed = Trial(Path("a"), 0, "llm.c", vals=[Point(0, 5.0, None)])
+    untimed = Run(Path("a"), 0, "llm.c", vals=[Point(0, 5.0, None)])
     with pytest.raises(plot.ReadError, match="does not tell its time"):
         plot.val_curve([untimed], "time")
 
 
 def test_runs_without_code_are_no_seeds_of_one_another():
-    a, b = (Trial(Path(name), 0, "public F") for name in "ab")
+    a, b = (Run(Path(name), 0, "public F") for name in "ab")
     assert plot.kind(a) != plot.kind(b) and plot.label([a], set()) == "a"
 
 

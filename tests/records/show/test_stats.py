@@ -12,7 +12,7 @@ import pytest
 from harness.runlog import RunLog
 from records.tools.show import stats
 from records.__main__ import COMMANDS, main
-from records.tools.read.trials import Point, Trial
+from records.tools.read.run import Point, Run
 from test_log import FILES, SCRIPT, manifest
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -53,10 +53,10 @@ def called(capsys, *words: str) -> tuple[int, dict]:
     return code, report
 
 
-def trial(loss: float, i: int, **facts) -> Trial:
+def run(loss: float, i: int, **facts) -> Run:
     """Return a run as a public log tells it: 4 digits, no seed, no status."""
     points = [Point(0, 10.8, 0.0), Point(90, loss + 0.001, 900.0 + i), Point(100, loss, 1000.0 + i)]
-    return Trial(Path(f"{i}.txt"), 0, "D", None, 100, points, val_decimals=4, code=b"x", **facts)
+    return Run(Path(f"{i}.txt"), 0, "D", None, 100, points, val_decimals=4, code=b"x", **facts)
 
 
 def test_eight_seeds_below_the_target_of_their_track_are_proof(tmp_path, capsys):
@@ -105,7 +105,7 @@ def test_a_run_that_did_not_end_well_makes_the_evidence_invalid(tmp_path, capsys
 
 
 def test_a_public_run_that_stopped_before_its_last_step_has_no_final_loss():
-    early = trial(4.99, 0)
+    early = run(4.99, 0)
     early.steps = 120
     sample = stats.collect([early])
     assert sample.losses == {} and "step 100 of 120; --step 100" in sample.invalid[0]
@@ -115,7 +115,7 @@ def test_a_public_run_that_stopped_before_its_last_step_has_no_final_loss():
 def test_printed_losses_are_judged_as_if_rounded_the_wrong_way_too():
     x = [3.2763, 3.2806, 3.2789, 3.2785, 3.2780, 3.2790, 3.2794, 3.2798, 3.2788, 3.2802,
          3.2798, 3.2783, 3.2789, 3.2775, 3.2811, 3.2793, 3.2802, 3.2785, 3.2801, 3.2803]
-    sample = stats.collect([trial(loss, i) for i, loss in enumerate(x)])
+    sample = stats.collect([run(loss, i) for i, loss in enumerate(x)])
     found = stats.against(sample, 3.28)
     assert found["test"]["p"] == pytest.approx(0.0023570716325535, rel=1e-9)
     assert found["rounding_robust_p"] == pytest.approx(0.0036317552681509, rel=1e-9)
@@ -141,10 +141,10 @@ def test_public_logs_are_judged_like_our_own(tmp_path, capsys):
 
 def test_a_spread_that_sigma_does_not_explain_warns_of_the_z_rule():
     for spread, warned in ((0.001, False), (0.004, True)):
-        sample = stats.collect([trial(3.27 + spread * (i % 3 - 1), i) for i in range(8)])
+        sample = stats.collect([run(3.27 + spread * (i % 3 - 1), i) for i in range(8)])
         text = "\n".join(stats.against_text(stats.against(sample, 3.28), 4))
         assert ("warning" in text) == warned
-    at_target = stats.collect([trial(loss, i) for i, loss in enumerate((3.28, 3.27, 3.29))])
+    at_target = stats.collect([run(loss, i) for i, loss in enumerate((3.28, 3.27, 3.29))])
     assert stats.against(at_target, 3.28)["below"]["runs"] == 2
 
 
@@ -230,16 +230,16 @@ def test_times_of_other_places_are_not_compared(tmp_path, capsys, change, says):
 
 def test_fewer_steps_count_in_the_pairwise_rule():
     """0.0002 worse after 50 steps fewer, 20 runs each: 0.00648, as the public track's page has it."""
-    new, old = ([trial(loss + i / 10_000, i) for i in range(20)] for loss in (3.2702, 3.27))
-    for run in old:
-        run.steps, run.vals = 150, [*run.vals, Point(150, run.last.loss, 2000.0)]
+    new, old = ([run(loss + i / 10_000, i) for i in range(20)] for loss in (3.2702, 3.27))
+    for each in old:
+        each.steps, each.vals = 150, [*each.vals, Point(150, each.last.loss, 2000.0)]
     rule = stats.compare(stats.collect(new), stats.collect(old), None, None)["pairwise_rule"]
     assert rule == {"passes": True, "left": pytest.approx(0.0064826692)}
 
 
 def test_public_seeds_in_the_script_make_no_other_code():
     sources = (b"SEED = 2\nlr = 1\n", b"SEED = 8\nlr = 1\n", b"SEED = 2\nlr = 2\n")
-    x, y, z = (stats.kind(Trial(Path("a"), 0, "D", code=source)) for source in sources)
+    x, y, z = (stats.kind(Run(Path("a"), 0, "D", code=source)) for source in sources)
     assert x == y != z
 
 
@@ -280,9 +280,9 @@ def test_losses_at_the_ends_of_the_floats_are_no_crash(tmp_path, capsys):
 
 def test_a_run_that_ends_before_the_others_leaves_no_earliest_step():
     for kept in (2, 0):
-        cut = trial(4.98, 1)
+        cut = run(4.98, 1)
         del cut.vals[kept:]
-        found = stats.earliest([trial(4.99, 0), cut], 5.0)
+        found = stats.earliest([run(4.99, 0), cut], 5.0)
         assert found["step"] is None and found["reason"] == "1.txt: no validation at step 100"
     assert stats.earliest([cut], 5.0)["reason"] == "1.txt: no validation"
 
