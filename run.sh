@@ -112,4 +112,5 @@ export PYTHONUNBUFFERED=1
 if [ -n "$seeds" ]; then
     PYTHONPATH="$root" exec "$python" -m records seeds "$seeds" ${arguments[@]+"${arguments[@]}"}
 fi
-exec "$python" "$root/harness/front/launch.py" ${arguments[@]+"${arguments[@]}"}
+export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+exec "$python" -P -m harness.front.launch ${arguments[@]+"${arguments[@]}"}

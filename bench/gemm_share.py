@@ -2,7 +2,7 @@
 from bench.counts import step_flops
 from bench.ranks import sample_recipe, training_ranks
 from bench.rounds import Result, Row, interleaved, ratios
-from harness.front.launch import physical_cores
+from harness.front.cores import physical_cores
 
 # squares that fit the caches and do not, and the model's own tall ones
 SHAPES = [(512, 512, 512), (1024, 1024, 1024), (2048, 2048, 2048), (1024, 128, 512), (1024, 512, 128),

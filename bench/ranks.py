@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from bench.submission import load
-from harness.distributed import process_group
+from harness.environment import process_group
 from harness.reduce import REDUCERS
 from harness.tokens import TokenStream
 from harness.track import ROOT, load_tracks

@@ -1,4 +1,4 @@
-"""The head of a log: all code, and the facts of place: versions, hardware, git, settings, calibration."""
+"""Where a run takes place: its process group, and the head of its log: code, versions, hardware, settings."""
 import dataclasses
 import os
 import platform
@@ -8,6 +8,9 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from harness.plan import Plan
 from harness.runlog import ROOT, RunLog, canonical, loaded_files, new_run_id, read_source, sha256
 
 UNKNOWN = "unavailable"
+TIMEOUT = timedelta(minutes=10)  # of a collective
 
 
 def command(*words: str) -> str:
@@ -35,21 +39,21 @@ def command(*words: str) -> str:
 
 def open_log(plan: Plan, script: Path, argv: list[str], device: torch.device, parameters: dict[str, int],
              resumed: dict | None) -> tuple[RunLog, dict[str, Path]]:
-    """Open the log of a run and write its head; return it and the loaded files that it holds.
+    """Open the log of a run and write its head; return it and the project's files that are loaded.
 
     On ranks other than 0 the log writes nothing. Raises BadInput where a file or the folder is unfit.
     """
     loaded = loaded_files()
     if dist.get_rank():
         return RunLog(None, ""), loaded
-    loaded |= {file.relative_to(ROOT).as_posix(): file for file in (ROOT / "harness").rglob("*.py")}
+    harness = [*(ROOT / "harness").rglob("*.py"), ROOT / "harness" / "tracks.toml"]
     try:
         source = read_source(script, script=True)
         files = {path: read_source(file) for path, file in loaded.items() if file != script}
+        code = code_facts(source, files)
+        files |= {file.relative_to(ROOT).as_posix(): read_source(file) for file in harness}
     except ValueError as error:
         raise BadInput(str(error)) from None
-    files["harness/tracks.toml"] = read_source(ROOT / "harness" / "tracks.toml")
-    code = code_facts(source, files)
     manifest = {**run_facts(plan, script, argv, dist.get_world_size()), "code": code,
                 "parameters": parameters, "resumed_from": resumed, "sys": system_facts(device),
                 "git": git_facts(), "calibration": calibrate(device), "clocks": host_clocks(), "format": 1}
@@ -63,9 +67,14 @@ def open_log(plan: Plan, script: Path, argv: list[str], device: torch.device, pa
 
 
 def code_facts(script: bytes, files: dict[str, bytes]) -> dict:
-    """Return the digests of a run's code: script, harness (harness/*.py), other files, all of it."""
-    harness = {path.name: sha256(read_source(path)) for path in sorted(Path(__file__).parent.glob("*.py"))}
-    others = {path: sha256(source) for path, source in files.items() if not path.startswith("harness/")}
+    """Return the digests of a run's code: script, harness (harness/*.py), other loaded files, all of it.
+
+    Among the others is a file of harness/front, which no rank should load: verify refuses it.
+    """
+    referee = sorted(Path(__file__).parent.glob("*.py"))
+    harness = {path.name: sha256(read_source(path)) for path in referee}
+    others = {path: sha256(source) for path, source in files.items()
+              if not path.startswith("harness/") or path.startswith("harness/front/")}
     parts = {"script": sha256(script), "harness": sha256(canonical(harness).encode()), "others": others}
     return {**parts, "digest": sha256(canonical(parts).encode())}
 
@@ -161,6 +170,33 @@ def calibrate(device: torch.device, repeats: int = 5) -> dict[str, float]:
 
     return {"gemm_gflops": 2 * size**3 / median_ns(lambda: a @ b),
             "copy_gbs": 2 * source.numel() * 4 / median_ns(source.clone)}
+
+
+@contextmanager
+def process_group(device: str) -> Iterator[None]:
+    """Join the group that the launcher describes, or make one of this process alone; one that exists is kept.
+
+    On CPU a rank has one thread unless OMP_NUM_THREADS says otherwise: the number of threads may change the
+    bits.
+    """
+    if device == "cpu":
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
+        keep_float32_fast()
+    if dist.is_initialized():
+        yield
+        return
+    backend, device_id = "gloo", None
+    if device == "cuda":
+        backend, device_id = "nccl", torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(device_id)
+    if "RANK" in os.environ:
+        dist.init_process_group(backend, timeout=TIMEOUT, device_id=device_id)
+    else:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, device_id=device_id)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
 
 
 def keep_float32_fast() -> str:

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from harness import checkpoint, environment
 from harness.clock import Clock, host_clocks
-from harness.distributed import process_group
 from harness.endings import BadInput, Endings, NonFinite, refuse
 from harness.parameters import count, weights_sha256
 from harness.plan import Plan, choose_track, make_plan
@@ -27,9 +26,8 @@ from harness.reduce import REDUCERS, LossSum
 from harness.report import Report
 from harness.runlog import loaded_files, read_source
 from harness.tokens import TokenStream
-from harness.tripwires import HarnessWatch, Tripwire, WatchedEnvironment
+from harness.tripwires import HarnessWatch, Snapshot, Tripwire, WatchedEnvironment
 from harness.validate import Validation
-from harness.warmup import Snapshot
 
 WARMUP_STEPS = 2
 
@@ -45,6 +43,7 @@ class Run:
         self.status, self.log_path = "stopped", None
         self._plan, self._script, self._argv = plan, script, argv
         self._clock, self._log, self._report = Clock(self.device), None, None
+        self._watch = HarnessWatch([m for name, m in sys.modules.items() if name.startswith("harness.")])
         self.result: dict[str, Any] = {}  # of the last validation; the end line has it
         self._first_step, self._taken, self._warming = 0, 0, False
         self._scalars: dict[str, Any] = {}
@@ -194,7 +193,7 @@ class Run:
                                     self.device)
 
     def _check_tripwires(self, final: bool = False) -> None:
-        _WATCH.check()
+        self._watch.check()
         if TokenStream.opened != self._streams:
             raise Tripwire("tokens: another stream was opened; a run reads its tokens once, through run.take")
         position = self._stream.position
@@ -270,7 +269,7 @@ def open_run(script: str, recipes: dict[str, Any], argv: list[str] | None = None
         _, device = choose_track(argv, cuda)
     except ValueError:
         device = "cpu"  # make_plan says below what is wrong, once
-    with process_group(device):
+    with environment.process_group(device):
         try:
             read_source(Path(script).resolve(), script=True)
             plan = make_plan(recipes, argv, dist.get_world_size(), cuda)
@@ -293,6 +292,3 @@ def open_run(script: str, recipes: dict[str, Any], argv: list[str] | None = None
         finally:
             os.environ.__class__ = environ_class
             run.close()
-
-
-_WATCH = HarnessWatch([module for name, module in sys.modules.items() if name.startswith("harness.")])

@@ -112,8 +112,8 @@ class Project:
 
     def command(self, ranks: int, *flags: str, script: str = "train_gpt2.py") -> list[str]:
         """Return the command line of a run of the tiny track with some ranks; later flags win."""
-        return [sys.executable, str(self.folder / "harness" / "front" / "launch.py"), f"--nproc_per_node={ranks}",
-                "--track=tiny", f"--script={self.folder / script}", *TINY, *flags]
+        return [sys.executable, "-m", "harness.front.launch", f"--nproc_per_node={ranks}", "--track=tiny",
+                f"--script={self.folder / script}", *TINY, *flags]
 
     def run(self, ranks: int, *flags: str, script: str = "train_gpt2.py", code: int = 0,
             timeout: float = 120) -> subprocess.CompletedProcess:

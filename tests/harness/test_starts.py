@@ -23,7 +23,7 @@ def test_two_agents_on_one_host_train_what_one_agent_with_two_ranks_does(project
 
 
 def test_torchrun_as_people_type_it_and_plain_python_give_the_same(project):
-    flags = project.command(1)[5:]
+    flags = project.command(1)[6:]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     for start in (torchrun, []):
         subprocess.run([sys.executable, *start, "train_gpt2.py", "--track=tiny", *flags], env=environment(),
