@@ -10,6 +10,7 @@ from typing import Any
 
 from records.tools.again import launch as launches
 from records.tools.check.claim import ENDED_BY_USER, RACE, own_row
+from records.tools.check.significance import lower, plain_word, upper_bound
 from records.tools.read.log import Log, read_bytes, read_log, sha256
 from records.tools.again.rerun import status
 from records.tools.read.values import ReadError, is_finite, json_text, need, parse_json, shown
@@ -245,18 +246,13 @@ def misfits(race: dict[str, Any], logs: list[Log]) -> list[str]:
 
 def measure(kept: list[dict[str, Log]], side: str) -> dict[str, Any]:
     """Return loss, times, the paired test and the verdict over pairs of fit logs, side against other side."""
-    from records.tools.check.significance import Test, paired, upper_bound
     sides = side, "AB".replace(side, "")
     finals = [[pair[side].vals[-1].val_loss for pair in kept] for side in sides]
     loss = max(map(max, finals))
     times = [[time_to(pair[side], loss) for pair in kept] for side in sides]
-    apart = [a - b for a, b in zip(*times)]
-    test: Test = paired(apart)
-    slower = paired([-d for d in apart])
+    _, test = lower(*(dict(enumerate(of_side)) for of_side in times))
     mean_other = math.fsum(times[1]) / len(kept)
-    word = "no difference shown"
-    if not test.degenerate:
-        word = "faster" if test.p < ALPHA else "slower" if slower.p < ALPHA else word
+    word = {"PROMISING": "faster", "REFUTED": "slower"}.get(plain_word(test, ALPHA), "no difference shown")
     t, df, p = (math.nan if x is None else x for x in (test.t, test.df, test.p))
     return {"verdict": word, "pairs": len(kept), "loss": loss, "times": list(zip(*times)),
             "losses": list(zip(*finals)), "difference_s": test.mean, "sd_s": test.sd,

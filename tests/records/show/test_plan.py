@@ -35,6 +35,12 @@ def test_the_first_look_is_accepted_as_often_as_the_exact_power_says():
     assert plan.campaign(1e9, 0.01, LOOKS) == ([1.0] * 4, 4.0)
 
 
+def test_at_the_target_a_campaign_is_accepted_no_more_often_than_alpha():
+    """As 100,000 campaigns drawn run by run say in the tests of significance; standard error 0.0004."""
+    chances, expected = plan.campaign(0, 0.01, LOOKS)
+    assert 0.007 < chances[-1] <= 0.01 and expected > 31.7
+
+
 def test_a_gain_in_time_is_planned_for_two_arms(capsys):
     found = planned(capsys, "--buffer", "0.002", "--effect", "0.001", "--cv", "0.00075", "--minutes", "3")
     assert found["time"] == {"runs_per_arm": 17, "hours": pytest.approx(1.7)}
