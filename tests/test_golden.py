@@ -67,7 +67,7 @@ def test_in_float32_a_recipe_stays_near_its_golden_curve(name, steps, norms, alo
 @pytest.mark.slow
 def test_the_harness_trains_and_validates_along_the_samples_golden_curve():
     """The checkout's own run, 200 steps; train losses are those before the update, as the loop takes them."""
-    command = [sys.executable, "harness/front/launch.py", "--track=sample", "--seed=0", "--stop_at_step=200"]
+    command = [sys.executable, "-m", "harness.front.launch", "--track=sample", "--seed=0", "--stop_at_step=200"]
     done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True,
                           stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stderr

@@ -2,14 +2,13 @@
 import argparse
 import difflib
 import re
-import tomllib
 from pathlib import Path
 from typing import Any
 
-from records.tools.check import claim as claims
-from records.tools.read.log import read_bytes
-from records.tools.publish.record import NAME, cell, replaced, with_sd
 from records.tools.check.of_a_run import number_of
+from records.tools.publish.record import NAME, cell, replaced, with_sd
+from records.tools.read import tracks
+from records.tools.read.log import read_bytes
 from records.tools.read.values import ReadError, json_text, need, number, parse_json, shown
 
 MARKER = "<!-- leaderboard {} {} -->"
@@ -18,8 +17,8 @@ MARKER = "<!-- leaderboard {} {} -->"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where one is old")
-    parser.add_argument("--readme", metavar="FILE", type=Path, default=claims.ROOT / "README.md")
-    parser.add_argument("--records", metavar="DIR", type=Path, default=claims.ROOT / "records")
+    parser.add_argument("--readme", metavar="FILE", type=Path, default=tracks.ROOT / "README.md")
+    parser.add_argument("--records", metavar="DIR", type=Path, default=tracks.ROOT / "records")
     parser.add_argument("--json", action="store_true", help="print one JSON object in place of words")
 
 
@@ -30,11 +29,11 @@ def main(arguments: argparse.Namespace) -> int:
         old = read_bytes(arguments.readme).decode()
     except UnicodeDecodeError as error:
         raise ReadError(f"{shown(name)}: {error}") from None
-    tracks = tomllib.loads((claims.ROOT / "harness" / "tracks.toml").read_text())
+    names = list(tracks.load_rows())
     new = old
     if not arguments.records.is_dir():
         raise ReadError(f"--records {shown(str(arguments.records))}: no such folder")
-    for track in tracks:
+    for track in names:
         begin, end = MARKER.format(track, "begin"), MARKER.format(track, "end")
         if (block := table(track, arguments.records)) or begin in new:  # a new track may have neither
             new = replaced(new, begin, end, f"{begin}\n{block}{end}", name)
@@ -46,14 +45,14 @@ def main(arguments: argparse.Namespace) -> int:
         except OSError as error:
             raise ReadError(f"{shown(name)}: cannot be written ({error.strerror})") from None
     if arguments.json:
-        print(json_text({"file": name, "tracks": list(tracks), "up_to_date": new == old,
+        print(json_text({"file": name, "tracks": names, "up_to_date": new == old,
                          "written": new != old and not arguments.check}, None), end="")
     elif arguments.check:
         pages = old.splitlines(True), new.splitlines(True)
         print("".join(difflib.unified_diff(*pages, name, "from the records")), end="")
         print(f"{name}: {'up to date' if new == old else 'not what the records give; run `leaderboard`'}")
     else:
-        print(f"{name}: {', '.join(tracks)}{'' if new != old else ': unchanged'}")
+        print(f"{name}: {', '.join(names)}{'' if new != old else ': unchanged'}")
     return int(arguments.check and new != old)
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from records.tools.check import significance
-from records.tools.check.claim import row_of
 from records.tools.check.significance import ALPHA, SIGMA, Test
 from records.tools.show.stats_text import against_text, compare_text, earliest_text, sample_text
 from records.tools.read.logs import find_logs, load_runs
 from records.tools.read.run import Point, Run
+from records.tools.read.tracks import row_of
 from records.tools.read.values import ReadError, is_finite, json_text, number, shown
 
 SEED = re.compile(rb"(?im)^(\s*seed\s*=\s*)\d+")  # public scripts that differ in this line alone are one code

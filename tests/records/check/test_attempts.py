@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from broken import ONE_RUN, states
+from synthetic import HARNESS, campaign, change, checkout, race_logs, raced, setting
+
 from records.tools.check import of_a_claim as checks
 from records.tools.check import of_a_run
 from records.tools.check.claim import Claim, load_claim
-from synthetic import HARNESS, campaign, change, checkout, race_logs, raced, setting
-from test_of_a_claim import ONE_RUN, states
+from records.tools.publish.verify import check_all
 
 
 @pytest.fixture
@@ -20,14 +22,14 @@ def root(tmp_path: Path) -> Path:
 def test_attempts_that_were_not_submitted_are_counted(root):
     logs = campaign(root, n=5)
     assert states(logs, root) == {}
-    found = checks.check_all(load_claim(logs[:4], root=root))
+    found = check_all(load_claim(logs[:4], root=root))
     assert found["all_attempts"] == of_a_run.Result("fail", "1 of 5 attempts are not among the logs: 1 ok")
     with open(root / "runs" / "ledger.jsonl", "a") as ledger:
         code = load_claim(logs, root=root).runs[0].at("code", "digest")
         for run_id, digest in (("killed", code), ("other", "f" * 64)):
             entry = {"what": "start", "run_id": run_id, "track": "tiny", "code": digest}
             ledger.write(json.dumps(entry) + "\n")
-    assert "2 of 6 attempts are not among the logs: 1 incomplete, 1 ok" == checks.check_all(
+    assert "2 of 6 attempts are not among the logs: 1 incomplete, 1 ok" == check_all(
         load_claim(logs[:4], root=root))["all_attempts"].evidence
     (root / "runs" / "ledger.jsonl").rename(root / "ledger.jsonl")
     assert checks.all_attempts(load_claim(logs, root=root)).state == "unknown"

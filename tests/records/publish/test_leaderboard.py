@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from records.tools.check import claim as claims
+from records.tools.read import tracks
 from records.tools.publish import leaderboard
 from records.__main__ import COMMANDS, main
 from synthetic import campaign, checkout
@@ -17,7 +17,7 @@ PAGE = "# x\n<!-- leaderboard tiny begin -->\n<!-- leaderboard tiny end -->\nbel
 def root(tmp_path: Path, monkeypatch) -> Path:
     """A checkout with a page, a record, and a row that was reported elsewhere."""
     root = checkout(tmp_path / "checkout")
-    monkeypatch.setattr(claims, "ROOT", root)
+    monkeypatch.setattr(tracks, "ROOT", root)
     (root / "README.md").write_text(PAGE)
     main(["submit", *map(str, campaign(root)), "--name", "A_b", "--to", str(root / "records")])
     return root

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from records.tools.check import claim as claims
+from records.tools.read import tracks
 from records.__main__ import main
 from synthetic import campaign, change, checkout, race_logs, raced
 
@@ -13,7 +13,7 @@ from synthetic import campaign, change, checkout, race_logs, raced
 def root(tmp_path: Path, monkeypatch) -> Path:
     """A checkout that the commands take for their own."""
     root = checkout(tmp_path / "checkout")
-    monkeypatch.setattr(claims, "ROOT", root)
+    monkeypatch.setattr(tracks, "ROOT", root)
     return root
 
 

@@ -199,7 +199,8 @@ def test_json_is_taken_as_a_tolerant_reader_takes_it(tmp_path):
     )
     (tmp_path / "a.txt").write_bytes(sealed(BODY + lines))
     read = read_log(tmp_path / "a.txt")
-    assert [e.kind for e in read.events][-4:] == ["later", "val", "val", "end"] and [v.step for v in read.vals] == [2, 3]
+    assert [e.kind for e in read.events][-4:] == ["later", "val", "val", "end"]
+    assert [v.step for v in read.vals] == [2, 3]
     assert math.isnan(read.vals[0].val_loss) and read.vals[1].val_loss == -math.inf
 
 
