@@ -2,6 +2,9 @@
 
 The recipe `fineweb` is that of the NanoGPT speedrun of 2024-11-03
 (https://github.com/KellerJordan/modded-nanogpt), `sample` the same model at laptop size.
+    sample   3.932 nats, the mean of 3.9266, 3.9373 and 3.9325 (n = 3, seeds 0, 1 and 2), after 1,400 steps
+             on 2 vCPUs of a Xeon with AMX, torch 2.13.0 for CPU
+    fineweb  not run here; its reference ended at 3.28 nats on 8 H100
 Shape suffixes: B sequences, T tokens, C channels, H heads, D head dimension, V vocabulary.
 """
 from harness.run import Run, open_run  # first: the referee binds its clock and its loss
@@ -259,28 +262,17 @@ def loss_sum(logits_BTV: Tensor, y_BT: Tensor) -> Tensor:
     return F.cross_entropy(logits_BTV.flatten(0, 1).float(), y_BT.flatten(), reduction="sum")
 
 
-def schedule(step: int, hp: Hyperparameters, optimizers: list) -> tuple[int, int]:
-    """Set the learning rates of a step; return the number of its tokens and their sequence length."""
-    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-        group["lr"] = group.setdefault("initial_lr", group["lr"]) * lr_factor(step, hp)
-    return hp.batch_tokens, hp.seq_len
-
-
-def update(optimizers: list, loss: Tensor) -> None:
-    """Take a step with the gradients that every parameter holds, whose mean loss is given."""
-    for optimizer in optimizers:
-        optimizer.step()
-
-
-def train(hp: Hyperparameters, model: nn.Module, optimizers: list, run: Run, schedule=schedule,
-          update=update) -> None:
+def train(hp: Hyperparameters, model: nn.Module, optimizers: list, run: Run) -> None:
     """Train the model in place; the run yields the steps and validates, times and logs between them."""
     loss_of = run.compile(loss_sum)  # fused: float32 logits of a pass would take 13 GB
     for step in run.steps(model, optimizers):
-        batch_tokens, seq_len = schedule(step, hp, optimizers)
-        tokens = run.take(batch_tokens)
-        x_BT, y_BT = tokens[:-1].view(-1, seq_len), tokens[1:].view(-1, seq_len)
-        update(optimizers, run.accumulate(lambda net, x, y: loss_of(net(x), y), x_BT, y_BT))
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * lr_factor(step, hp)
+        tokens = run.take(hp.batch_tokens)
+        x_BT, y_BT = tokens[:-1].view(-1, hp.seq_len), tokens[1:].view(-1, hp.seq_len)
+        run.accumulate(lambda net, x, y: loss_of(net(x), y), x_BT, y_BT)
+        for optimizer in optimizers:
+            optimizer.step()
 
 
 def main() -> None:

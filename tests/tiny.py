@@ -1,16 +1,24 @@
-"""A copy of the project with a tiny track, launches of it, and the events of its logs."""
+"""A copy of the project with a tiny track, launches of it, and the events of its logs.
+
+What it trains is the script of a shipped record: these tests look at no line of the checkout's train_gpt2.py.
+"""
 import json
 import os
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
 from harness.shards import write_shard
 
 ROOT = Path(__file__).resolve().parent.parent
+RECORD = ROOT / "records" / "sample" / "2026-11-22_Muon"
+TAKE = "        tokens = run.take(hp.batch_tokens)\n"  # two places in a step of that record's script
+TRAIN = "        for optimizer in optimizers:\n            optimizer.step()\n"
 TINY = ["--n_layer=2", "--n_embd=32", "--vocab_size=257", "--seq_len=16", "--batch_tokens=256",
         "--micro_batch=4", "--num_iterations=6", "--cooldown_iters=3", "--val_every=3", "--epochs=1"]
 TINY_ROW = """
@@ -55,6 +63,20 @@ print(json.dumps(answers))
 """
 
 
+def record_script(record: Path = RECORD) -> str:
+    """Return the script of a shipped record, as the first of its logs holds it."""
+    log = min((record / "logs").glob("*.txt"))
+    return log.read_text().partition("=" * 100 + "\n")[0]
+
+
+@cache
+def submission() -> ModuleType:
+    """Return that script as a module, for tests that need a model and its optimizers."""
+    module = sys.modules["record_script"] = ModuleType("record_script")
+    exec(compile(record_script(), "record_script.py", "exec"), module.__dict__)
+    return module
+
+
 def tiny_tokens(n: int, seed: int) -> np.ndarray:
     """Return n token ids with structure to learn: a noisy walk over the bytes, cut into texts."""
     random = np.random.default_rng(seed)
@@ -69,8 +91,9 @@ class Project:
     def __init__(self, folder: Path, reduction: str = "exact"):
         self.folder = folder
         shutil.copytree(ROOT / "harness", folder / "harness", ignore=shutil.ignore_patterns("__pycache__"))
-        for name in ("train_gpt2.py", "run.sh", "requirements.txt"):
+        for name in ("run.sh", "requirements.txt"):
             shutil.copy(ROOT / name, folder / name)
+        (folder / "train_gpt2.py").write_text(record_script())
         with open(folder / "harness" / "tracks.toml", "a") as f:
             f.write(TINY_ROW.format(reduction=reduction))
         data = folder / "data" / "tiny"
@@ -89,8 +112,8 @@ class Project:
 
     def command(self, ranks: int, *flags: str, script: str = "train_gpt2.py") -> list[str]:
         """Return the command line of a run of the tiny track with some ranks; later flags win."""
-        return [sys.executable, str(self.folder / "harness" / "front" / "launch.py"), f"--nproc_per_node={ranks}",
-                "--track=tiny", f"--script={self.folder / script}", *TINY, *flags]
+        return [sys.executable, "-m", "harness.front.launch", f"--nproc_per_node={ranks}", "--track=tiny",
+                f"--script={self.folder / script}", *TINY, *flags]
 
     def run(self, ranks: int, *flags: str, script: str = "train_gpt2.py", code: int = 0,
             timeout: float = 120) -> subprocess.CompletedProcess:

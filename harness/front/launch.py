@@ -15,14 +15,18 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from harness.front.cores import physical_cores
+from harness.plan import Options, choose_track, make_plan, parse_flags, world_sizes
+from harness.runlog import ROOT, read_source
+from harness.shards import ShardError
+
+# imported above is only what every accepted harness has: `rerun` starts them all with this file
 OWN_FLAGS = {"script": str(ROOT / "train_gpt2.py"), "nproc_per_node": None, "nnodes": "1",
              "rdzv_endpoint": None, "rdzv_id": None}
 
 
 def main() -> int:
     """Run the command line; return the exit code: 2 where the input cannot be run, else that of the run."""
-    sys.path.insert(0, str(ROOT))
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(usage())
         return 0
@@ -35,7 +39,6 @@ def main() -> int:
 
 def usage() -> str:
     """Return the help text, launch options and hyperparameters included."""
-    from harness.plan import Options
     options = ", ".join(f"--{name}" for name in Options.__dataclass_fields__)
     return (f"usage: ./run.sh [--seeds auto|N] [--name value ...]\n\n{__doc__.strip()}\n\n"
             f"Launch options, which leave the training as it is: {options}; --python FILE for run.sh.\n"
@@ -45,8 +48,6 @@ def usage() -> str:
 
 def launch(argv: list[str]) -> int:
     """Settle what is open, get the data, start the ranks; return the exit code."""
-    from harness.plan import parse_flags
-    from harness.runlog import read_source
     flags = parse_flags(argv)
     own = {name: flags.pop(name, default) for name, default in OWN_FLAGS.items()}
     script = Path(own["script"])
@@ -55,7 +56,7 @@ def launch(argv: list[str]) -> int:
     read_source(script, script=True)
     recipes = load_recipes(script)
     rest = [f"--{name}={value}" for name, value in flags.items()]
-    import torch
+    import torch  # --help and what is refused above do without
     cuda = torch.cuda.is_available()
     nodes = number("nnodes", own["nnodes"])
     if nodes > 1 and not (own["rdzv_endpoint"] and own["rdzv_id"]):
@@ -78,7 +79,6 @@ def launch(argv: list[str]) -> int:
 
 def choose_ranks(plan: Any, places: int, nodes: int) -> int:
     """Return the ranks of this host: as many as it has places for, and as a step divides over."""
-    from harness.plan import world_sizes
     legal = [n for n in world_sizes(plan.hp, plan.track, plan.rows) if n <= places * nodes and n % nodes == 0]
     if not legal:
         raise ValueError(f"a step of {plan.hp.batch_tokens} tokens divides over no ranks on {nodes} nodes")
@@ -107,8 +107,6 @@ def load_recipes(script: Path) -> dict[str, Any]:
 
 def plan_with_data(recipes: dict[str, Any], argv: list[str], world_size: int | None, cuda: bool) -> Any:
     """Return the run's plan; where shards are missing, run the track's fetch command first."""
-    from harness.plan import choose_track, make_plan, parse_flags
-    from harness.shards import ShardError
     try:
         return make_plan(recipes, argv, world_size, cuda)
     except ShardError as error:
@@ -124,19 +122,6 @@ def plan_with_data(recipes: dict[str, Any], argv: list[str], world_size: int | N
                              f"`{track.fetch}`, or train now on text that the repository carries: "
                              f"./run.sh --track sample") from None
         return make_plan(recipes, argv, world_size, cuda)
-
-
-def physical_cores() -> int:
-    """Return the number of cores this process may use, hyperthreads counted once."""
-    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-    cores = set()
-    for cpu in usable:
-        topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology")
-        try:
-            cores.add(tuple((topology / name).read_text() for name in ("physical_package_id", "core_id")))
-        except OSError:
-            cores.add(cpu)
-    return len(cores)
 
 
 def start(command: list[str], ranks: int, nodes: int, endpoint: str | None, run_id: str | None) -> int:

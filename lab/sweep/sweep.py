@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from tqdm import tqdm
 
-from harness.front.launch import physical_cores
+from harness.front.cores import physical_cores
 from harness.runlog import ROOT, canonical
 from lab.recipe import costs
 from lab.sweep.space import Space, as_json, check, load_space, points, recipe_of

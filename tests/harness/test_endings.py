@@ -6,9 +6,8 @@ import subprocess
 import time
 
 import pytest
-from tiny import Project, environment, events
+from tiny import TAKE, Project, environment, events
 
-STEP = "        tokens = run.take(batch_tokens)\n"
 LONG = ["--num_iterations=100000", "--cooldown_iters=100000", "--val_every=100000", "--epochs=100000"]
 BOUND_S = 30
 
@@ -84,7 +83,7 @@ def test_ctrl_c_reaches_the_whole_process_group(project):
 
 
 def test_an_exception_on_rank_1_is_told_with_its_rank_type_and_message(project):
-    script = project.submission("fails.py", (STEP, STEP + (
+    script = project.submission("fails.py", (TAKE, TAKE + (
         "        if run.rank == 1 and step == 5 and not run._warming:\n"
         "            raise ValueError('bad thing')\n")))
     process = launch(project, 2, script)
@@ -114,7 +113,7 @@ def test_a_killed_rank_0_leaves_a_log_without_end_and_an_open_ledger_entry(proje
 
 
 def test_a_loss_that_is_not_a_number_ends_the_run_as_a_result(project):
-    script = project.submission("diverges.py", (STEP, STEP + (
+    script = project.submission("diverges.py", (TAKE, TAKE + (
         "        if step == 2 and not run._warming:\n"
         "            model.lm_head.weight.data.fill_(float('nan'))\n")))
     done = project.run(2, script=script, code=3)
@@ -125,7 +124,7 @@ def test_a_loss_that_is_not_a_number_ends_the_run_as_a_result(project):
 
 
 def test_a_full_disk_ends_the_run_with_whole_lines_in_the_log(project):
-    script = project.submission("full.py", (STEP, STEP + (
+    script = project.submission("full.py", (TAKE, TAKE + (
         "        if step == 2 and run.rank == 0 and not run._warming:\n"
         "            import resource\n"
         "            size = run.log_path.stat().st_size\n"
@@ -137,7 +136,7 @@ def test_a_full_disk_ends_the_run_with_whole_lines_in_the_log(project):
 
 
 def test_the_right_end_is_written_even_when_rank_0_fails_first(project):
-    script = project.submission("fails.py", (STEP, STEP + (
+    script = project.submission("fails.py", (TAKE, TAKE + (
         "        if run.rank == 0 and step == 5 and not run._warming:\n"
         "            raise KeyError('lost')\n")))
     process = launch(project, 2, script)

@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from tiny import submission
 
 from harness.reduce import ExactReducer, FastReducer
-from train_gpt2 import GPT, Hyperparameters, build_optimizers, loss_sum
 
 HP = dict(vocab_size=257, n_layer=2, n_head=2, n_embd=32, seq_len=16, newton_schulz_dtype="float32")
 ROWS = 16  # sequences of a step
@@ -14,9 +14,10 @@ ROWS = 16  # sequences of a step
 def train(reducer_class, rows, dtype, steps):
     """Return losses and all weights after steps of the submission's optimizers, rows sequences a pass."""
     torch.manual_seed(0)
-    hp = Hyperparameters(**HP, dtype=dtype)
-    model = GPT(hp)
-    optimizers, reducer = build_optimizers(model, hp), reducer_class(model, model)
+    script = submission()
+    hp = script.Hyperparameters(**HP, dtype=dtype)
+    model = script.GPT(hp)
+    optimizers, reducer = script.build_optimizers(model, hp), reducer_class(model, model)
     generator, losses = torch.Generator().manual_seed(1), []
     rank, world_size = dist.get_rank(), dist.get_world_size()
     share = slice(rank * ROWS // world_size, (rank + 1) * ROWS // world_size)
@@ -24,7 +25,7 @@ def train(reducer_class, rows, dtype, steps):
         tokens = torch.randint(3, (ROWS, 17), generator=generator).cumsum(1)  # learnable
         x, y = tokens[share, :-1], tokens[share, 1:]
         passes = list(zip(x.split(rows), y.split(rows)))
-        losses.append(float(reducer(lambda net, a, b: loss_sum(net(a), b), passes, ROWS * 16)))
+        losses.append(float(reducer(lambda net, a, b: script.loss_sum(net(a), b), passes, ROWS * 16)))
         for optimizer in optimizers:
             optimizer.step()
     return losses, np.concatenate([p.detach().flatten().numpy() for p in model.parameters()])

@@ -8,11 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import Project, events, result
+from tiny import TAKE, TRAIN, Project, events, result
 
 from harness.shards import write_shard
-
-TRAIN = "        update(optimizers, run.accumulate(lambda net, x, y: loss_of(net(x), y), x_BT, y_BT))\n"
 
 
 def test_1_2_and_4_ranks_train_to_the_same_bits_across_shard_borders(project):
@@ -57,11 +55,10 @@ def test_tripwires_trip_each_on_its_own_submission(project):
     replaces = project.submission("replaces.py", (loop, (
         "    import harness.validate\n"
         "    harness.validate._cross_entropy = lambda *a, **k: torch.zeros(128)\n" + loop)))
-    take = "        tokens = run.take(batch_tokens)\n"
-    twice = project.submission("twice.py", (take, "        run.take(batch_tokens)\n" + take))
-    rewinds = adds("rewinds.py", "run._stream._position = 0")
+    twice = project.submission("twice.py", (TAKE, "        run.take(hp.batch_tokens)\n" + TAKE))
+    rewinds = adds("rewinds.py", "run._stream.position = 0")
     reads = adds("reads.py", "import os", "os.environ.get('MY_LEARNING_RATE')")
-    late = adds("late.py", "import late_module")
+    late = adds("late.py", "import late_module, harness.front.cores")
     (project.folder / "late_module.py").write_text("x = 1\n")
     scripts = {"train_gpt2.py": None, look_ahead: "causality", trains: "validation: the weights changed",
                keeps: "warmup: .seen", twice: "tokens: ", rewinds: "tokens: the stream stands at",
@@ -75,8 +72,8 @@ def test_tripwires_trip_each_on_its_own_submission(project):
             assert message in end["message"], script
     first, again, last = (Path(answers[i]["log"]) for i in (0, 7, 8))
     assert result(first)["weights_sha256"] == result(again)["weights_sha256"]
-    [event] = events(last, "late")
-    assert event["path"] == "late_module.py"
+    assert [e["path"] for e in events(last, "late")] == ["harness/front/__init__.py",
+                                                         "harness/front/cores.py", "late_module.py"]
 
 
 def bad_data(data: Path) -> list[tuple[list[str], str]]:

@@ -3,9 +3,7 @@ import socket
 import subprocess
 import sys
 
-from tiny import environment, events, result
-
-TRAIN = "        update(optimizers, run.accumulate(lambda net, x, y: loss_of(net(x), y), x_BT, y_BT))\n"
+from tiny import TRAIN, environment, events, result
 
 
 def test_two_agents_on_one_host_train_what_one_agent_with_two_ranks_does(project):
@@ -25,7 +23,7 @@ def test_two_agents_on_one_host_train_what_one_agent_with_two_ranks_does(project
 
 
 def test_torchrun_as_people_type_it_and_plain_python_give_the_same(project):
-    flags = project.command(1)[5:]
+    flags = project.command(1)[6:]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     for start in (torchrun, []):
         subprocess.run([sys.executable, *start, "train_gpt2.py", "--track=tiny", *flags], env=environment(),

@@ -12,7 +12,7 @@ def found(source: str) -> list[tuple[int, str]]:
     return [(f.line, f.what) for f in scan(source.encode(), "a.py")]
 
 
-@pytest.mark.parametrize("name", ["train_gpt2.py", "bench/gpt2_adamw.py"])
+@pytest.mark.parametrize("name", ["train_gpt2.py", "submissions/gpt2_adamw.py"])
 def test_the_shipped_submissions_give_no_finding(name):
     assert scan((ROOT / name).read_bytes(), name) == []
 
