@@ -10,7 +10,7 @@ from unittest import mock
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_log import BODY, SCRIPT, manifest, sealed, write_log
+from small_logs import BODY, SCRIPT, manifest, sealed, write_log
 
 from harness.runlog import RULE, RunLog
 from records.tools.read import log as reader

@@ -10,7 +10,7 @@ from records.tools.show import diff
 from records.__main__ import COMMANDS, main
 from records.tools.show.differences import Side
 from records.tools.read.run import Point, Run
-from test_log import SCRIPT, write_log
+from small_logs import SCRIPT, write_log
 
 
 def run(*losses: float, name: str = "t", ms: float = 10, every: int = 2, **facts) -> Run:
