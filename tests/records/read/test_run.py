@@ -11,7 +11,8 @@ FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 def test_a_run_of_our_own_tells_its_manifest_its_events_and_its_end(tmp_path):
     [run] = load_runs(write_log(tmp_path))
-    assert (run.run_id, run.at("track_row", "target"), run.at("hyperparameters", "lr", "x")) == ("r", 5.0, None)
+    found = (run.run_id, run.at("track_row", "target"), run.at("hyperparameters", "lr", "x"))
+    assert found == ("r", 5.0, None)
     assert [event.kind for event in run.events][:2] == ["manifest", "file"]
     assert [fields["step"] for fields in run.of_kind("val")] == [0, 2]
     assert run.end["status"] == run.status == "ok" and run.sha256 == sha256(run.path.read_bytes())
@@ -19,7 +20,8 @@ def test_a_run_of_our_own_tells_its_manifest_its_events_and_its_end(tmp_path):
 
 def test_a_run_of_others_has_no_events_and_the_name_of_its_file():
     runs = load_runs(FIXTURES / "layout_d_trials.txt")
-    assert [run.name for run in runs] == ["layout_d_trials.txt", *(f"layout_d_trials.txt#{i}" for i in (1, 2))]
+    name = "layout_d_trials.txt"
+    assert [run.name for run in runs] == [name, f"{name}#1", f"{name}#2"]
     for i, run in enumerate(runs):
         assert (run.run_id, run.events, run.end, run.at("code"), run.of_kind("val")) == (
             "layout_d_trials", [], {}, None, [])
