@@ -76,7 +76,7 @@ ONE_RUN = {  # what is changed in one of four runs -> the check that fails, and 
 }
 
 
-def states(logs: list[Path], root: Path) -> dict[str, str]:
+def states(logs: list[Path]) -> dict[str, str]:
     """Return what each check says, those that are fine or have nothing to look at left out."""
-    found = check_all(load_claim(logs, root=root))
+    found = check_all(load_claim(logs))
     return {name: r.state for name, r in found.items() if r.state in ("fail", "review")}

@@ -16,14 +16,6 @@ from records.tools.publish import verify
 from records.__main__ import main
 
 
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch) -> Path:
-    """A checkout that the commands take for their own."""
-    root = checkout(tmp_path / "checkout")
-    monkeypatch.setattr(tracks, "ROOT", root)
-    return root
-
-
 def found(arguments: list, capsys, code: int) -> dict:
     """Run verify --json, check its exit code, and return what it says of the one claim."""
     assert main(["verify", "--json", *map(str, arguments)]) == code

@@ -12,7 +12,7 @@ from records.tools.show import diff
 from records.tools.show import differences as compare
 from records.tools.show.group import Group, step_times
 from records.tools.show.source import FileDiff, add_lines, file_diffs
-from test_log import SCRIPT, write_log
+from small_logs import SCRIPT, write_log
 
 
 def run(*losses: float, name: str = "t", ms: float = 10, every: int = 2, **facts) -> Run:
