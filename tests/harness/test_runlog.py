@@ -205,8 +205,8 @@ def test_a_source_that_could_not_be_given_back_is_refused_in_one_line(name, tmp_
 # what is said
 
 
-ODD = [RULE, "\n", "\r", "\r\n", "\x85", "\u2028", "\f", "#:end {}", "|x", "step:1/2 val_loss:1.0", "> ", "\ud800",
-       "\x1b[2K", "\0", "x" * 10_000]
+ODD = [RULE, "\n", "\r", "\r\n", "\x85", "\u2028", "\f", "#:end {}", "|x", "step:1/2 val_loss:1.0", "> ",
+       "\ud800", "\x1b[2K", "\0", "x" * 10_000]
 
 
 @given(st.lists(st.one_of(st.text(), st.sampled_from(ODD))).map("".join))

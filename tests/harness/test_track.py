@@ -1,4 +1,4 @@
-"""The tables of tracks.toml: complete, with the digests that published logs name, the harness here accepted."""
+"""The tables of tracks.toml: complete, with the digests that published logs name; the harness accepted."""
 import dataclasses
 import datetime
 import tomllib
