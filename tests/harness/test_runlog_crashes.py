@@ -8,13 +8,13 @@ import random
 import resource
 import signal
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
 from harness.runlog import RunLog, is_disk_full, sha256
 from records.tools.read.log import read_log
+from waiting import until
 
 FORK = multiprocessing.get_context("fork")
 IMPORT = b"import harness\n"
@@ -42,13 +42,15 @@ def write_for_ever(folder: Path, run_id: str, ready) -> None:
 
 
 def test_a_hundred_kills_leave_nothing_but_whole_lines(tmp_path):
+    """Each writer is killed once its log has grown to a size of its own."""
     rng, lengths, cut = random.Random(0), set(), 0
     for i in range(100):
         ready = FORK.Event()
         writer = FORK.Process(target=write_for_ever, args=(tmp_path, f"r{i}", ready))
         writer.start()
         assert ready.wait(30)
-        time.sleep(rng.random() ** 3 * 0.05)
+        path, size = tmp_path / f"r{i}.txt", rng.random() ** 3 * 2e6
+        until(lambda: path.exists() and path.stat().st_size >= size)
         os.kill(writer.pid, signal.SIGKILL)
         writer.join()
         data = (tmp_path / f"r{i}.txt").read_bytes()
