@@ -87,7 +87,7 @@ def unsafe(path: str) -> str | None:
         if part in ("", ".", ".."):
             return "absolute, or leaves its folder"
         if part.startswith((".", "-")) or part.endswith((".", " ")):
-            return "holds a hidden or reserved name"
+            return "holds a hidden name, or one that ends in a dot or a space"
         if len(part.encode()) > 255:
             return "holds a name of over 255 bytes"
     return None

@@ -5,12 +5,12 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from synthetic import (HARNESS, SCRIPT, checkout, race_run, write)
 from tiny import Project, environment
+from waiting import until
 
 from records.tools.again import launch as launches
 from records.__main__ import COMMANDS, main
@@ -102,11 +102,11 @@ def test_a_real_race_that_is_killed_goes_on(tmp_path):
     variables = {**environment(), "TMPDIR": str(tmp_path)}  # a kill leaves the place that it ran in
     settings = {"cwd": project.folder, "env": variables, "stdin": subprocess.DEVNULL}
     with subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL, **settings) as process:
-        while len(list((project.folder / "to").glob("*.txt"))) < 1:
-            assert process.poll() is None
-            time.sleep(0.1)
-        time.sleep(1)
+        declared = project.folder / "to" / "race.json"
+        until(lambda: process.poll() is not None or declared.exists()
+              and len(json.loads(declared.read_text())["attempts"]) == 2)  # the second one has begun
         os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, **settings)
     found = json.loads(done.stdout)
     assert found["pairs"] == 2 and found["attempts"] == 7 and found["killed"] == 1, done.stderr

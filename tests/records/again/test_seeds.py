@@ -4,12 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from synthetic import HARNESS, checkout, sound, write
 from tiny import TINY, Project, environment
+from waiting import until
 
 from records.tools.again import launch as launches
 from records.tools.again import seeds
@@ -192,9 +192,8 @@ def test_a_real_campaign_that_is_ended_goes_on(number, tmp_path):
     settings = {"cwd": project.folder, "env": environment(), "stdin": subprocess.DEVNULL}
     command = example(project, "2")
     with subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL, **settings) as process:
-        while not list((project.folder / "records" / "runs").glob("seeds_*")) or len(project.logs()) < 2:
-            assert process.poll() is None
-            time.sleep(0.05)
+        until(lambda: process.poll() is not None or len(project.logs()) >= 2
+              and list((project.folder / "records" / "runs").glob("seeds_*")))
         os.killpg(process.pid, number)
     assert process.returncode == (130 if number == signal.SIGINT else -number)
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, **settings)
