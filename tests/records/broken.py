@@ -58,7 +58,7 @@ ONE_RUN = {  # what is changed in one of four runs -> the check that fails, and 
     "asked to stop early": ("complete", change("launch", {"stop_at_step": 8})),
     "a validation left out": ("complete", lambda run: run.vals.pop(1)),
     "time that stands still": ("monotone", lambda run: run.vals.__setitem__(1, [4, 5.2, 90_000_000])),
-    "unexplained time": ("wall", unexplained),
+    "unexplained time, as of work outside of the timed region": ("wall", unexplained),
     "a time that is missing": ("wall", ending(setup_ns=None)),
     "parts that do not add up": ("wall", ending(validation_ns=1)),
     "another training time": ("wall", other_time),
