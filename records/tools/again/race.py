@@ -10,7 +10,7 @@ from typing import Any
 
 from records.tools.again import launch as launches
 from records.tools.check.claim import ENDED_BY_USER, RACE, own_row
-from records.tools.check.significance import lower, plain_word, upper_bound
+from records.tools.check.significance import one_sample, plain_word, upper_bound
 from records.tools.read.log import Log, read_bytes, read_log, sha256
 from records.tools.again.rerun import status
 from records.tools.read.values import ReadError, is_finite, json_text, need, parse_json, shown
@@ -250,7 +250,7 @@ def measure(kept: list[dict[str, Log]], side: str) -> dict[str, Any]:
     finals = [[pair[side].vals[-1].val_loss for pair in kept] for side in sides]
     loss = max(map(max, finals))
     times = [[time_to(pair[side], loss) for pair in kept] for side in sides]
-    _, test = lower(*(dict(enumerate(of_side)) for of_side in times))
+    test = one_sample([a - b for a, b in zip(*times)], 0)
     mean_other = math.fsum(times[1]) / len(kept)
     word = {"PROMISING": "faster", "REFUTED": "slower"}.get(plain_word(test, ALPHA), "no difference shown")
     t, df, p = (math.nan if x is None else x for x in (test.t, test.df, test.p))
