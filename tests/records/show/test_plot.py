@@ -6,14 +6,15 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("matplotlib")
-from records.tools.show import plot  # noqa: E402
-from records.__main__ import COMMANDS, main  # noqa: E402
-from records.tools.show.figure import figure_for  # noqa: E402
-from records.tools.show.group import Group, between, groups_of, kind  # noqa: E402
-from records.tools.show.history import read_records, write_names  # noqa: E402
+from test_log import write_log
+
+from records.__main__ import COMMANDS, main
 from records.tools.read.logs import load_runs
-from records.tools.read.run import Point, Run# noqa: E402
-from test_log import write_log  # noqa: E402
+from records.tools.read.run import Point, Run
+from records.tools.show import plot
+from records.tools.show.figure import figure_for
+from records.tools.show.group import Group, between, groups_of, kind
+from records.tools.show.history import read_records, write_names
 
 RULE = "=" * 100
 
