@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from records.tools.check.claim import ROOT, code_digest, harness_digest, own_row
+from records.tools.check.claim import code_digest, harness_digest
 from records.tools.read.extract import write_files
 from records.tools.read.log import Log, is_log, read_bytes, read_log
 from records.tools.read.scan import scan
+from records.tools.read.tracks import ROOT, own_row
 from records.tools.read.values import ReadError, shown
 
 LAUNCH = ("device", "device_batch_size", "compile", "stop_at_step")  # of a log's launch options, those kept

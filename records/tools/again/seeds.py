@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from records.tools.again import launch as launches
-from records.tools.check.claim import ENDED_BY_USER, canonical, own_row
+from records.tools.check.claim import ENDED_BY_USER
 from records.tools.read.log import Log, read_bytes, read_log, sha256
-from records.tools.again.rerun import status
-from records.tools.read.values import ReadError, need, parse_json, shown
+from records.tools.read.tracks import own_row
+from records.tools.read.values import ReadError, canonical, need, parse_json, shown
 
 RUNS = launches.ROOT / "records" / "runs"
 NOT_HERE = {"seed": "a campaign sets the seeds itself", "resume": "a resumed run is no run of its own",
@@ -42,9 +42,9 @@ def main(arguments: argparse.Namespace) -> int:
     with launches.Signals() as signals:
         while True:
             logs = [finished(name, code.digest, seed) for seed, name in enumerate(state["logs"])]
-            losses = [log.vals[-1].val_loss for log in logs if status(log) == "ok" and log.vals]
+            losses = [log.vals[-1].val_loss for log in logs if log.status == "ok" and log.vals]
             if len(losses) < len(logs):  # dropping a run that failed would be a choice after the fact
-                verdict = Verdict("INVALID", f"seed {len(logs) - 1} ended {shown(status(logs[-1]))}", None)
+                verdict = Verdict("INVALID", f"seed {len(logs) - 1} ended {shown(logs[-1].status)}", None)
                 break
             if losses:
                 verdict = decide(losses, row["target"], alpha)
@@ -136,7 +136,7 @@ def repeat(state: dict[str, Any], file: Path, track: str, flags: dict[str, str],
     if len(own) != 1:
         raise ReadError(f"{len(own)} new logs of this code with seed {seed}, expected one; where the code "
                         f"loads files that no import statement names, a campaign cannot tell its runs")
-    if status(own[0]) not in ENDED_BY_USER:
+    if own[0].status not in ENDED_BY_USER:
         state["logs"].append(own[0].path.name)
         write(state, file)
 

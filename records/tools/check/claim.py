@@ -1,20 +1,20 @@
 """What a claim rests on: the runs of its logs, this checkout's track row and data, the attempts counted."""
-import json
 import re
 import statistics
 import sys
-import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from records.tools.check import significance
+from records.tools.check.significance import Verdict
 from records.tools.read.log import is_log, read_bytes, read_log, sha256
 from records.tools.read.logs import find_logs, load_runs
 from records.tools.read.run import Run
-from records.tools.read.values import ReadError, is_finite, parse_json, shown
+from records.tools.read.tracks import accepted_harnesses, own_row, pinned_hashes
+from records.tools.read.values import ReadError, canonical, parse_json, shown
 
-ROOT = Path(__file__).resolve().parents[3]
 FALLBACK = "fineweb"  # the track of public logs, which name none
 LEDGER = "ledger.jsonl"
 RACE = "race.json"
@@ -32,6 +32,7 @@ class Claim:
     track: str
     row: dict[str, Any]  # of the track, from this checkout
     pinned: dict[str, str]  # shard -> sha256, from this checkout's data folder; empty where there is none
+    accepted: dict[str, str]  # digests of the harnesses that this checkout accepts
     ledgers: list[Path] = field(default_factory=list)
     damage: dict[Path, ReadError] = field(default_factory=dict)  # of logs that are broken or were changed
     record: Path | None = None  # the folder of a published record
@@ -57,33 +58,18 @@ class Claim:
         return [v[0] if len(v) == 1 else statistics.fmean(v) for v in by_seed.values()]
 
 
-@dataclass(frozen=True)
-class Decision:
-    """What the declared rule says of a claim's losses."""
-
-    word: str  # PROVEN, PROMISING, NOT SHOWN, REFUTED or INVALID
-    reason: str
-    p: float | None
-
-
-def decide(claim: Claim) -> Decision:
+def decide(claim: Claim) -> Verdict:
     """Apply the declared rule to the losses of a claim's seeds."""
-    losses = claim.losses()
-    if len(losses) == 1 and is_finite(losses[0]):  # of one run nothing can be told, which needs no scipy
-        return Decision("NOT SHOWN", f"val_loss {losses[0]:.4f}; one run has no spread", None)
-    from records.tools.check import significance
-    verdict = significance.decide(losses, claim.row["target"], claim.alpha)
-    return Decision(verdict.word, verdict.reason, verdict.test.p if verdict.test else None)
+    return significance.decide(claim.losses(), claim.row["target"], claim.alpha)
 
 
-def load_claim(paths: Iterable[Path], track: str | None = None, ledger: Path | None = None,
-              root: Path | None = None) -> Claim:
+def load_claim(paths: Iterable[Path], track: str | None = None, ledger: Path | None = None) -> Claim:
     """Return the claim that logs make, files or folders of them; a folder with a record.json is a record.
 
     track: for logs that name none. Raises ReadError where logs cannot be read, are of several tracks, or of
     one that this checkout does not have.
     """
-    paths, root = list(paths), root or ROOT
+    paths = list(paths)
     record = paths[0] if len(paths) == 1 and (paths[0] / "record.json").is_file() else None
     runs, damage, folders = [], {}, set()
     named = [record / "logs"] if record else paths
@@ -104,10 +90,9 @@ def load_claim(paths: Iterable[Path], track: str | None = None, ledger: Path | N
         raise ReadError(f"{shown(', '.join(map(str, paths)))}: no logs there")
     track = one_track(runs, track)
     ledgers = [ledger] if ledger else sorted(f / LEDGER for f in folders if (f / LEDGER).is_file())
-    row = own_row(track, root)
-    pinned = pinned_hashes(root / str(row.get("data")) / "manifest.json")
+    row = own_row(track)
     races = [f for f in ([record / "race"] if record else sorted(folders)) if (f / RACE).is_file()]
-    return Claim(runs, track, row, pinned, ledgers, damage, record, races)
+    return Claim(runs, track, row, pinned_hashes(row), accepted_harnesses(), ledgers, damage, record, races)
 
 
 def one_track(runs: list[Run], track: str | None) -> str:
@@ -118,35 +103,6 @@ def one_track(runs: list[Run], track: str | None) -> str:
     if names and track and track not in names:
         raise ReadError(f"the logs are of track {shown(names.pop())}, not of {shown(track)}")
     return next(iter(names), track or FALLBACK)
-
-
-def own_row(track: str, root: Path | None = None) -> dict[str, Any]:
-    """Return this checkout's row of a track. Raises ReadError where it has none."""
-    rows = tomllib.loads(((root or ROOT) / "harness" / "tracks.toml").read_text())
-    if track not in rows:
-        raise ReadError(f"track {shown(track)} is not in this checkout's harness/tracks.toml; it has "
-                        f"{', '.join(rows)}")
-    return rows[track]
-
-
-def row_of(runs: list[Run]) -> dict[str, Any]:
-    """Return this checkout's row of the track that all runs name, empty where it has none."""
-    tracks = {run.track for run in runs}
-    try:
-        return own_row(str(tracks.pop())) if len(tracks) == 1 else {}
-    except ReadError:
-        return {}
-
-
-def pinned_hashes(path: Path) -> dict[str, str]:
-    """Return file name -> sha256 from a data folder's manifest.json; empty where there is none."""
-    if not path.is_file():
-        return {}
-    try:
-        files = parse_json(read_bytes(path).decode())["files"]
-        return {name: entry["sha256"] for name, entry in files.items()}
-    except (UnicodeDecodeError, KeyError, TypeError, AttributeError):
-        raise ReadError(f"{path.name}: no manifest of shards; fetch the data again") from None
 
 
 def attempts(ledger: Path, code: str, track: str) -> list[dict[str, Any]]:
@@ -181,11 +137,6 @@ def overridden(folder: Path, run_id: str) -> bool:
         return bool(read_log(path).manifest.get("overrides"))
     except ReadError:
         return False  # cut off, changed: it counts
-
-
-def canonical(value: Any) -> bytes:
-    """Return JSON as the log writes it, of values without floats."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
 def harness_digest(files: dict[str, bytes]) -> str:

@@ -1,15 +1,19 @@
 """The checks of verify, a small function each: it looks at a claim and says what it found, with evidence."""
+import dataclasses
 import statistics
 from collections import Counter
 from typing import Any
 
-from records.tools.check.claim import (ENDED_BY_OTHERS, ENDED_BY_USER, FEWEST, Claim,
-    Decision, Run, attempts, decide, load_runs)
+from records.tools.check.claim import ENDED_BY_OTHERS, ENDED_BY_USER, FEWEST, Claim, attempts, decide
+from records.tools.check.of_a_run import (NOT_SHOWN, Result, clocks, code_hashes, complete, data, first_of,
+    git, harness, lines, monotone, no_overrides, nothing_late, number_of, parameters, sequence, settings,
+    status, tokens, track, tripwires, wall)
+from records.tools.check.race import attempts_of, judge, read_race, runs_of, side_of
+from records.tools.check.significance import Verdict
 from records.tools.read.log import ChangedLog
-from records.tools.check.of_a_run import (IMPOSSIBLE, NOT_SHOWN, Result, clocks, code_hashes, complete, data,
-    first_of, git, harness, impossible_value, lines, monotone, no_overrides, nothing_late, number_of,
-    parameters, sequence, settings, status, tokens, track, tripwires, wall)
-from records.tools.read.values import ReadError, json_text, shown
+from records.tools.read.run import Run
+from records.tools.read.scan import scan as findings
+from records.tools.read.values import json_text, shown
 
 FIRST = 20  # training losses that tell two seeds apart; the very first is ln(vocabulary) for a head of zeros
 
@@ -132,7 +136,6 @@ def counted_attempts(claim: Claim, digest: str) -> dict[str, dict[str, Any]]:
     begun = [entry for ledger in claim.ledgers for entry in attempts(ledger, digest, claim.track)]
     names = {run.sha256: run.run_id for run in claim.runs}
     for folder in claim.races:
-        from records.tools.again.race import attempts_of
         raced = attempts_of(folder, digest)
         if any(entry["sha256"] in names for entry in raced):
             begun += [entry | {"run_id": names.get(entry["sha256"], f"{entry['run_id']} of the race")}
@@ -142,7 +145,6 @@ def counted_attempts(claim: Claim, digest: str) -> dict[str, dict[str, Any]]:
 
 def scan(claim: Claim) -> Result:
     """Nothing in the submission's code asks for a reader's eye."""
-    from records.tools.read.scan import scan as find
     sources = {}
     for run in claim.runs:
         path = run.log.script_path if run.log else "script"
@@ -151,7 +153,7 @@ def scan(claim: Claim) -> Result:
                     if not pair[0].startswith("harness/")}
     if not sources:
         return Result("unknown", "the logs hold no code")
-    found = [f"{f.path}:{f.line}: {f.what}" for path, source in sources for f in find(source, path)]
+    found = [f"{f.path}:{f.line}: {f.what}" for path, source in sources for f in findings(source, path)]
     return Result("review", first_of(found)) if found else Result("ok", number_of(sources, "file"))
 
 
@@ -166,13 +168,11 @@ def race(claim: Claim) -> Result:
     """What the record's race against another shows, if there was one; speed is claimed by nothing else."""
     if not claim.record or not (claim.record / "race").is_dir():
         return Result("unknown", "no race: no claim of speed")
-    from records.tools.again.race import judge, read_race, side_of
     folder = claim.record / "race"
     declared = read_race(folder)
     found = judge(folder, side_of(declared, str(claim.own[0].at("code", "digest"))))
-    logs = dict.fromkeys(attempt["log"] for attempt in declared["attempts"] if attempt.get("log"))
-    raced = Claim([run for log in logs for run in load_runs(folder / log)
-                  if run.status not in ENDED_BY_USER], declared["track"], claim.row, claim.pinned)
+    runs = [run for run in runs_of(folder, declared) if run and run.status not in ENDED_BY_USER]
+    raced = Claim(runs, declared["track"], claim.row, claim.pinned, claim.accepted)
     wrong = [f"{check.__name__}: {result.evidence}" for check in OF_A_RACE
              if (result := check(raced)).state == "fail"]
     if declared["track"] != claim.track:
@@ -184,42 +184,14 @@ def race(claim: Claim) -> Result:
                   f"{found['verdict']}: {found['reason']}{killed}")
 
 
-def rebuilt(claim: Claim) -> Result:
-    """record.json and the block in README.md are, byte for byte, what the logs give."""
-    if not claim.record:
-        return Result("unknown", "these logs are no record yet")
-    from records.tools.publish.record import differences
-    wrong = differences(claim)
-    return Result("fail", first_of(wrong)) if wrong else Result("ok", "record.json and README.md")
-
-
 OF_A_RACE = (code_hashes, sequence, harness, no_overrides, track, data, tokens, parameters, status, complete,
              monotone, wall, clocks, nothing_late, settings, tripwires, lines)
 CHECKS = (framing, hashes, sequence, harness, code, distinct, track, data, tokens, parameters, status,
           complete, monotone, wall, clocks, pace, place, nothing_late, settings, tripwires, lines, git,
-          all_attempts, scan, significance, race, rebuilt)
+          all_attempts, scan, significance, race)
 
 
-def check_all(claim: Claim) -> dict[str, Result]:
-    """Return what each check found, by name, in order.
-
-    A log that holds a value where no harness writes one fails the check that stumbles on it.
-    """
-    results = {}
-    for check in CHECKS:
-        if not claim.runs and check not in (framing, hashes):
-            results[check.__name__] = Result("unknown", "no whole log")
-            continue
-        try:
-            results[check.__name__] = check(claim)
-        except ReadError as error:
-            results[check.__name__] = Result("fail", str(error))
-        except IMPOSSIBLE as error:
-            results[check.__name__] = Result("fail", impossible_value(error))
-    return results
-
-
-def conclude(claim: Claim, *needed: Result) -> Decision:
+def conclude(claim: Claim, *needed: Result) -> Verdict:
     """Return what the rule says; PROMISING at most unless the needed checks are ok and the format ours."""
     decided = decide(claim)
     why = [result.evidence for result in needed if result.state != "ok"]
@@ -227,4 +199,4 @@ def conclude(claim: Claim, *needed: Result) -> Decision:
         why = ["logs of this format show too little"]
     if decided.word != "PROVEN" or not why:
         return decided
-    return Decision("PROMISING", f"{decided.reason}; but {why[0]}", decided.p)
+    return dataclasses.replace(decided, word="PROMISING", reason=f"{decided.reason}; but {why[0]}")

@@ -6,11 +6,13 @@ from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from typing import Any
 
-from records.tools.check.claim import Claim, Run, code_digest, harness_digest
+from records.tools.check.claim import Claim, code_digest, harness_digest
+from records.tools.read.run import Run
 from records.tools.read.values import json_text, number, shown
 
 # in these a run's track row may differ from the verifier's: words, and the set of accepted harnesses
 FREE_WORDS = {"name", "harness", "cost", "download", "fetch", "baselines"}
+FRONT = "harness/front/"  # the launcher, in the log but outside of both digests: no rank imports it
 PARTS = ("timed_ns", "setup_ns", "warmup_ns", "validation_ns", "checkpoint_ns", "unexplained_ns")
 TRIPWIRE = re.compile(r"(causality|environment|harness|tokens|validation|warmup): ")
 IMPOSSIBLE = (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError)
@@ -78,8 +80,10 @@ def code_hashes(run: Run, claim: Claim) -> str:
     """The code digest is that of the script and the files that the log carries."""
     late = {event.get("path") for event in run.of_kind("late")}
     files = {path: file for path, file in run.log.files.items() if path not in late}
-    others = {path: file for path, file in files.items() if not path.startswith("harness/")}
-    require(run.at("code", "others") == {path: file.sha256 for path, file in others.items()},
+    named = run.at("code", "others")
+    others = {path: file for path, file in files.items()
+              if not path.startswith("harness/") or path in named and path.startswith(FRONT)}
+    require(named == {path: file.sha256 for path, file in others.items()},
             "the files in the log are not those of the manifest")
     digest = code_digest(run.log.script, run.at("code", "harness"),
                          {path: file.source for path, file in others.items()})
@@ -106,7 +110,7 @@ def sequence(run: Run, claim: Claim) -> str:
 
 @per_run
 def harness(run: Run, claim: Claim) -> str:
-    """The harness is one that this checkout accepts for the track, and it is the one in the log."""
+    """The harness is one that this checkout accepts, it is that in the log, and no rank ran its launcher."""
     late = {event.get("path") for event in run.of_kind("late")}
     inside = {path: file.source for path, file in run.log.files.items()
               if path.startswith("harness/") and path not in late}
@@ -114,9 +118,11 @@ def harness(run: Run, claim: Claim) -> str:
     places = r"harness/(front/)?\w+\.py|harness/tracks\.toml"
     strange = [path for path in inside if not re.fullmatch(places, path)]
     require(not strange, f"no file of a harness: {first_of(strange)}")
+    front = [path for path in run.at("code", "others") if path.startswith(FRONT)]
+    require(not front, f"a rank imported {first_of(front)}, which the harness digest leaves out")
     require(harness_digest(inside) == found, "the harness in the log is not the one of the manifest's digest")
-    require(found in claim.row.get("harness", {}),
-            f"harness {found[:8]} is not accepted for {claim.track} in this checkout's harness/tracks.toml")
+    require(found in claim.accepted,
+            f"harness {found[:8]} is not accepted by this checkout's harness/tracks.toml")
     return f"harness {found[:8]}"
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from records.tools.check.claim import Claim
-from records.tools.read.log import read_bytes
+from records.tools.check.of_a_claim import all_attempts, conclude
 from records.tools.check.of_a_run import number_of
+from records.tools.check.race import judge, read_race, side_of
+from records.tools.read.log import read_bytes
 from records.tools.read.values import ReadError, json_text, number, parse_json, shown
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,59}")
@@ -26,7 +28,6 @@ def build(claim: Claim, name: str) -> dict[str, Any]:
 
     Losses in nats per token, one a seed; times in s, one a run.
     """
-    from records.tools.check.of_a_claim import all_attempts, conclude  # they import this
     runs = sorted(claim.own, key=lambda run: run.run_id)
     first, losses = runs[0], claim.losses()
     decided = conclude(claim, all_attempts(claim))
@@ -43,7 +44,8 @@ def build(claim: Claim, name: str) -> dict[str, Any]:
         "device": first.device, "torch": first.versions.get("torch"),
         "code": first.at("code", "digest"), "script_sha256": first.at("code", "script"),
         "harness": first.at("code", "harness"), "target": first.at("track_row", "target"),
-        "significance": {"word": decided.word, "reason": decided.reason, "p": decided.p},
+        "significance": {"word": decided.word, "reason": decided.reason,
+                         "p": six_digits(decided.test and decided.test.p)},
         "race": raced(claim.record, str(first.at("code", "digest"))),
         "logs": [{"file": f"logs/{run.run_id}.txt", "sha256": run.sha256, "run_id": run.run_id,
                   "seed": run.seed, "val_loss": run.end["val_loss"],
@@ -57,17 +59,22 @@ def spread(values: list[float]) -> dict[str, Any]:
     return {"mean": statistics.fmean(values), "sd": sd, "values": values}
 
 
+def six_digits(p: float | None) -> float | None:
+    """Return p to six significant digits; what follows depends on how the tail of t is computed."""
+    return None if p is None else float(f"{p:.6g}")
+
+
 def raced(folder: Path | None, code: str) -> dict[str, Any] | None:
     """Return what the race of some code against another in a record's folder shows; None without a race."""
     if folder is None or not (folder / "race").is_dir():
         return None
-    from records.tools.again.race import judge, read_race, side_of
     race = read_race(folder / "race")
     side = side_of(race, code)
     other = race["AB".replace(side, "")]
-    names = ("verdict", "reason", "pairs", "p", "difference_s", "difference_percent", "attempts", "killed")
+    names = ("verdict", "reason", "pairs", "difference_s", "difference_percent", "attempts", "killed")
     found = judge(folder / "race", side)
     return {name: found.get(name) for name in names} | {
+        "p": six_digits(found["p"]),
         "against": {name: other.get(name) for name in ("code", "script")}}
 
 

@@ -1,5 +1,6 @@
 """Makes a record of logs: checks them, then writes its folder whole or not at all."""
 import argparse
+import dataclasses
 import os
 import tempfile
 from pathlib import Path
@@ -9,7 +10,7 @@ from records.tools.publish.leaderboard import read_all
 from records.tools.read.log import read_bytes
 from records.tools.publish.record import NAME, build, skeleton, unanswered
 from records.tools.check.significance import LOOKS
-from records.tools.publish.verify import Verdict, as_json, judge
+from records.tools.publish.verify import Judgement, as_json, judge
 from records.tools.read.values import ReadError, json_text, shown
 
 
@@ -30,29 +31,29 @@ def main(arguments: argparse.Namespace) -> int:
     claim = load_claim(arguments.logs, ledger=arguments.ledger)
     if arguments.race:
         claim.races = [arguments.race]
-    verdict = judge(claim)
-    if verdict.word in ("INVALID", "REFUTED"):
+    judgement = judge(claim)
+    if judgement.word in ("INVALID", "REFUTED"):
         if arguments.json:
-            print(json_text(as_json(verdict) | {"missing": []}), end="")
+            print(json_text(as_json(judgement) | {"missing": []}), end="")
             return 1
-        for name in verdict.broken:
-            print(f"{name}: {verdict.checks[name].evidence}")
-        print(f"{verdict.word}, no record: {verdict.reason}")
+        for name in judgement.broken:
+            print(f"{name}: {judgement.checks[name].evidence}")
+        print(f"{judgement.word}, no record: {judgement.verdict.reason}")
         return 1
     if len(claim.own) < len(claim.runs):
-        raise ReadError("a record is made of logs of format 1 (docs/log_format.md); keep others by `import`")
+        raise ReadError("a record is made of logs of format 1 (docs/log_format.md); others are none")
     folder = write(claim, arguments)
-    verdict = judge(load_claim([folder]))
+    judgement = judge(load_claim([folder]))
     if arguments.json:
-        print(json_text(as_json(verdict) | {"missing": missing(verdict)}), end="")
-        return verdict.code
-    print(f"wrote {folder}: {verdict.word}: {verdict.reason}")
-    for line in missing(verdict):
+        print(json_text(as_json(judgement) | {"missing": missing(judgement)}), end="")
+        return judgement.code
+    print(f"wrote {folder}: {judgement.word}: {judgement.verdict.reason}")
+    for line in missing(judgement):
         print(f"missing: {line}")
     for command in (f"python -m records verify {folder}", "python -m records leaderboard",
                     f"git add {folder} README.md"):
         print(f"next: {command}")
-    return verdict.code
+    return judgement.code
 
 
 def write(claim: Claim, arguments: argparse.Namespace) -> Path:
@@ -74,8 +75,8 @@ def write(claim: Claim, arguments: argparse.Namespace) -> Path:
                 (folder / "race").mkdir()
                 for path in (arguments.race / RACE, *arguments.race.glob("*.txt")):
                     (folder / "race" / path.name).write_bytes(read_bytes(path))
-            made = Claim(runs, claim.track, claim.row, claim.pinned, sorted((folder / "logs").glob(LEDGER)),
-                        record=folder, races=[folder / "race"] if arguments.race else [])
+            made = dataclasses.replace(claim, runs=runs, ledgers=sorted((folder / "logs").glob(LEDGER)),
+                                       record=folder, races=[folder / "race"] if arguments.race else [])
             record = build(made, arguments.name)
             (folder / "record.json").write_text(json_text(record))
             (folder / "README.md").write_text(skeleton(record))
@@ -100,21 +101,21 @@ def ledger_lines(claim: Claim, digest: str) -> str:
     return lines
 
 
-def missing(verdict: Verdict) -> list[str]:
+def missing(judgement: Judgement) -> list[str]:
     """Return in words what a record still lacks."""
-    folder, n = verdict.claim.record, len(verdict.claim.losses())
+    folder, n = judgement.claim.record, len(judgement.claim.losses())
     assert folder is not None
     lines = [f"README.md: section {title}" for title in unanswered((folder / "README.md").read_text())]
-    if verdict.word != "PROVEN":
+    if judgement.word != "PROVEN":
         look = next((look for look in LOOKS if look >= n + (n in LOOKS)), None)
         lines.append(f"runs with other seeds: {look - n} more, up to the declared look at {look}" if look else
                      "a proof: no declared look is left")
-    before = [path for path, _ in read_all(folder.parent, "*/record.json") if path.parent != folder]
+    before = [path for path, _ in read_all(folder.parent) if path.parent != folder]
     if not (folder / "race").is_dir() and before:
         lines.append(f"a race against the present record: python -m records race {folder} "
                      f"{before[-1].parent}, then submit with --race")
-    lines += [f"a reader's eye on {name}: {verdict.checks[name].evidence}"
-              for name in verdict.having("review")]
-    if verdict.checks["all_attempts"].state != "ok":
-        lines.append(f"attempts: {verdict.checks['all_attempts'].evidence}")
+    lines += [f"a reader's eye on {name}: {judgement.checks[name].evidence}"
+              for name in judgement.having("review")]
+    if judgement.checks["all_attempts"].state != "ok":
+        lines.append(f"attempts: {judgement.checks['all_attempts'].evidence}")
     return lines

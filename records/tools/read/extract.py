@@ -9,8 +9,6 @@ from records.tools.read.logs import load_runs
 from records.tools.read.values import ReadError, shown
 
 UNNAMED = "train_gpt2.py"  # the script of a public log, which does not name it
-# names that Windows gives to devices, whatever their suffix
-DEVICES = {"con", "prn", "aux", "nul", *(f"{name}{i}" for name in ("com", "lpt") for i in range(10))}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,8 +86,7 @@ def unsafe(path: str) -> str | None:
     for part in path.split("/"):
         if part in ("", ".", ".."):
             return "absolute, or leaves its folder"
-        stem = part.split(".")[0].strip().casefold()
-        if part.startswith((".", "-")) or part.endswith((".", " ")) or stem in DEVICES:
+        if part.startswith((".", "-")) or part.endswith((".", " ")):
             return "holds a hidden or reserved name"
         if len(part.encode()) > 255:
             return "holds a name of over 255 bytes"

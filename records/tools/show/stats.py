@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from records.tools.check import significance
-from records.tools.check.claim import row_of
+from records.tools.read.tracks import row_of
 from records.tools.check.significance import ALPHA, SIGMA, Test
 from records.tools.read.run import Run
 from records.tools.read.values import ReadError, is_finite, json_text, number, shown

@@ -6,21 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from harness.runlog import canonical
-from records.tools.check import claim as claims
-from records.tools.check import of_a_claim, significance
-from records.__main__ import main
+from broken import unexplained
 from synthetic import HARNESS, SCRIPT, campaign, change, checkout, ending, resealed, setting, sound, write
-from test_of_a_claim import unexplained
 
-
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch) -> Path:
-    """A checkout that the commands take for their own."""
-    root = checkout(tmp_path / "checkout")
-    monkeypatch.setattr(claims, "ROOT", root)
-    return root
+from harness.runlog import canonical, sha256
+from records.tools.read import tracks
+from records.tools.check import significance
+from records.tools.publish import verify
+from records.__main__ import main
 
 
 def found(arguments: list, capsys, code: int) -> dict:
@@ -55,7 +48,7 @@ def test_each_check_prints_one_line_with_its_evidence(root, capsys):
     main(["verify", *map(str, campaign(root))])
     lines = capsys.readouterr().out.strip().split("\n")
     assert lines[0] == "track tiny, 4 runs" and lines[-1].startswith("PROVEN: mean 4.9025")
-    assert len(lines) == 2 + len(of_a_claim.CHECKS)
+    assert len(lines) == 2 + len(verify.CHECKS)
     assert all(": " in line for line in lines[1:])
 
 
@@ -162,9 +155,9 @@ def test_public_logs_are_never_invalid_for_being_old(capsys):
 
 def test_verify_loads_neither_scipy_nor_torch_for_one_log(root):
     log = campaign(root, n=1)[0]
-    code = ("import sys\nfrom pathlib import Path\nfrom records.tools.check import claim as claims\n"
+    code = ("import sys\nfrom pathlib import Path\nfrom records.tools.read import tracks\n"
             "from records.__main__ import main\n"
-            f"claims.ROOT = Path({str(root)!r}); main(['verify', {str(log)!r}])\n"
+            f"tracks.ROOT = Path({str(root)!r}); main(['verify', {str(log)!r}])\n"
             "heavy = {'torch', 'numpy', 'scipy'} & set(sys.modules); sys.exit(str(heavy) if heavy else 0)")
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3], capture_output=True,
                           text=True)
@@ -173,12 +166,12 @@ def test_verify_loads_neither_scipy_nor_torch_for_one_log(root):
 
 def test_a_log_of_todays_harness_passes_all_checks(project, monkeypatch, capsys):
     """A real run, with flags that make it tiny: these alone keep it from being a record."""
-    monkeypatch.setattr(claims, "ROOT", project.folder)
+    monkeypatch.setattr(tracks, "ROOT", project.folder)
     harness = (project.folder / "harness").glob("*.py")
-    sources = {path.name: claims.sha256(path.read_bytes()) for path in harness}
-    accepted = claims.sha256(canonical(sources).encode())
-    with open(project.folder / "harness" / "tracks.toml", "a") as f:
-        f.write(f'harness = {{ "{accepted}" = "0" }}\n')
+    sources = {path.name: sha256(path.read_bytes()) for path in harness}
+    accepted = sha256(canonical(sources).encode())
+    rows = project.folder / "harness" / "tracks.toml"
+    rows.write_text(rows.read_text().replace("[harness]\n", f'[harness]\n{accepted} = "today"\n'))
     [done] = project.many(("train_gpt2.py", []))
     claim = found([done["log"]], capsys, 1)
     assert claim["failed"] == ["code"] and "overrides" in claim["checks"][4]["evidence"]

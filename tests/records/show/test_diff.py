@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from test_log import SCRIPT, write_log
+from small_logs import SCRIPT, write_log
 
 from records.__main__ import COMMANDS, main
 from records.tools.read.run import Point, Run

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 import pytest
-from test_log import write_log
+from small_logs import write_log
 
 from records.__main__ import COMMANDS, main
 from records.tools.read.logs import load_runs

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 import pytest
-from test_log import FILES, SCRIPT, manifest, write_log
+from small_logs import FILES, SCRIPT, manifest, write_log
 
 from harness.runlog import RunLog
 from records.__main__ import COMMANDS, main

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_log import FILES, SCRIPT, manifest
+from small_logs import FILES, SCRIPT, manifest
 
 from harness.runlog import RunLog
 from records.__main__ import COMMANDS, main
