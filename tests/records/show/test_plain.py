@@ -14,7 +14,8 @@ PLAIN = ("verify", "submit", "leaderboard", "stats", "plan", "list", "show", "di
 RECORD = ROOT / "records" / "sample" / "2026-11-22_Muon"
 # a real use: words, exit codes, what it says; a checkout whose harness is being changed does
 # not accept the record's yet, and submit would write into the checkout
-REAL = {"verify": ("{record}", (0, 1), "4 runs, p 0.00683"), "submit": ("toy.txt --name Muon", (2,), "track tiny"),
+REAL = {"verify": ("{record}", (0, 1), "4 runs, p 0.00683"),
+        "submit": ("toy.txt --name Muon", (2,), "track tiny"),
         "leaderboard": ("--check", (0,), ""), "stats": ("{record}/logs", (0,), "PROMISING: mean"),
         "plan": ("--buffer 0.001", (0,), "25 runs, shown with a chance of 0.903"),
         "list": ("{record}", (0,), "4.34088"), "show": ("{log}", (0,), "val_loss"),
