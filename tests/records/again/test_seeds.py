@@ -69,20 +69,14 @@ def test_a_clear_campaign_is_proven_at_the_first_look_and_not_before(campaign, c
     assert last.count(".txt") == 4 and last.endswith(" --name NAME")
 
 
-def test_only_looks_decide(campaign):
-    """p is .015 after four runs and .0007 after six, but six is no look; eight is."""
-    assert campaign.run([4.98, 4.97, 4.96, 4.99, *[4.97] * 4]) == 0
-    assert len(campaign.seeds) == 8
-
-
-def test_it_ends_at_the_last_look(campaign):
-    assert campaign.run([4.9, 5.1] * 16) == 1
-    assert len(campaign.seeds) == 32
-
-
-def test_losses_above_the_target_end_it_at_a_look(campaign, capsys):
-    assert campaign.run([5.5, 5.51, 5.52, 5.5]) == 1
-    assert capsys.readouterr().out.startswith("REFUTED")
+@pytest.mark.parametrize("losses, word", [
+    ([4.98, 4.97, 4.96, 4.99, *[4.97] * 4], "PROVEN"),  # p is .0007 after six runs, but six is no look
+    ([4.9, 5.1] * 16, "NOT SHOWN"),  # to the last look
+    ([5.5, 5.51, 5.52, 5.5], "REFUTED"),
+])
+def test_only_looks_decide(losses, word, campaign, capsys):
+    assert campaign.run(losses) == (word != "PROVEN")
+    assert capsys.readouterr().out.startswith(word) and len(campaign.seeds) == len(losses)
 
 
 def test_a_failed_run_counts_and_ends_it_for_good(campaign, capsys):
@@ -157,12 +151,6 @@ def test_a_log_of_another_seed_is_not_taken(campaign):
     state = campaign.state()
     with pytest.raises(ReadError, match="not the log of this campaign's seed 1"):
         seeds.finished(state["logs"][0], state["code"], 1)
-
-
-def test_help_ends_in_an_example(capsys):
-    with pytest.raises(SystemExit):
-        main(["seeds", "--help"])
-    assert capsys.readouterr().out.strip().endswith(COMMANDS["seeds"][1])
 
 
 def example(project: Project, count: str) -> list[str]:
