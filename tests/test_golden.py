@@ -13,9 +13,9 @@ Losses and norms were measured in float64, on one rank. Whatever trains the same
 optimizers can be held to them, on the terms of `near`.
 
 In float64 a curve repeats to 1e-9: sums in another order differ by 1e-16, which 200 steps raise to 1e-12. In
-float32 it comes within 2e-5: along the sample's 200 steps the losses are off by at most 5e-6 and the norms,
-in the first 50, by as much, where a processor of another make ends a record 7e-6 nats off. Norms grow past that
-(4e-5 before step 200), and those of the fineweb recipe at once: with 128 tokens a batch Adam's steps of 0.3 turn
+float32 it comes within 2e-5: along the sample's 200 steps the losses are off by at most 5e-6, and so are the
+norms of the first 50, where another make of CPU ends a record 7e-6 nats off. Later norms grow past it (4e-5
+before step 200), and those of the fineweb recipe at once: with 128 tokens a batch Adam's steps of 0.3 turn
 rounding in gradients near zero into whole steps (5e-5 at step 3; the losses stay within 4e-6 for 12 steps).
 """
 import math
