@@ -37,7 +37,8 @@ def test_it_starts_as_the_submission_does_and_trains(script, capsys):
 
 
 @pytest.mark.parametrize("text, words", [
-    (None, "there is no train_gpt2.py"), ("x = 1\n", "AttributeError.*RECIPES"), ("1 / 0\n", "ZeroDivisionError"),
+    (None, "there is no train_gpt2.py"), ("x = 1\n", "AttributeError.*RECIPES"),
+    ("1 / 0\n", "ZeroDivisionError"),
     ("from dataclasses import dataclass\n\n@dataclass\nclass Hp:\n    a: int = 1\n\nRECIPES = {'x': Hp()}\n",
      "has no attribute 'GPT'")])
 def test_what_is_no_submission_is_said_in_one_line(script, text, words):

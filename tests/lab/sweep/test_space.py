@@ -111,7 +111,7 @@ def test_spaced_values_have_three_significant_digits():
     ({"axes": {"optimizer.lrr": [1]}}, "unknown axis optimizer.lrr; the closest is optimizer.lr"),
     ({"axes": {"sed": [1]}}, "the closest is seed"),
     ({"axis": {}}, "unknown key axis; the closest is axes"),
-    ({"axes": {"optimizer.lr": ["fast"]}}, "found 'fast', expected float"),
+    ({"axes": {"optimizer.lr": ["fast"]}}, "optimizer.lr: found 'fast', expected a number above 0"),
     ({"axes": {"optimizer.lr": []}}, "expected a list of values"),
     ({"axes": {"optimizer.lr": [1e-3, "1e-3"]}}, "0.001 twice"),
     ({"axes": {"optimizer.lr": {"log": [0, 1, 3]}}}, "lo > 0"),
