@@ -15,6 +15,7 @@ WORDS = {  # a type -> what it takes, for messages
     int: "a whole number", bool: "true or false", str: "text", type(None): "null"}
 
 ROLES = ("embedding", "position", "attention", "attention_out", "ffn_in", "ffn_out", "readout", "vector")
+HIDDEN = ROLES[2:6]  # the matrices of the blocks
 DURATIONS = ("steps", "tokens", "tokens_per_param", "flops", "epochs")
 
 
@@ -91,7 +92,7 @@ class Parametrization:
 class Optimizer:
     """AdamW, or Muon for the matrices of the blocks and AdamW for all else."""
 
-    name: Literal["adamw", "muon"] = "adamw"
+    name: str = "adamw"  # one of lab/optimizers
     lr: Positive = 1e-3
     lr_factor: dict[str, NotNegative] = field(default_factory=dict)  # by role, on top of lr
     betas: tuple[Below1, Below1] = (0.9, 0.95)
@@ -104,7 +105,7 @@ class Optimizer:
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """A factor as a function of tokens seen; see lab/schedule.py."""
+    """A factor as a function of tokens seen; see lab/recipe/schedule.py."""
 
     kind: Literal["constant", "linear", "cosine", "trapezoid", "power", "exponential"] = "constant"
     warmup_tokens: NotNegative | None = None  # at most one of the two
@@ -146,7 +147,7 @@ class Duration:
     steps: PositiveInt | None = None
     tokens: Positive | None = None
     tokens_per_param: Positive | None = None
-    flops: Positive | None = None  # 6 N + 12 L d T a token, see lab/costs.py
+    flops: Positive | None = None  # 6 N + 12 L d T a token, see lab/recipe/costs.py
     epochs: Positive | None = None
 
 

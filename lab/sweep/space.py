@@ -9,19 +9,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args, get_origin, NamedTuple
+from typing import Any, NamedTuple, get_args, get_origin
 
 from harness.runlog import canonical
 from lab import parametrization
-from lab.plan import divided
-from lab.recipe import costs, load as recipes
+from lab.recipe import costs
+from lab.recipe import load as recipes
 from lab.recipe.schedule import factor
 from lab.recipe.schema import Duration, Recipe
+from lab.train import divided, memory_bytes
 
 MOST_POINTS = 1_000_000
 KEYS = ("recipe", "overrides", "axes", "points", "method", "samples", "seed", "constraints", "resolved")
 CONSTRAINTS = {"parameters": lambda recipe: costs.parameters(recipe).total,  # the cheap ones first
-               "parameter_bytes": costs.parameter_bytes, "memory_bytes": costs.memory_bytes,
+               "parameter_bytes": costs.parameter_bytes, "memory_bytes": memory_bytes,
                "flops": costs.total_flops}
 COSTLY = ("model.", "data.", "duration.", "optimizer.name", "schedule.batch_tokens", "schedule.seq_len")
 Point = dict[str, Any]  # axis -> value
