@@ -20,7 +20,7 @@ TINY = {"data.seq_len": 32, "data.batch_tokens": 256, "data.micro_batch": 2, "mo
 
 def launched(script, ranks: int, *flags: str) -> dict:
     """Train a script of the lab with ./run.sh's launcher; return the end event of its log."""
-    command = [sys.executable, str(ROOT / "harness" / "front" / "launch.py"), f"--script={script}",
+    command = [sys.executable, "-m", "harness.front.launch", f"--script={script}",
                "--track=lab", f"--nproc_per_node={ranks}", *flags]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=ROOT, timeout=120)
     assert done.returncode == 0, done.stderr
