@@ -45,7 +45,8 @@ class Worker:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "lab.sweep.worker", str(theirs.fileno()), trainer],
                 stdin=subprocess.DEVNULL, stdout=file, stderr=file, pass_fds=[theirs.fileno()],
-                start_new_session=True, env=with_variables({**own, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}))
+                start_new_session=True,
+                env=with_variables({**own, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}))
         self.lines = self.socket.makefile()
 
     def fileno(self) -> int:

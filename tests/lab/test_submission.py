@@ -3,12 +3,12 @@ import sys
 
 import pytest
 import torch
+from tiny import record_script
 
 from lab.models import submission
 from lab.models.build import build_model
 from lab.recipe.load import load_recipe
 from lab.train import train_recipe
-from tiny import record_script
 
 SMALL = {"model.n_embd": 32, "data.seq_len": 16, "data.batch_tokens": 256, "duration.steps": 2,
          "validations": 1}
