@@ -2,7 +2,6 @@
 import dataclasses
 import os
 import platform
-import shutil
 import statistics
 import subprocess
 import sys
@@ -23,13 +22,10 @@ from harness.plan import Plan
 from harness.runlog import ROOT, RunLog, canonical, loaded_files, new_run_id, read_source, sha256
 
 UNKNOWN = "unavailable"
-TIMEOUT = timedelta(minutes=10)  # of a collective
 
 
 def command(*words: str) -> str:
     """Return what a command prints, or 'unavailable' where it is missing, fails or takes over 5 seconds."""
-    if not shutil.which(words[0]):
-        return UNKNOWN
     try:
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=5)
     except (OSError, subprocess.TimeoutExpired):
@@ -54,9 +50,11 @@ def open_log(plan: Plan, script: Path, argv: list[str], device: torch.device, pa
         files |= {file.relative_to(ROOT).as_posix(): read_source(file) for file in harness}
     except ValueError as error:
         raise BadInput(str(error)) from None
+    dirty = {"": False, UNKNOWN: UNKNOWN}.get(command("git", "status", "--porcelain"), True)
     manifest = {**run_facts(plan, script, argv, dist.get_world_size()), "code": code,
                 "parameters": parameters, "resumed_from": resumed, "sys": system_facts(device),
-                "git": git_facts(), "calibration": calibrate(device), "clocks": host_clocks(), "format": 1}
+                "git": {"commit": command("git", "rev-parse", "HEAD"), "dirty": dirty},
+                "calibration": calibrate(device), "clocks": host_clocks(), "format": 1}
     folder = ROOT / "records" / "runs"
     try:
         log = RunLog(folder, new_run_id(code["digest"]))
@@ -105,13 +103,6 @@ def without_paths(value: Any) -> Any:
     for folder, name in ((str(ROOT), "."), (sys.prefix, "<python>"), (str(Path.home()), "~")):
         value = value.replace(folder, name) if folder != "/" else value
     return value
-
-
-def git_facts() -> dict:
-    """Return commit and dirty flag of the checkout."""
-    status = command("git", "status", "--porcelain")
-    dirty = status if status == UNKNOWN else bool(status)
-    return {"commit": command("git", "rev-parse", "HEAD"), "dirty": dirty}
 
 
 def cpu_name() -> str:
@@ -185,22 +176,20 @@ def process_group(device: str) -> Iterator[None]:
     if dist.is_initialized():
         yield
         return
+    alone = {} if "RANK" in os.environ else dict(store=dist.HashStore(), rank=0, world_size=1)
     backend, device_id = "gloo", None
     if device == "cuda":
         backend, device_id = "nccl", torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device_id)
-    if "RANK" in os.environ:
-        dist.init_process_group(backend, timeout=TIMEOUT, device_id=device_id)
-    else:
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, device_id=device_id)
+    dist.init_process_group(backend, timeout=timedelta(minutes=10), device_id=device_id, **alone)
     try:
         yield
     finally:
         dist.destroy_process_group()
 
 
-def keep_float32_fast() -> str:
-    """Take oneDNN's float32 matrix product where it keeps float32, and return the precision that was set.
+def keep_float32_fast() -> None:
+    """Take oneDNN's float32 matrix product where it keeps float32.
 
     torch calls that route 'medium'. It is over twice as fast as MKL on AMD processors, with float32's
     rounding; on those with AMX it rounds inputs to bfloat16, and MKL is as fast as the hardware: there it is
@@ -211,4 +200,3 @@ def keep_float32_fast() -> str:
     torch.set_float32_matmul_precision("medium")
     if float(((a @ b.mT).double() - exact).abs().max()) > 1e-5:  # float32: 1e-6; bfloat16: 1e-2
         torch.set_float32_matmul_precision("highest")
-    return torch.get_float32_matmul_precision()

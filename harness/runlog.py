@@ -101,7 +101,6 @@ class RunLog:
         self.run_id = run_id
         self.path = None if folder is None else folder / f"{run_id}.txt"
         self._end: dict | None = None
-        self._paths: set[str] = set()
         self._ledger = None if folder is None else folder / "ledger.jsonl"
         self._lock = threading.RLock()
         self._digest, self._size, self._events = hashlib.sha256(), 0, 0
@@ -173,10 +172,7 @@ class RunLog:
             raise
 
     def file(self, path: str, source: bytes) -> None:
-        """Append one project file, once, its lines behind bars; `bytes` tells whether it ends in a newline."""
-        if path in self._paths:
-            return
-        self._paths.add(path)
+        """Append one project file, every line behind a bar; `bytes` tells whether it ends in a newline."""
         head = canonical({"path": path, "bytes": len(source), "sha256": sha256(source)})
         lines = b"".join(b"|" + line + b"\n" for line in source.removesuffix(b"\n").split(b"\n"))
         with self._lock:

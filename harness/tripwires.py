@@ -14,10 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.runlog import is_ours
+from harness.runlog import ROOT, is_ours
 
 WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-HARNESS = Path(__file__).resolve().parent
 # what rounding alone may move a logit by: the same shapes run the same kernels, so it is mostly 0
 CAUSALITY_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.02}
 
@@ -144,10 +143,10 @@ class WatchedEnvironment(os._Environ):
         frame = sys._getframe(1)
         while frame and frame.f_globals.get("__name__") in ("os", "_collections_abc", "collections.abc"):
             frame = frame.f_back
-        if frame and is_ours(where := Path(frame.f_code.co_filename)):
-            if not where.is_relative_to(HARNESS):
-                raise Tripwire(f"environment: {where.name}:{frame.f_lineno} reads {key}; a submission reads "
-                               f"nothing from the environment: make it a field of Hyperparameters")
+        where = Path(frame.f_code.co_filename) if frame else ROOT / "harness"
+        if is_ours(where) and not where.is_relative_to(ROOT / "harness"):
+            raise Tripwire(f"environment: {where.name}:{frame.f_lineno} reads {key}; a submission reads "
+                           f"nothing from the environment: make it a field of Hyperparameters")
         return super().__getitem__(key)
 
 
@@ -157,19 +156,18 @@ class Snapshot:
     def __init__(self, model: nn.Module, optimizers: list):
         self.model, self.optimizers = model, optimizers
         self._digest = state_digest(model, optimizers)
-        self._tensors = {name: tensor.detach().clone() for name, tensor in self._named()}
+        self._tensors = {name: tensor.detach().clone() for name, tensor in self._named().items()}
         self._states = [copy.deepcopy(optimizer.state_dict()) for optimizer in optimizers]
         self._cpu_rng = torch.get_rng_state()
         self._cuda_rng = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
 
-    def _named(self):
-        yield from self.model.named_parameters()
-        yield from self.model.named_buffers()
+    def _named(self) -> dict[str, Tensor]:
+        return dict(self.model.named_parameters()) | dict(self.model.named_buffers())
 
     @torch.no_grad()
     def put_back(self) -> None:
         """Restore everything. Raises Tripwire where model or optimizers still differ from what they were."""
-        for name, tensor in self._named():
+        for name, tensor in self._named().items():
             if name in self._tensors:
                 tensor.copy_(self._tensors[name])
         self.model.zero_grad(set_to_none=True)

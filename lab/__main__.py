@@ -11,7 +11,7 @@ COMMANDS = {  # command: (module with add_arguments and main, one line)
     "coord-check": ("coord_check", "how activations and logits change with width after a few steps"),
     "sweep": ("sweep.sweep", "run a space of recipes, grid or random, in parallel, resumable"),
     "report": ("sweep.report", "what the logs of a sweep say"),
-    "transfer": ("studies.transfer", "study: do the best hyperparameters of a small model serve a large one?"),
+    "transfer": ("studies.transfer", "study: do the best hyperparameters of a small model serve a large?"),
     "warmup": ("studies.warmup", "study: what does learning-rate warm-up do under sp and mup?"),
     "search": ("studies.search", "study: the best recipe for a budget of FLOPs"),
 }

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from harness.shards import read_shard
 from harness.track import ROOT
 from lab.recipe import costs
-from lab.model import build_model
+from lab.models.build import build_model
 from lab.parametrization import at_width
 from lab.recipe.load import replace
 from lab.recipe.schema import Recipe
 from lab.train import add_recipe_arguments, recipe_of, train_recipe
+from records.tools.show.figure import PALETTE, figure_for
 
 FLAT = 0.35  # a slope up to this is noise and what is left of small widths: muP's own reached 0.29 in 4 steps
 PROBE_TOKENS = 1024
@@ -86,7 +87,6 @@ def coord_check(recipe: Recipe, widths: list[int], steps: int, seeds: int) -> di
 
 def figure(tables: dict[str, dict[str, list[float]]], widths: list[int], title: str, output: Path) -> None:
     """Draw change against width, one panel a parametrization."""
-    from records.tools.show.figure import PALETTE, figure_for
     with figure_for(output) as canvas:
         axes = canvas.subplots(1, len(tables), sharey=True, squeeze=False)[0]
         for ax, (kind, table) in zip(axes, tables.items()):

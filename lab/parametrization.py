@@ -84,9 +84,9 @@ def roles(recipe: Recipe) -> Iterator[str]:
     if recipe.model.kind == "gpt2":
         yield "position"
     yield from ("attention", "attention_out", "ffn_in", "ffn_out")
-    if recipe.model.kind == "speedrun" or not recipe.model.tied:
+    if recipe.model.kind != "gpt2" or not recipe.model.tied:
         yield "readout"
-    if recipe.model.kind == "gpt2":
+    if recipe.model.kind != "speedrun":
         yield "vector"
 
 
@@ -137,12 +137,15 @@ def check(recipe: Recipe) -> None:
     for group in words.adjust_learning_rate:
         if group not in GROUPS:
             raise ValueError(f"adjust_learning_rate: no group {group!r}; there are {', '.join(GROUPS)}")
-    if recipe.model.kind == "speedrun":
+    if recipe.model.kind == "submission" and bases[0] is not None:
+        raise ValueError("model.kind submission: it starts as it likes; parametrization.kind is sp, without "
+                         "base sizes")
+    if recipe.model.kind != "gpt2":
         check_speedrun(recipe)
 
 
 def check_speedrun(recipe: Recipe) -> None:
-    """Raise ValueError where a recipe asks of the submission's GPT what it does not have."""
+    """Raise ValueError where a recipe asks of the speedrun's model what it does not have."""
     model, words = recipe.model, recipe.parametrization
     head_dim = model.head_size
     fixed = {"model.filter_size": (model.d_ff, 4 * model.n_embd),
@@ -154,7 +157,7 @@ def check_speedrun(recipe: Recipe) -> None:
              "mup_base_head_dim": (words.mup_base_head_dim or head_dim, head_dim)}
     for key, (found, expected) in fixed.items():
         if found != expected:
-            raise ValueError(f"{key}: found {found}; the submission's GPT has {expected}: its embedding is "
+            raise ValueError(f"{key}: found {found}; the speedrun's model has {expected}: its embedding is "
                              f"normalised, so are queries and keys")
 
 

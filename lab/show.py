@@ -9,7 +9,8 @@ from lab.recipe import costs
 from lab.recipe import load as recipes
 from lab.parametrization import lines, multipliers, table
 from lab.recipe.schema import Recipe
-from lab.train import add_recipe_arguments, divided, recipe_of
+from lab.plan import divided
+from lab.train import add_recipe_arguments, recipe_of
 
 
 def cost_of(recipe: Recipe) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""lab train: one recipe through the harness and the submission's own train()."""
+"""lab train: one recipe through the harness, in a loop of the lab's own."""
 from harness.run import Run, open_run  # first: the referee binds its clock and its loss
 
 import argparse
@@ -6,26 +6,25 @@ import math
 import os
 import pprint
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 import yaml
 from torch import Tensor, nn
 
-from harness.plan import check_batch
 from lab import parametrization
 from lab.recipe import costs
 from lab.recipe import load as recipes
-from lab.model import build_model
-from lab.optimizer import build_optimizers, clip
+from lab.models.build import build_model
+from lab.optimizers.build import build_optimizers, clip
+from lab.plan import divided, hyperparameters
 from lab.recipe.schema import Recipe
 from lab.recipe.schedule import factor
-from lab.recipe.smoke import smoke
-from train_gpt2 import train
+from lab.recipe.load import smoke
 
 SCRIPT = '''"""A recipe of the lab as a submission: ./run.sh --track {track} --script THIS"""
 from harness.run import open_run
@@ -45,21 +44,6 @@ if __name__ == "__main__":
 '''
 
 
-@dataclass(frozen=True, kw_only=True)
-class LabHyperparameters:
-    """What the harness asks of a run, worked out from a recipe; and the recipe itself."""
-
-    num_iterations: int
-    batch_tokens: int
-    micro_batch: int
-    seq_len: int
-    val_every: int
-    epochs: int
-    train_tokens: int
-    dtype: str
-    recipe: dict[str, Any]
-
-
 class Result(NamedTuple):
     """A finished run."""
 
@@ -71,61 +55,6 @@ class Result(NamedTuple):
     model: nn.Module
 
 
-def hyperparameters(recipe: Recipe | dict[str, Any]) -> LabHyperparameters:
-    """Return what the harness asks of a recipe's run. Raises ValueError as `divided`, and without data."""
-    recipe = recipes.make_recipe(recipe) if isinstance(recipe, dict) else recipe
-    hp = divided(recipe)
-    return replace(hp, epochs=-(-(hp.train_tokens + 1) // costs.dataset_tokens(costs.track_of(recipe))))
-
-
-def divided(recipe: Recipe) -> LabHyperparameters:
-    """Return the hyperparameters for one epoch; no data is looked at.
-
-    Raises ValueError where a step, of any size on the schedule, does not divide into passes.
-    """
-    parametrization.check(recipe)
-    for key, name in (("model.dtype", recipe.model.dtype),
-                      ("optimizer.newton_schulz_dtype", recipe.optimizer.newton_schulz_dtype)):
-        if name not in ("float32", "bfloat16"):
-            raise ValueError(f"{key}: found {name}, expected float32 or bfloat16")
-    if costs.vocab_size(recipe) < costs.track_of(recipe).vocab_size:
-        raise ValueError(f"model.vocab_size: found {recipe.model.vocab_size}, the track's ids need at least "
-                         f"{costs.track_of(recipe).vocab_size}")
-    track, planned = costs.track_of(recipe), costs.stretches(recipe)
-    steps = sum(stretch.steps for stretch in planned)
-    hp = LabHyperparameters(
-        num_iterations=steps, batch_tokens=recipe.data.batch_tokens, micro_batch=costs.micro_batch(recipe),
-        seq_len=recipe.data.seq_len, val_every=-(-steps // max(1, recipe.validations)), epochs=1,
-        train_tokens=costs.total_tokens(recipe), dtype=recipe.model.dtype, recipe=recipes.as_dict(recipe))
-    for _, _, size, seq_len in planned:
-        check_batch(replace(hp, batch_tokens=size, seq_len=seq_len), track, None, None)
-        if seq_len > recipe.data.seq_len:
-            raise ValueError(f"schedule.seq_len: {seq_len}, at most data.seq_len = {recipe.data.seq_len}")
-    return hp
-
-
-def schedule_of(recipe: Recipe, log: Callable) -> Callable:
-    """Return a schedule for train(): rates and decay of each group from the tokens seen; the step's size.
-
-    log(lr=...) gets the rate before the roles' own factors.
-    """
-    planned, total = costs.steps(recipe), costs.asked_tokens(recipe)
-    if total == math.inf:  # the duration is one of steps
-        total = costs.total_tokens(recipe)
-
-    def schedule(step: int, hp: LabHyperparameters, optimizers: list) -> tuple[int, int]:
-        now, curves = planned[step], recipe.schedule
-        decay = factor(curves.weight_decay, now.seen, total) if curves.weight_decay else 1.0
-        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-            curve = curves.roles.get(group["role"], curves)
-            group["lr"] = group["peak_lr"] * factor(curve, now.seen, total)
-            group["weight_decay"] = group["peak_weight_decay"] * decay
-        log(lr=recipe.optimizer.lr * factor(curves, now.seen, total))
-        return now.tokens, now.seq_len
-
-    return schedule
-
-
 def train_in(run: Run) -> nn.Module:
     """Train the recipe of an open run; return its model (collective)."""
     recipe = recipes.make_recipe(run.hp.recipe)
@@ -133,20 +62,37 @@ def train_in(run: Run) -> nn.Module:
         raise ValueError("the run's hyperparameters are not its recipe's; change the recipe with --override")
     torch.manual_seed(run.seed)
     model = build_model(recipe).to(run.device)
-    rates = schedule_of(recipe, run.log)
-
-    def schedule(step: int, hp: LabHyperparameters, optimizers: list) -> tuple[int, int]:
+    optimizers = build_optimizers(recipe, model, run.compile)
+    planned, loss_of = costs.steps(recipe), run.compile(loss_sum)
+    for step in run.steps(model, optimizers):
         for line in parametrization.replaced(recipe) if step == 0 else ():
             run.print(line)  # shown once: the warm-up, which comes to step 0 first, says nothing
-        return rates(step, hp, optimizers)
-
-    def update(optimizers: list, loss: Tensor) -> None:
+        run.log(lr=set_rates(recipe, optimizers, planned[step].seen))
+        tokens, seq_len = run.take(planned[step].tokens), planned[step].seq_len
+        x_BT, y_BT = tokens[:-1].view(-1, seq_len), tokens[1:].view(-1, seq_len)
+        loss = run.accumulate(lambda net, x, y: loss_of(net(x), y), x_BT, y_BT)
         run.log(grad_norm=clip(model, recipe.optimizer.max_grad_norm))
         for optimizer in optimizers:
             optimizer.step(loss)
-
-    train(run.hp, model, build_optimizers(recipe, model, run.compile), run, schedule, update)
     return model
+
+
+def set_rates(recipe: Recipe, optimizers: list, seen: int) -> float:
+    """Set rate and decay of each group from the tokens seen; return the rate before the roles' factors."""
+    total = costs.asked_tokens(recipe)
+    if total == math.inf:  # the duration is one of steps
+        total = costs.total_tokens(recipe)
+    curves = recipe.schedule
+    decay = factor(curves.weight_decay, seen, total) if curves.weight_decay else 1.0
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        group["lr"] = group["peak_lr"] * factor(curves.roles.get(group["role"], curves), seen, total)
+        group["weight_decay"] = group["peak_weight_decay"] * decay
+    return recipe.optimizer.lr * factor(curves, seen, total)
+
+
+def loss_sum(logits_BTV: Tensor, y_BT: Tensor) -> Tensor:
+    """Return the float32 cross-entropy, summed: the harness divides it once, by the global token count."""
+    return F.cross_entropy(logits_BTV.flatten(0, 1).float(), y_BT.flatten(), reduction="sum")
 
 
 @contextmanager

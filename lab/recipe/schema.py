@@ -19,9 +19,10 @@ class Initializer:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """Shape and initialisation. kind: GPT-2's of the literature, or the submission's GPT (speedrun)."""
+    """Shape and initialisation. kind: GPT-2's of the literature, the public speedrun's of 2024-11-03, or
+    whatever GPT(hp) stands in train_gpt2.py (submission), which starts as it likes."""
 
-    kind: Literal["gpt2", "speedrun"] = "gpt2"
+    kind: Literal["gpt2", "speedrun", "submission"] = "gpt2"
     vocab_size: int | None = None  # default: the track's
     n_layer: int = 2
     n_head: int = 2

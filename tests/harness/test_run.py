@@ -56,7 +56,7 @@ def test_tripwires_trip_each_on_its_own_submission(project):
         "    import harness.validate\n"
         "    harness.validate._cross_entropy = lambda *a, **k: torch.zeros(128)\n" + loop)))
     twice = project.submission("twice.py", (TAKE, "        run.take(hp.batch_tokens)\n" + TAKE))
-    rewinds = adds("rewinds.py", "run._stream._position = 0")
+    rewinds = adds("rewinds.py", "run._stream.position = 0")
     reads = adds("reads.py", "import os", "os.environ.get('MY_LEARNING_RATE')")
     late = adds("late.py", "import late_module, harness.front.cores")
     (project.folder / "late_module.py").write_text("x = 1\n")

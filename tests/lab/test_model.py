@@ -5,11 +5,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lab.model import Speedrun, build_model, role_of
+from lab.models.build import build_model, role_of
 from lab.parametrization import multipliers
 from lab.recipe.load import make_recipe
 from lab.recipe.schema import ROLES
-from train_gpt2 import GPT, Hyperparameters
+from lab.models.speedrun import Speedrun
+from tiny import submission
 
 MODEL = {"n_layer": 2, "n_head": 4, "n_embd": 32, "vocab_size": 50}
 MUP = {"kind": "mup", "mup_base_hidden_size": 16, "mup_base_filter_size": 64, "mup_base_head_dim": 4,
@@ -122,12 +123,14 @@ def test_every_parameter_has_a_role(model):
         assert (role_of(name) == "vector") == (p.ndim == 1), name
 
 
-def test_the_speedrun_model_is_the_submissions_own():
+def test_the_speedrun_model_is_that_of_a_shipped_record():
     recipe = make_recipe({"model": {**SPEEDRUN, "residual_init": "zero", "readout_init": "zero",
                                     "embedding_initializer": {"std": 1.0}}, "data": {"seq_len": 16}})
     torch.manual_seed(3)
     ours = build_model(recipe)
-    theirs = GPT(Hyperparameters(vocab_size=50, n_layer=2, n_head=4, n_embd=32, dtype="float32", seq_len=16))
+    script = submission()
+    theirs = script.GPT(script.Hyperparameters(vocab_size=50, n_layer=2, n_head=4, n_embd=32, dtype="float32",
+                                               seq_len=16))
     theirs.load_state_dict(ours.state_dict())
     with torch.no_grad():
         theirs.lm_head.weight.normal_()
@@ -135,7 +138,7 @@ def test_the_speedrun_model_is_the_submissions_own():
         ours.output_scale = .5
     idx_BT = torch.randint(50, (2, 16))
     assert torch.equal(ours(idx_BT), .5 * theirs(idx_BT))
-    assert isinstance(Speedrun(recipe), GPT)
+    assert isinstance(ours, Speedrun)
 
 
 def test_in_bfloat16_the_weights_stay_float32_and_the_logits_are_close():

@@ -5,8 +5,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from harness.reduce import FastReducer
-from lab.model import build_model, role_of
-from lab.optimizer import FACTORIES, build_optimizers, clip
+from lab.models.build import build_model, role_of
+from lab.optimizers.build import OPTIMIZERS, build_optimizers, clip
 from lab.parametrization import table
 from lab.recipe.load import make_recipe, replace
 
@@ -43,7 +43,7 @@ def test_two_ranks_with_micro_batches_are_one_big_batch(ranks):
         assert abs(two - one).max() < 1e-12
 
 
-@pytest.mark.parametrize("name", FACTORIES)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_parameter_is_in_one_group_with_the_tables_numbers(alone, name):
     recipe = replace(RECIPE, optimizer__name=name)
     model, rows = build_model(recipe), table(recipe)
@@ -77,7 +77,7 @@ def backward(model):
     return loss.detach()
 
 
-@pytest.mark.parametrize("name", FACTORIES)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_steps_with_the_loss_and_moves_every_parameter(alone, name):
     recipe = replace(RECIPE, optimizer__name=name)
     model = build_model(recipe)
@@ -154,7 +154,7 @@ def test_a_factory_more_needs_no_change_of_the_trainer(monkeypatch):
                 for p in group["params"]:
                     p.sub_(group["lr"] * p.grad.sign())
 
-    monkeypatch.setitem(FACTORIES, "adamw", lambda groups, config, compile: [Sign(groups)])
+    monkeypatch.setattr(OPTIMIZERS["adamw"], "build", lambda groups, config, compile: [Sign(groups)])
     model = build_model(RECIPE)
     [optimizer] = build_optimizers(RECIPE, model)
     optimizer.step(loss := backward(model))

@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-from lab.model import build_model, role_of
-from lab.optimizer import build_optimizers
+from lab.models.build import build_model, role_of
+from lab.optimizers.build import build_optimizers
 from lab.parametrization import check, lines, multipliers, replaced, table
 from lab.recipe.load import make_recipe, replace
 from lab.train import train_recipe
@@ -172,7 +172,7 @@ def test_what_the_submissions_model_does_not_have_is_refused(key, value):
     values = {"model": {"kind": "speedrun", "tied": False, "bias": False, "activation": "squared_relu"},
               "parametrization": {"kind": "mup", "mup_base_hidden_size": 32, "mup_base_filter_size": 128}}
     table(make_recipe(values))
-    with pytest.raises(ValueError, match=f"{key.split('.')[1]}: found .*; the submission's GPT has"):
+    with pytest.raises(ValueError, match=f"{key.split('.')[1]}: found .*; the speedrun's model has"):
         table(make_recipe(values, {key: value}))
 
 

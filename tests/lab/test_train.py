@@ -9,8 +9,9 @@ from harness.track import ROOT
 from lab.__main__ import COMMANDS, main
 from lab.environment import VARIABLES, with_variables
 from lab.recipe.load import load_recipe, make_recipe, replace
-from lab.recipe.smoke import smoke
-from lab.train import hyperparameters, script_text, train_recipe
+from lab.recipe.load import smoke
+from lab.plan import hyperparameters
+from lab.train import script_text, train_recipe
 from records.tools.read.log import read_log
 from tiny import environment, result
 
@@ -21,8 +22,8 @@ TINY = {"data.seq_len": 32, "data.batch_tokens": 256, "data.micro_batch": 2, "mo
 
 def launched(script, ranks: int, *flags: str) -> dict:
     """Train a script of the lab with ./run.sh's launcher; return the end event of its log."""
-    command = [sys.executable, str(ROOT / "harness" / "front" / "launch.py"), f"--script={script}", "--track=lab",
-               f"--nproc_per_node={ranks}", *flags]
+    command = [sys.executable, str(ROOT / "harness" / "front" / "launch.py"), f"--script={script}",
+               "--track=lab", f"--nproc_per_node={ranks}", *flags]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=ROOT, timeout=120)
     assert done.returncode == 0, done.stderr
     return result(ROOT / done.stdout.rsplit("log: ", 1)[1].strip())
@@ -34,7 +35,7 @@ def test_a_log_starts_with_its_recipe_and_what_is_ripped_repeats_it_on_1_and_2_r
     logged = read_log(log)
     assert make_recipe(logged.manifest["hyperparameters"]["recipe"]) == recipe
     assert logged.script.decode() == script_text(recipe)
-    assert "lab/train.py" in logged.files and "train_gpt2.py" in logged.files
+    assert "lab/train.py" in logged.files and "train_gpt2.py" not in logged.files
     scalars = [event.fields for event in logged.events if event.kind == "scalar"]
     assert [set(s) for s in scalars] == [{"step", "seq", "lr", "grad_norm"}] * 3
     ripped = tmp_path / "ripped.py"

@@ -1,7 +1,6 @@
 """Runs two submissions in turns on this host, ABBA ABBA ..., and tests which is faster to an equal loss."""
 import argparse
 import json
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ from records.tools.check.claim import ENDED_BY_USER, RACE
 from records.tools.check.race import RULE, judge, order, read_race
 from records.tools.read.log import read_log
 from records.tools.read.tracks import own_row
-from records.tools.read.values import ReadError, json_text, shown
+from records.tools.read.values import ReadError, json_text, shown, write_whole
 
 WORDS = {"faster": 0, "slower": 1, "no difference shown": 1}
 
@@ -50,12 +49,12 @@ def main(arguments: argparse.Namespace) -> int:
         while (slot := next_slot(race)) is not None:
             if any(attempt.get("status") not in ("ok", None, *ENDED_BY_USER) for attempt in race["attempts"]):
                 break  # a run that failed decides: it is evidence, and is not repeated
-            take(race, slot, codes, folder, signals)
+            run_slot(race, slot, codes, folder, signals)
             if signals.caught or race["attempts"][-1]["status"] in (None, *ENDED_BY_USER):
                 print("interrupted; the same command goes on with the race", file=sys.stderr)
                 return 130
     found = judge(folder)
-    print(json_text(found, None).strip() if arguments.json else "\n".join(told(found)))
+    print(json_text(found, None).strip() if arguments.json else "\n".join(report(found)))
     if found["pairs"] and not arguments.json:
         logs = [str(folder / attempt["log"]) for attempt in race["attempts"] if attempt["status"] == "ok"
                 and attempt["run"] > 1 and race["order"][attempt["run"]] == "A"]
@@ -82,13 +81,13 @@ def next_slot(race: dict[str, Any]) -> int | None:
     return next((slot for slot in range(len(race["order"])) if slot not in done), None)
 
 
-def take(race: dict[str, Any], slot: int, codes: dict[str, launches.Code], folder: Path,
-         signals: launches.Signals) -> None:
+def run_slot(race: dict[str, Any], slot: int, codes: dict[str, launches.Code], folder: Path,
+             signals: launches.Signals) -> None:
     """Make one run of a race, noting the attempt before and its log after."""
     side, seed = race["order"][slot], race["seeds"][slot // 2]
     attempt: dict[str, Any] = {"run": slot, "log": None, "status": None}  # stays so where it is killed
     race["attempts"].append(attempt)
-    write(race, folder)
+    write_whole(folder / RACE, json.dumps(race, indent=1) + "\n")
     print(f"run {slot + 1} of {len(race['order'])}: {side}, seed {seed}", file=sys.stderr)
     flags = [*codes[side].flags, f"--seed={seed}"]
     flags += [f"--nproc_per_node={race['ranks']}"] if race["ranks"] else []
@@ -101,18 +100,11 @@ def take(race: dict[str, Any], slot: int, codes: dict[str, launches.Code], folde
         raise ReadError(f"{path.name}: ran other code than declared; does {shown(codes[side].script)} load "
                         f"files that no import statement names?")
     attempt |= {"log": path.name, "status": log.status}
-    write(race, folder)
+    write_whole(folder / RACE, json.dumps(race, indent=1) + "\n")
 
 
-def write(race: dict[str, Any], folder: Path) -> None:
-    """Write race.json whole, in place of the one before."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{RACE}.part").write_text(json.dumps(race, indent=1) + "\n")
-    os.replace(folder / f"{RACE}.part", folder / RACE)
-
-
-def told(found: dict[str, Any]) -> list[str]:
-    """Return the lines that a person reads."""
+def report(found: dict[str, Any]) -> list[str]:
+    """Return what a race shows, in lines for people."""
     lines = [f"  pair {i}: A {a:.2f} s, B {b:.2f} s, {a - b:+.2f} s; final loss A {x:.4f}, B {y:.4f}"
              for i, ((a, b), (x, y)) in enumerate(zip(found["times"], found["losses"]), start=1)]
     if "loss" in found:

@@ -8,6 +8,7 @@ from typing import Any
 
 from records.tools.again import launch as launches
 from records.tools.check.claim import ENDED_BY_OTHERS
+from records.tools.check.significance import SIGMA
 from records.tools.read.log import Log, read_log
 from records.tools.read.tracks import own_row
 from records.tools.read.values import ReadError, is_finite, number, shown
@@ -117,7 +118,6 @@ def bit_equal(old: Log, new: Log) -> dict[str, Any]:
 
 def close(old: Log, new: Log, tolerance: float | None, why: str) -> dict[str, Any]:
     """Return the answer where the losses must be close."""
-    from records.tools.check.significance import SIGMA  # here: it takes scipy along, which bits do not need
     most = 3 * SIGMA * math.sqrt(2) if tolerance is None else number(tolerance)
     source = f"3 x {SIGMA} x sqrt(2)" if tolerance is None else "the track's tolerance"
     rule = f"final losses within {most:.4g} nats ({source}); no bits are compared: the hosts differ in {why}"

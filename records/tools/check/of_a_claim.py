@@ -8,10 +8,9 @@ from records.tools.check.claim import ENDED_BY_OTHERS, ENDED_BY_USER, FEWEST, Cl
 from records.tools.check.of_a_run import (NOT_SHOWN, Result, clocks, code_hashes, complete, data, first_of,
     git, harness, lines, monotone, no_overrides, nothing_late, number_of, parameters, sequence, settings,
     status, tokens, track, tripwires, wall)
-from records.tools.check.race import attempts_of, judge, read_race, side_of
+from records.tools.check.race import attempts_of, judge, read_race, runs_of, side_of
 from records.tools.check.significance import Verdict
 from records.tools.read.log import ChangedLog
-from records.tools.read.logs import load_runs
 from records.tools.read.run import Run
 from records.tools.read.scan import scan as findings
 from records.tools.read.values import json_text, shown
@@ -172,8 +171,7 @@ def race(claim: Claim) -> Result:
     folder = claim.record / "race"
     declared = read_race(folder)
     found = judge(folder, side_of(declared, str(claim.own[0].at("code", "digest"))))
-    logs = dict.fromkeys(attempt["log"] for attempt in declared["attempts"] if attempt.get("log"))
-    runs = [run for log in logs for run in load_runs(folder / log) if run.status not in ENDED_BY_USER]
+    runs = [run for run in runs_of(folder, declared) if run and run.status not in ENDED_BY_USER]
     raced = Claim(runs, declared["track"], claim.row, claim.pinned, claim.accepted)
     wrong = [f"{check.__name__}: {result.evidence}" for check in OF_A_RACE
              if (result := check(raced)).state == "fail"]

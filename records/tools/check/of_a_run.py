@@ -129,13 +129,18 @@ def harness(run: Run, claim: Claim) -> str:
 @per_run
 def track(run: Run, claim: Claim) -> str:
     """The run's rules are those of this checkout: data, validation tokens, target, limits, reduction."""
-    theirs, ours = ({k: v for k, v in row.items() if k not in FREE_WORDS and v not in (None, {})}
-                    for row in (run.log.track, claim.row))
-    differ = sorted(k for k in theirs.keys() | ours.keys() if theirs.get(k) != ours.get(k))
-    words = [f"{k} is {theirs.get(k)}, this checkout says {ours.get(k)}" for k in differ]
-    require(not differ, f"the run's track row: {first_of(words)}")
-    require(run.at("reduction") == ours.get("reduction"), f"reduction {run.at('reduction')}")
-    return f"target {ours.get('target')}, {ours.get('val_tokens')} validation tokens"
+    differ = row_differences(run.log.track, claim.row)
+    require(not differ, f"the run's track row: {first_of(differ)}")
+    require(run.at("reduction") == claim.row.get("reduction"), f"reduction {run.at('reduction')}")
+    return f"target {claim.row.get('target')}, {claim.row.get('val_tokens')} validation tokens"
+
+
+def row_differences(row: dict[str, Any], own: dict[str, Any]) -> list[str]:
+    """Return in what a track's row, out of a log, differs from this checkout's; free words do not count."""
+    theirs, ours = ({k: v for k, v in r.items() if k not in FREE_WORDS and v not in (None, {})}
+                    for r in (row, own))
+    return [f"{k} is {theirs.get(k)}, this checkout says {ours.get(k)}"
+            for k in sorted(theirs.keys() | ours.keys()) if theirs.get(k) != ours.get(k)]
 
 
 def data(claim: Claim) -> Result:

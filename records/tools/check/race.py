@@ -5,7 +5,9 @@ from typing import Any
 
 from records.tools.check.claim import ENDED_BY_USER, RACE
 from records.tools.check.significance import one_sample, upper_bound
-from records.tools.read.log import Log, read_bytes, read_log, sha256
+from records.tools.read.log import read_bytes
+from records.tools.read.logs import load_runs
+from records.tools.read.run import Run
 from records.tools.read.tracks import accepted_harnesses
 from records.tools.read.values import ReadError, is_finite, need, parse_json, shown
 
@@ -53,21 +55,23 @@ def side_of(race: dict[str, Any], code: str) -> str:
     return side
 
 
+def runs_of(folder: Path, race: dict[str, Any]) -> list[Run | None]:
+    """Return the run of each attempt of a race; None for one that was killed before it had a log."""
+    logs = [attempt.get("log") for attempt in race["attempts"]]
+    return [load_runs(folder / log)[0] if log else None for log in logs]
+
+
 def attempts_of(folder: Path, code: str) -> list[dict[str, Any]]:
     """Return every attempt of a race with some code: run_id, seed, sha256 of its log, status.
 
     "dropped" are those of the first pair, as the rule says. Raises ReadError where a log cannot be read.
     """
-    race, found = read_race(folder), []
-    for i, attempt in enumerate(race["attempts"]):
-        slot, name = attempt["run"], attempt.get("log")
-        if race[race["order"][slot]].get("code") != code:
-            continue
-        data = read_bytes(folder / name) if name else b""
-        found.append({"run_id": Path(name).stem if name else f"attempt {i + 1}", "dropped": slot < 2,
-                      "seed": race["seeds"][slot // 2], "sha256": sha256(data) if name else None,
-                      "status": read_log(folder / name, data).status if name else "incomplete"})
-    return found
+    race = read_race(folder)
+    return [{"run_id": run.path.stem if run else f"attempt {i}", "dropped": attempt["run"] < 2,
+             "seed": race["seeds"][attempt["run"] // 2], "sha256": run and run.sha256,
+             "status": run.status if run else "incomplete"}
+            for i, (attempt, run) in enumerate(zip(race["attempts"], runs_of(folder, race)), start=1)
+            if race[race["order"][attempt["run"]]].get("code") == code]
 
 
 def judge(folder: Path, side: str = "A") -> dict[str, Any]:
@@ -79,70 +83,62 @@ def judge(folder: Path, side: str = "A") -> dict[str, Any]:
     race = read_race(folder)
     found: dict[str, Any] = {"verdict": "could not tell", "reason": "", "pairs": 0, "p": math.nan,
                              "attempts": len(race["attempts"]), "killed": 0, "times": [], "losses": []}
-    logs, bad = {}, []
-    for attempt in race["attempts"]:
-        if not attempt.get("log"):
+    runs: dict[int, Run] = {}
+    bad = []
+    for attempt, run in zip(race["attempts"], runs_of(folder, race)):
+        if run is None or run.status in ENDED_BY_USER:
             found["killed"] += 1
-            continue
-        log = read_log(folder / attempt["log"])
-        if log.status in ENDED_BY_USER:
-            found["killed"] += 1
-        elif log.status != "ok":
-            bad.append(f"{attempt['log']} (run {attempt['run'] + 1}) ended {log.status}")
-        elif attempt["run"] in logs:
+        elif run.status != "ok":
+            bad.append(f"{attempt['log']} (run {attempt['run'] + 1}) ended {run.status}")
+        elif attempt["run"] in runs:
             bad.append(f"run {attempt['run'] + 1} has two finished logs")
         else:
-            logs[attempt["run"]] = log
-    missing = [str(slot + 1) for slot in range(len(race["order"])) if slot not in logs]
-    bad += [f"{len(missing)} of {len(race['order'])} runs are missing"] if missing and not bad else []
-    bad = bad or mismatches(race, [logs[slot] for slot in range(len(race["order"]))])
-    if bad:
+            runs[attempt["run"]] = run
+    slots = range(len(race["order"]))
+    if not bad and len(runs) < len(slots):
+        bad.append(f"{len(slots) - len(runs)} of {len(slots)} runs are missing")
+    if bad := bad or mismatches(race, [runs[slot] for slot in slots]):
         return {**found, "reason": shown("; ".join(bad), 400)}
-    kept = [{race["order"][slot]: logs[slot] for slot in (2 * i, 2 * i + 1)} for i in range(1, race["n"] + 1)]
+    kept = [{race["order"][slot]: runs[slot] for slot in (2 * i, 2 * i + 1)} for i in range(1, race["n"] + 1)]
     return found | measure(kept, side)
 
 
-def mismatches(race: dict[str, Any], logs: list[Log]) -> list[str]:
+def mismatches(race: dict[str, Any], runs: list[Run]) -> list[str]:
     """Return what keeps the runs of a race from being compared."""
     wrong = []
-    harnesses = {str(log.manifest["code"].get("harness")) for log in logs}
+    harnesses = {str(run.at("code", "harness")) for run in runs}
     if len(harnesses) > 1 and not harnesses <= accepted_harnesses().keys():
         wrong.append("the sides ran on different harnesses, not all of them accepted by this checkout")
     hosts: dict[str, str] = {}
     begun = -math.inf
-    for slot, log in enumerate(logs):
-        manifest, side = log.manifest, race["order"][slot]
-        sys_facts = manifest.get("sys") if isinstance(manifest.get("sys"), dict) else {}
-        data = manifest.get("data") if isinstance(manifest.get("data"), dict) else {}
-        host = {**{name: sys_facts.get(name) for name in HOST}, "world size": manifest.get("world_size"),
-                "validation": data.get("val")}
-        for name, value in host.items():
-            if hosts.setdefault(name, repr(value)) != repr(value):
-                wrong.append(f"{log.path.name}: another {name} than the runs before")
-        for name, declared, there in (("code", race[side].get("code"), manifest["code"].get("digest")),
-                                      ("seed", race["seeds"][slot // 2], manifest.get("seed")),
-                                      ("track", race["track"], manifest.get("track"))):
-            if there != declared:
-                wrong.append(f"{log.path.name}: {name} {there}, declared {declared}")
-        first = logs[race["order"].index(side)].manifest
-        if repr(manifest.get("hyperparameters")) != repr(first.get("hyperparameters")):
-            wrong.append(f"{log.path.name}: other hyperparameters than the first run of {side}")
-        if manifest.get("resumed_from"):
-            wrong.append(f"{log.path.name}: a resumed run")
-        clocks = manifest.get("clocks")
-        now = clocks.get("realtime_ns") if isinstance(clocks, dict) else None
+    for slot, run in enumerate(runs):
+        side, name = race["order"][slot], run.path.name
+        host = {**{fact: run.at("sys", fact) for fact in HOST}, "world size": run.at("world_size"),
+                "validation": run.at("data", "val")}
+        wrong += [f"{name}: another {fact} than the runs before" for fact, value in host.items()
+                  if hosts.setdefault(fact, repr(value)) != repr(value)]
+        wrong += [f"{name}: {what} {there}, declared {declared}" for what, declared, there in (
+            ("code", race[side].get("code"), run.at("code", "digest")),
+            ("seed", race["seeds"][slot // 2], run.at("seed")),
+            ("track", race["track"], run.at("track"))) if there != declared]
+        first = runs[race["order"].index(side)]
+        if repr(run.at("hyperparameters")) != repr(first.at("hyperparameters")):
+            wrong.append(f"{name}: other hyperparameters than the first run of {side}")
+        if run.at("resumed_from"):
+            wrong.append(f"{name}: a resumed run")
+        now = run.at("clocks", "realtime_ns")
         if type(now) is not int or now <= begun:
-            wrong.append(f"{log.path.name}: not begun after the run before it")
+            wrong.append(f"{name}: not begun after the run before it")
         begun = now if type(now) is int else begun
-        if not log.vals or not is_finite(log.vals[-1].val_loss):
-            wrong.append(f"{log.path.name}: no final loss")
+        if run.last is None or not is_finite(run.last.loss):
+            wrong.append(f"{name}: no final loss")
     return wrong
 
 
-def measure(kept: list[dict[str, Log]], side: str) -> dict[str, Any]:
+def measure(kept: list[dict[str, Run]], side: str) -> dict[str, Any]:
     """Return loss, times, the paired test and the verdict over pairs of fit logs, side against other side."""
     sides = side, "AB".replace(side, "")
-    finals = [[pair[side].vals[-1].val_loss for pair in kept] for side in sides]
+    finals = [[pair[side].last.loss for pair in kept] for side in sides]
     loss = max(map(max, finals))
     times = [[time_to(pair[side], loss) for pair in kept] for side in sides]
     apart = [a - b for a, b in zip(*times)]
@@ -161,10 +157,10 @@ def measure(kept: list[dict[str, Log]], side: str) -> dict[str, Any]:
             "reason": f"{' against '.join(sides)} over {len(kept)} pairs: {test.mean:+.3f} s, p {p:.3g}"}
 
 
-def time_to(log: Log, loss: float) -> float:
+def time_to(run: Run, loss: float) -> float:
     """Return the seconds of training after which a run first validated at a loss, linear in between."""
     before = None
-    for val in log.vals:
+    for val in run.log.vals if run.log else []:  # in ns: Point rounds them to float milliseconds
         if val.val_loss <= loss:
             if before is None:
                 return val.train_time_ns / 1e9
@@ -172,4 +168,4 @@ def time_to(log: Log, loss: float) -> float:
             part = (before.val_loss - loss) / fall if is_finite(fall) else 1.0
             return (before.train_time_ns + part * (val.train_time_ns - before.train_time_ns)) / 1e9
         before = val
-    raise ReadError(f"{shown(log.path.name)}: never reaches {loss}")
+    raise ReadError(f"{shown(run.path.name)}: never reaches {loss}")

@@ -41,7 +41,7 @@ def main(arguments: argparse.Namespace) -> int:
         print(f"{judgement.word}, no record: {judgement.verdict.reason}")
         return 1
     if len(claim.own) < len(claim.runs):
-        raise ReadError("a record is made of logs of format 1 (docs/log_format.md); keep others by `import`")
+        raise ReadError("a record is made of logs of format 1 (docs/log_format.md); others are none")
     folder = write(claim, arguments)
     judgement = judge(load_claim([folder]))
     if arguments.json:
@@ -110,7 +110,7 @@ def missing(judgement: Judgement) -> list[str]:
         look = next((look for look in LOOKS if look >= n + (n in LOOKS)), None)
         lines.append(f"runs with other seeds: {look - n} more, up to the declared look at {look}" if look else
                      "a proof: no declared look is left")
-    before = [path for path, _ in read_all(folder.parent, "*/record.json") if path.parent != folder]
+    before = [path for path, _ in read_all(folder.parent) if path.parent != folder]
     if not (folder / "race").is_dir() and before:
         lines.append(f"a race against the present record: python -m records race {folder} "
                      f"{before[-1].parent}, then submit with --race")

@@ -4,7 +4,7 @@ import torch
 
 from harness.track import load_tracks
 from lab.recipe import costs
-from lab.model import build_model
+from lab.models.build import build_model
 from lab.recipe.load import make_recipe, replace
 
 SHAPE = {"model": {"n_layer": 2, "n_head": 2, "n_embd": 16, "vocab_size": 100}, "data": {"seq_len": 8,

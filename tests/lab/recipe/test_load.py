@@ -6,7 +6,7 @@ import pytest
 
 from lab.__main__ import main
 from lab.recipe.load import as_dict, keys, load_recipe, make_recipe, replace, shipped
-from lab.recipe.smoke import smoke
+from lab.recipe.load import smoke
 from lab.train import parse_overrides
 
 FULL = {"name": "full", "model": {"kind": "gpt2", "tied": False, "embedding_initializer": {"std": .1}},

@@ -1,4 +1,5 @@
 """Shipped recipes: on the meta device against closed forms and published numbers; its smoke size trains."""
+import dataclasses
 import functools
 import json
 import math
@@ -7,14 +8,16 @@ import pytest
 import torch
 
 from lab.recipe import costs
-from lab.model import build_model, role_of
-from lab.optimizer import build_optimizers
+from lab.models.build import build_model, role_of
+from lab.optimizers.build import build_optimizers
 from lab.parametrization import lines, multipliers, table
 from lab.recipe.load import as_dict, load_recipe, make_recipe, replace, shipped
 from lab.recipe.schedule import factor
-from lab.recipe.smoke import smoke
+from lab.recipe.load import smoke
 from lab.train import train_recipe
-from train_gpt2 import RECIPES, lr_factor
+from tiny import submission
+
+OWN_MODELS = [name for name in shipped() if name != "submission"]  # that one is tested in test_submission
 
 CEREBRAS = {  # millions of parameters, and the steps of the model zoo's own configs
     "cerebras_111m": (111, 9037), "cerebras_256m": (256, 9468), "cerebras_590m": (590, 21836),
@@ -31,7 +34,7 @@ def on_meta(name):
         return recipe, build_model(recipe)
 
 
-@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("name", OWN_MODELS)
 def test_the_closed_forms_are_those_of_the_built_model(name):
     recipe, model = on_meta(name)
     matrices = sum(p.numel() for p in model.parameters() if p.ndim == 2)
@@ -48,7 +51,7 @@ def test_the_closed_forms_are_those_of_the_built_model(name):
         assert costs.total_flops(recipe) == tokens * (6 * matrices + 12 * L * d * T)
 
 
-@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("name", OWN_MODELS)
 def test_shapes_roles_and_factors_of_the_built_model(name):
     recipe, model = on_meta(name)
     factors = multipliers(recipe)
@@ -132,8 +135,10 @@ def test_the_homeworks_gpt_tiny_on_gpt2s_vocabulary():
     assert costs.total_flops(recipe) == pytest.approx(8.1e13, rel=5e-3)
 
 
-def test_speedrun_has_the_numbers_of_the_submissions_recipe(alone):
-    recipe, hp = load_recipe("speedrun"), RECIPES["sample"]
+def test_speedrun_has_the_numbers_of_a_shipped_record_but_its_length(alone):
+    script = submission()
+    recipe = load_recipe("speedrun")
+    hp = dataclasses.replace(script.RECIPES["sample"], num_iterations=1400, cooldown_iters=1400)
     for word in ("n_layer", "n_head", "n_embd"):
         assert getattr(recipe.model, word) == getattr(hp, word)
     assert (recipe.data.seq_len, recipe.data.batch_tokens) == (hp.seq_len, hp.batch_tokens)
@@ -147,7 +152,7 @@ def test_speedrun_has_the_numbers_of_the_submissions_recipe(alone):
         assert (group["betas"], group["eps"], group["weight_decay"]) == (hp.adam_betas, 1e-8, 0)
     for step in (0, 1, 700, 1399):
         now = factor(recipe.schedule, step * hp.batch_tokens, hp.num_iterations * hp.batch_tokens)
-        assert now == pytest.approx(lr_factor(step, hp), rel=1e-12)
+        assert now == pytest.approx(script.lr_factor(step, hp), rel=1e-12)
 
 
 @functools.cache
@@ -162,7 +167,7 @@ ONE_OF_A_KIND = ("gpt_tiny", "speedrun", "cerebras_2.7b")
 
 
 @pytest.mark.parametrize("name", [
-    name if name in ONE_OF_A_KIND else pytest.param(name, marks=pytest.mark.slow) for name in shipped()])
+    name if name in ONE_OF_A_KIND else pytest.param(name, marks=pytest.mark.slow) for name in OWN_MODELS])
 def test_the_smoke_size_of_every_recipe_trains(name, capfd):
     kept = load_recipe(name)
     recipe = replace(smoke(kept), name="smoke", validations=1)

@@ -4,10 +4,12 @@ import math
 
 import pytest
 
+from lab.recipe import costs
 from lab.recipe.load import make_recipe, replace
 from lab.recipe.schema import Curve
 from lab.recipe.schedule import cosine, factor, share, stairs
-from lab.train import hyperparameters, schedule_of
+from lab.plan import hyperparameters
+from lab.train import set_rates
 
 TAU = 57236.0
 
@@ -100,18 +102,17 @@ BASE = make_recipe({"model": {"n_embd": 32, "n_layer": 1}, "optimizer": {"lr": 3
 
 
 def rates_of(recipe):
-    """Return {tokens seen: (rate logged, rate and decay of each group)} by the schedule that train() gets."""
-    hp, logged, rates, seen = hyperparameters(recipe), {}, {}, 0
+    """Return {tokens seen: (rate logged, rate and decay of each group)} in the order of the steps."""
+    rates, seen = {}, 0
     groups = [dict(role=role, peak_lr=lr, peak_weight_decay=.1, lr=None, weight_decay=None)
               for role, lr in (("embedding", 3e-3), ("readout", 1e-3))]
     optimizer = type("Optimizer", (), {"param_groups": groups})()
-    schedule = schedule_of(recipe, lambda **scalars: logged.update(scalars))
-    for step in range(hp.num_iterations):
-        tokens, seq_len = schedule(step, hp, [optimizer])
-        assert tokens % seq_len == 0
-        rates[seen] = (logged["lr"], *((g["lr"], g["weight_decay"]) for g in groups))
-        seen += tokens
-    assert seen == hp.train_tokens
+    for step in costs.steps(recipe):
+        assert step.seen == seen and step.tokens % step.seq_len == 0
+        logged = set_rates(recipe, [optimizer], seen)
+        rates[seen] = (logged, *((g["lr"], g["weight_decay"]) for g in groups))
+        seen += step.tokens
+    assert seen == hyperparameters(recipe).train_tokens
     return rates
 
 
@@ -146,9 +147,8 @@ def test_roles_and_weight_decay_have_curves_of_their_own():
 
 def test_a_length_schedule_gives_the_steps_their_length():
     recipe = replace(BASE, schedule__seq_len=[[0, 16], [4096, 64]])
-    hp, optimizer = hyperparameters(recipe), type("Optimizer", (), {"param_groups": []})()
-    schedule = schedule_of(recipe, lambda **scalars: None)
-    assert [schedule(step, hp, [optimizer]) for step in (0, 3, 4)] == [(1024, 16), (1024, 16), (1024, 64)]
+    planned = costs.steps(recipe)
+    assert [planned[i][1:] for i in (0, 3, 4)] == [(1024, 16), (1024, 16), (1024, 64)]
 
 
 def test_a_length_above_the_models_is_refused():

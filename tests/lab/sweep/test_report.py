@@ -12,7 +12,7 @@ from test_results import swept
 from lab.sweep import report
 from lab.__main__ import main as lab
 from lab.sweep.report import marginal, ranked
-from lab.sweep.report_figures import draw_lr
+from lab.sweep.report import draw_lr
 from lab.sweep.results import load_results
 
 WIDTHS = {"model.n_embd": [32, 64], "optimizer.lr": [0.001, 0.002, 0.004], "seed": [0, 1]}
@@ -173,7 +173,7 @@ def test_with_too_many_lines_the_figure_of_rates_shows_the_best_over_the_other_a
     def draw_line(axes, name, line, index):
         axes.plot([], label=name)
         drawn[name] = line
-    monkeypatch.setattr("lab.sweep.report_figures._draw_line", draw_line)
+    monkeypatch.setattr("lab.sweep.report._draw_line", draw_line)
     draw_lr(ranked(load_results(swept(tmp_path, axes, runs)).runs), "title", tmp_path / "lr.png")
     assert list(drawn) == ["n_embd 32", "n_embd 64"]
     assert {g.point["optimizer.weight_decay"] for line in drawn.values() for g in line} == {0.0}

@@ -66,7 +66,7 @@ def test_a_constraint_keeps_what_lies_within_it_to_the_last_one(name, cost):
 
 
 def test_a_closed_form_is_that_of_the_built_model():
-    from lab.model import build_model
+    from lab.models.build import build_model
     recipe = recipe_of(space(), {"model.n_embd": 48, "model.n_head": 3})
     built = sum(p.numel() for p in build_model(recipe).parameters())
     assert points(space(constraints={"parameters": [built, built]}))[0]["model.n_embd"] == 48

@@ -10,6 +10,7 @@ from synthetic import HARNESS, SCRIPT, change, checkout, ending, race_logs, race
 from records.tools.check import race
 from records.tools.read import tracks
 from records.tools.read.log import read_log, sha256
+from records.tools.read.logs import load_runs
 from records.tools.read.values import ReadError
 
 
@@ -67,7 +68,7 @@ def test_time_is_taken_where_the_curve_first_reaches_the_highest_final_loss(tmp_
         run = sound(0)
         run.vals = list(vals)
         run.train = []
-        return read_log(write(tmp_path / str(len(list(tmp_path.iterdir()))), run))
+        return load_runs(write(tmp_path / str(len(list(tmp_path.iterdir()))), run))[0]
     curve = [0, 6.0, 0], [4, 5.0, 10**9], [8, 4.0, 3 * 10**9]
     assert race.time_to(log(*curve), 4.5) == 2.0
     assert race.time_to(log(*curve), 5.0) == 1.0 and race.time_to(log(*curve), 4.0) == 3.0

@@ -1,4 +1,4 @@
-"""Model: GPT-2 as the literature has it, and the submission's GPT, with forward factors as plain fields.
+"""GPT-2 as the literature has it: learned positions, LayerNorm, a tied head if the recipe says so.
 
 Shape suffixes: B sequences, T tokens, C channels, H heads, D head dimension, V vocabulary.
 """
@@ -7,9 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lab.recipe import costs
-from lab.parametrization import Multipliers, initializer_of, multipliers, table
-from lab.recipe.schema import Initializer, Recipe
-from train_gpt2 import GPT, Hyperparameters
+from lab.parametrization import Multipliers
+from lab.recipe.schema import Recipe
 
 ACTIVATIONS = {"gelu": lambda x: F.gelu(x, approximate="tanh"), "relu": F.relu,
                "squared_relu": lambda x: F.relu(x).square()}
@@ -96,57 +95,3 @@ class GPT2(nn.Module):
         self.embedding_scale, self.output_scale = factors.embedding, factors.output
         for block in self.blocks:
             block.attn.scale = factors.attention
-
-
-class Speedrun(GPT):
-    """The submission's GPT with a factor on its logits."""
-
-    def __init__(self, recipe: Recipe):
-        model, self.output_scale = recipe.model, 1.0
-        super().__init__(Hyperparameters(
-            vocab_size=costs.vocab_size(recipe), n_layer=model.n_layer, n_head=model.heads,
-            n_embd=model.n_embd, dtype=model.dtype, seq_len=recipe.data.seq_len))
-
-    def forward(self, idx_BT: Tensor) -> Tensor:
-        """Return the logits."""
-        return self.output_scale * super().forward(idx_BT)
-
-    def scale_forward(self, factors: Multipliers) -> None:
-        """Set the forward factor; embedding, queries and keys are normalised."""
-        self.output_scale = factors.output
-
-
-def role_of(name: str) -> str:
-    """Return the role of a parameter by its name in either model."""
-    if not name.endswith("weight") or ".ln_" in name or name.startswith("ln_"):
-        return "vector"
-    for part, role in (("wte", "embedding"), ("wpe", "position"), ("lm_head", "readout"),
-                       ("attn.c_proj", "attention_out"), ("attn.", "attention"), ("mlp.c_fc", "ffn_in"),
-                       ("mlp.c_proj", "ffn_out")):
-        if part in name:
-            return role
-    raise ValueError(f"parameter {name} has no role")
-
-
-def build_model(recipe: Recipe) -> nn.Module:
-    """Return the model of a recipe, initialised from torch's random state by its parametrization's table."""
-    model = GPT2(recipe) if recipe.model.kind == "gpt2" else Speedrun(recipe)
-    model.scale_forward(multipliers(recipe))
-    rows = table(recipe)
-    for name, p in model.named_parameters():
-        if p.ndim == 2:
-            fill(p, initializer_of(recipe, rows[role_of(name)]))
-        else:
-            nn.init.constant_(p, float("ln_" in name and name.endswith("weight")))
-    return model
-
-
-@torch.no_grad()
-def fill(p: Tensor, initializer: Initializer) -> None:
-    """Draw a tensor's entries; a std of 0 gives zeros."""
-    if initializer.std == 0:
-        p.zero_()
-    elif initializer.name == "normal":
-        p.normal_(initializer.mean, initializer.std)
-    else:
-        nn.init.trunc_normal_(p, initializer.mean, initializer.std, initializer.a, initializer.b)

@@ -1,0 +1,48 @@
+"""The model of a recipe, by its kind, started as its parametrization says."""
+import torch
+from torch import Tensor, nn
+
+from lab.models.gpt2 import GPT2
+from lab.models.speedrun import Speedrun
+from lab.models.submission import submission
+from lab.parametrization import initializer_of, multipliers, table
+from lab.recipe.schema import Initializer, Recipe
+
+KINDS = {"gpt2": GPT2, "speedrun": Speedrun, "submission": submission}
+
+
+def role_of(name: str) -> str:
+    """Return the role of a parameter by its name, the same in every model."""
+    if not name.endswith("weight") or ".ln_" in name or name.startswith("ln_"):
+        return "vector"
+    for part, role in (("wte", "embedding"), ("wpe", "position"), ("lm_head", "readout"),
+                       ("attn.c_proj", "attention_out"), ("attn.", "attention"), ("mlp.c_fc", "ffn_in"),
+                       ("mlp.c_proj", "ffn_out")):
+        if part in name:
+            return role
+    raise ValueError(f"parameter {name} has no role")
+
+
+def build_model(recipe: Recipe) -> nn.Module:
+    """Return the model of a recipe, initialised from torch's random state by its parametrization's table."""
+    model, rows = KINDS[recipe.model.kind](recipe), table(recipe)
+    if recipe.model.kind == "submission":  # it starts as it likes
+        return model
+    model.scale_forward(multipliers(recipe))
+    for name, p in model.named_parameters():
+        if p.ndim == 2:
+            fill(p, initializer_of(recipe, rows[role_of(name)]))
+        else:
+            nn.init.constant_(p, float("ln_" in name and name.endswith("weight")))
+    return model
+
+
+@torch.no_grad()
+def fill(p: Tensor, initializer: Initializer) -> None:
+    """Draw a tensor's entries; a std of 0 gives zeros."""
+    if initializer.std == 0:
+        p.zero_()
+    elif initializer.name == "normal":
+        p.normal_(initializer.mean, initializer.std)
+    else:
+        nn.init.trunc_normal_(p, initializer.mean, initializer.std, initializer.a, initializer.b)

@@ -1,0 +1,46 @@
+"""Whatever GPT(hp) stands in train_gpt2.py, loaded only when a recipe asks for it."""
+import dataclasses
+import importlib.util
+import sys
+from types import ModuleType
+
+from torch import nn
+
+from harness.runlog import ROOT
+from lab.recipe import costs
+from lab.recipe.schema import Recipe
+
+SCRIPT = ROOT / "train_gpt2.py"
+SIZES = ("vocab_size", "n_layer", "n_head", "n_embd", "dtype", "seq_len")
+
+
+def submission(recipe: Recipe) -> nn.Module:
+    """Return the submission's GPT at the recipe's size, started as the submission starts it.
+
+    Of its hyperparameters those change that a recipe has too (SIZES). Raises ValueError, in one line, where
+    there is no script, or none with RECIPES and GPT(hp).
+    """
+    module = load()
+    try:
+        hp = next(iter(module.RECIPES.values()))
+        sizes = {**dataclasses.asdict(recipe.model), "vocab_size": costs.vocab_size(recipe),
+                 "n_head": recipe.model.heads, "seq_len": recipe.data.seq_len}
+        there = {f.name for f in dataclasses.fields(hp)}
+        return module.GPT(dataclasses.replace(hp, **{name: sizes[name] for name in SIZES if name in there}))
+    except Exception as error:  # a stranger's script may raise anything
+        raise ValueError(f"model.kind submission: {SCRIPT.name}: {type(error).__name__}: {error}; expected "
+                         f"RECIPES and GPT(hp)") from error
+
+
+def load() -> ModuleType:
+    """Return the submission as a module; its name is that of the file, under which a log carries it."""
+    if not SCRIPT.is_file():
+        raise ValueError(f"model.kind submission: there is no {SCRIPT.name}; take kind speedrun or gpt2")
+    spec = importlib.util.spec_from_file_location(SCRIPT.stem, SCRIPT)
+    assert spec and spec.loader
+    module = sys.modules[SCRIPT.stem] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(f"model.kind submission: {SCRIPT.name}: {type(error).__name__}: {error}") from error
+    return module
