@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from harness.shards import read_shard
 from harness.track import ROOT
-from lab.recipe import costs
 from lab.models.build import build_model
 from lab.parametrization import at_width
+from lab.recipe import costs
 from lab.recipe.load import replace
 from lab.recipe.schema import Recipe
 from lab.train import add_recipe_arguments, recipe_of, train_recipe

@@ -17,15 +17,15 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from lab.optimizers import OPTIMIZERS
 from lab.recipe.load import replace
-from lab.recipe.schema import Initializer, Parametrization, Recipe
+from lab.recipe.schema import HIDDEN, Initializer, Parametrization, Recipe
 
 GROUPS = {  # the guide's word -> the roles whose learning rate it adjusts
     "embedding": ("embedding", "position"), "decoder_attention": ("attention", "attention_out"),
     "decoder_input_ffn": ("ffn_in",), "decoder_output_ffn": ("ffn_out",)}
 TUNABLES = ("embeddings_scale", "output_logits_alpha", "scale_output_logits_by_d", "scale_qk_dot_by_d",
             "attention_logits_alpha", "adjust_learning_rate", "mup_base_head_dim")
-HIDDEN = ("attention", "attention_out", "ffn_in", "ffn_out")
 
 
 class Row(NamedTuple):
@@ -74,20 +74,32 @@ def table(recipe: Recipe) -> dict[str, Row]:
 
 
 def automatic_lr(recipe: Recipe, role: str, m: float) -> float:
-    """Return the factor on a role's learning rate where the recipe gives none: Muon's needs none."""
-    return 1.0 if recipe.optimizer.name == "muon" and role in HIDDEN else 1 / m
+    """Return the factor on a role's learning rate where the recipe gives none: the optimizer's rule."""
+    return OPTIMIZERS[recipe.optimizer.name].mup_lr(role, m)
 
 
 def roles(recipe: Recipe) -> Iterator[str]:
-    """Yield the roles of the tensors that a recipe's model has."""
+    """Yield the roles of the tensors that a recipe's model has; of a submission, those that it may have."""
     yield "embedding"
-    if recipe.model.kind == "gpt2":
+    if recipe.model.kind != "speedrun":
         yield "position"
-    yield from ("attention", "attention_out", "ffn_in", "ffn_out")
+    yield from HIDDEN
     if recipe.model.kind != "gpt2" or not recipe.model.tied:
         yield "readout"
     if recipe.model.kind != "speedrun":
         yield "vector"
+
+
+def role_of(name: str) -> str:
+    """Return the role of a parameter by its name, the same in every model."""
+    if not name.endswith("weight") or ".ln_" in name or name.startswith("ln_"):
+        return "vector"
+    for part, role in (("wte", "embedding"), ("wpe", "position"), ("lm_head", "readout"),
+                       ("attn.c_proj", "attention_out"), ("attn.", "attention"), ("mlp.c_fc", "ffn_in"),
+                       ("mlp.c_proj", "ffn_out")):
+        if part in name:
+            return role
+    raise ValueError(f"parameter {name} has no role")
 
 
 def widths(recipe: Recipe) -> tuple[float, float]:
@@ -120,6 +132,9 @@ def multipliers(recipe: Recipe) -> Multipliers:
 
 def check(recipe: Recipe) -> None:
     """Raise ValueError, in one line, where the words of a parametrization cannot go together."""
+    if recipe.optimizer.name not in OPTIMIZERS:
+        raise ValueError(f"optimizer.name: found {recipe.optimizer.name!r}, expected one of "
+                         f"{', '.join(OPTIMIZERS)}")
     words = recipe.parametrization
     bases = words.mup_base_hidden_size, words.mup_base_filter_size
     if (bases[0] is None) != (bases[1] is None):

@@ -5,18 +5,17 @@ from typing import Any
 
 import yaml
 
+from lab.parametrization import lines, multipliers, table
 from lab.recipe import costs
 from lab.recipe import load as recipes
-from lab.parametrization import lines, multipliers, table
 from lab.recipe.schema import Recipe
-from lab.plan import divided
-from lab.train import add_recipe_arguments, recipe_of
+from lab.train import add_recipe_arguments, divided, memory_bytes, recipe_of
 
 
 def cost_of(recipe: Recipe) -> dict[str, float]:
     """Return what a recipe's run costs, in closed form: numbers, bytes, tokens, FLOPs."""
     return {"parameters": costs.parameters(recipe).total, "parameter_bytes": costs.parameter_bytes(recipe),
-            "memory_bytes": costs.memory_bytes(recipe), "micro_batch": costs.micro_batch(recipe),
+            "memory_bytes": memory_bytes(recipe), "micro_batch": costs.micro_batch(recipe),
             "steps": sum(s.steps for s in costs.stretches(recipe)), "tokens": costs.total_tokens(recipe),
             "flops_per_token": costs.flops_per_token(recipe), "flops": costs.total_flops(recipe)}
 

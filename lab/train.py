@@ -1,13 +1,10 @@
 """lab train: one recipe through the harness, in a loop of the lab's own."""
-from harness.run import Run, open_run  # first: the referee binds its clock and its loss
-
 import argparse
-import math
 import os
 import pprint
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,15 +13,15 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor, nn
 
+from harness.plan import check_batch
+from harness.run import Run, open_run  # first: the referee binds its clock and its loss
 from lab import parametrization
+from lab.models.build import build_model
+from lab.optimizers import OPTIMIZERS
 from lab.recipe import costs
 from lab.recipe import load as recipes
-from lab.models.build import build_model
-from lab.optimizers.build import build_optimizers, clip
-from lab.plan import divided, hyperparameters
-from lab.recipe.schema import Recipe
 from lab.recipe.schedule import factor
-from lab.recipe.load import smoke
+from lab.recipe.schema import Recipe
 
 SCRIPT = '''"""A recipe of the lab as a submission: ./run.sh --track {track} --script THIS"""
 from harness.run import open_run
@@ -44,6 +41,21 @@ if __name__ == "__main__":
 '''
 
 
+@dataclass(frozen=True, kw_only=True)
+class LabHyperparameters:
+    """What the harness asks of a run, worked out from a recipe; and the recipe itself."""
+
+    num_iterations: int
+    batch_tokens: int
+    micro_batch: int
+    seq_len: int
+    val_every: int
+    epochs: int
+    train_tokens: int
+    dtype: str
+    recipe: dict[str, Any]
+
+
 class Result(NamedTuple):
     """A finished run."""
 
@@ -55,6 +67,39 @@ class Result(NamedTuple):
     model: nn.Module
 
 
+def hyperparameters(recipe: Recipe | dict[str, Any]) -> LabHyperparameters:
+    """Return what the harness asks of a recipe's run. Raises ValueError as `divided`, and without data."""
+    recipe = recipes.make_recipe(recipe) if isinstance(recipe, dict) else recipe
+    hp = divided(recipe)
+    return replace(hp, epochs=-(-(hp.train_tokens + 1) // costs.dataset_tokens(costs.track_of(recipe))))
+
+
+def divided(recipe: Recipe) -> LabHyperparameters:
+    """Return the hyperparameters for one epoch; no data is looked at.
+
+    Raises ValueError where a step, of any size on the schedule, does not divide into passes.
+    """
+    parametrization.check(recipe)
+    for key, name in (("model.dtype", recipe.model.dtype),
+                      ("optimizer.newton_schulz_dtype", recipe.optimizer.newton_schulz_dtype)):
+        if name not in ("float32", "bfloat16"):
+            raise ValueError(f"{key}: found {name}, expected float32 or bfloat16")
+    if costs.vocab_size(recipe) < costs.track_of(recipe).vocab_size:
+        raise ValueError(f"model.vocab_size: found {recipe.model.vocab_size}, the track's ids need at least "
+                         f"{costs.track_of(recipe).vocab_size}")
+    track, planned = costs.track_of(recipe), costs.stretches(recipe)
+    steps = sum(stretch.steps for stretch in planned)
+    hp = LabHyperparameters(
+        num_iterations=steps, batch_tokens=recipe.data.batch_tokens, micro_batch=costs.micro_batch(recipe),
+        seq_len=recipe.data.seq_len, val_every=-(-steps // max(1, recipe.validations)), epochs=1,
+        train_tokens=costs.total_tokens(recipe), dtype=recipe.model.dtype, recipe=recipes.as_dict(recipe))
+    for _, _, size, seq_len in planned:
+        check_batch(replace(hp, batch_tokens=size, seq_len=seq_len), track, None, None)
+        if seq_len > recipe.data.seq_len:
+            raise ValueError(f"schedule.seq_len: {seq_len}, at most data.seq_len = {recipe.data.seq_len}")
+    return hp
+
+
 def train_in(run: Run) -> nn.Module:
     """Train the recipe of an open run; return its model (collective)."""
     recipe = recipes.make_recipe(run.hp.recipe)
@@ -63,11 +108,12 @@ def train_in(run: Run) -> nn.Module:
     torch.manual_seed(run.seed)
     model = build_model(recipe).to(run.device)
     optimizers = build_optimizers(recipe, model, run.compile)
-    planned, loss_of = costs.steps(recipe), run.compile(loss_sum)
+    planned, total = costs.steps(recipe), costs.curve_tokens(recipe)
+    loss_of = run.compile(loss_sum)
     for step in run.steps(model, optimizers):
         for line in parametrization.replaced(recipe) if step == 0 else ():
             run.print(line)  # shown once: the warm-up, which comes to step 0 first, says nothing
-        run.log(lr=set_rates(recipe, optimizers, planned[step].seen))
+        run.log(lr=set_rates(recipe, optimizers, planned[step].seen, total))
         tokens, seq_len = run.take(planned[step].tokens), planned[step].seq_len
         x_BT, y_BT = tokens[:-1].view(-1, seq_len), tokens[1:].view(-1, seq_len)
         loss = run.accumulate(lambda net, x, y: loss_of(net(x), y), x_BT, y_BT)
@@ -77,11 +123,22 @@ def train_in(run: Run) -> nn.Module:
     return model
 
 
-def set_rates(recipe: Recipe, optimizers: list, seen: int) -> float:
-    """Set rate and decay of each group from the tokens seen; return the rate before the roles' factors."""
-    total = costs.asked_tokens(recipe)
-    if total == math.inf:  # the duration is one of steps
-        total = costs.total_tokens(recipe)
+def build_optimizers(recipe: Recipe, model: nn.Module, compile: Callable = lambda f: f) -> list:
+    """Return the optimizers of a recipe, with one group a role: its lr, weight decay and eps by the table."""
+    config, rows = recipe.optimizer, parametrization.table(recipe)
+    by_role: dict[str, list[Tensor]] = {}
+    for name, p in model.named_parameters():
+        by_role.setdefault(parametrization.role_of(name), []).append(p)
+    groups = [dict(params=params, role=role, lr=config.lr * rows[role].lr, eps=config.eps * rows[role].eps,
+                   weight_decay=config.weight_decay * rows[role].weight_decay)
+              for role, params in by_role.items()]
+    for group in groups:
+        group["peak_lr"], group["peak_weight_decay"] = group["lr"], group["weight_decay"]
+    return OPTIMIZERS[config.name].build(groups, config, compile)
+
+
+def set_rates(recipe: Recipe, optimizers: list, seen: int, total: float) -> float:
+    """Set each group's rate and decay after some of all tokens; return the rate before the roles' factors."""
     curves = recipe.schedule
     decay = factor(curves.weight_decay, seen, total) if curves.weight_decay else 1.0
     for group in (group for optimizer in optimizers for group in optimizer.param_groups):
@@ -90,18 +147,14 @@ def set_rates(recipe: Recipe, optimizers: list, seen: int) -> float:
     return recipe.optimizer.lr * factor(curves, seen, total)
 
 
+def clip(model: nn.Module, max_norm: float | None) -> Tensor:
+    """Scale all gradients to a global norm of at most max_norm; return the norm before, a scalar."""
+    return nn.utils.clip_grad_norm_(model.parameters(), float("inf") if max_norm is None else max_norm)
+
+
 def loss_sum(logits_BTV: Tensor, y_BT: Tensor) -> Tensor:
     """Return the float32 cross-entropy, summed: the harness divides it once, by the global token count."""
     return F.cross_entropy(logits_BTV.flatten(0, 1).float(), y_BT.flatten(), reduction="sum")
-
-
-@contextmanager
-def script_of(recipe: Recipe) -> Iterator[Path]:
-    """Give a file that holds the recipe as a submission; the log of its run starts with it."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "recipe.py"
-        path.write_text(script_text(recipe))
-        yield path
 
 
 def script_text(recipe: Recipe) -> str:
@@ -117,10 +170,12 @@ def train_recipe(recipe: Recipe, seed: int = 0, flags: Sequence[str] = ()) -> Re
     refuses, or the loss stops being a number, SystemExit comes, its context the reason, as ./run.sh ends.
     """
     hp = hyperparameters(recipe)
-    if (needed := costs.memory_bytes(recipe)) > (there := memory_there()):
+    if (needed := memory_bytes(recipe)) > (there := memory_there()):
         raise MemoryError(f"the model alone needs over {needed / 1e9:.0f} GB of memory, there are "
                           f"{there / 1e9:.0f}; take a smaller one, or smaller micro-batches")
-    with script_of(recipe) as script:
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "recipe.py"
+        script.write_text(script_text(recipe))
         argv = [f"--track={recipe.data.track}", f"--seed={seed}", *flags]
         with open_run(str(script), {"lab": hp}, argv) as run:
             try:
@@ -130,6 +185,20 @@ def train_recipe(recipe: Recipe, seed: int = 0, flags: Sequence[str] = ()) -> Re
                 raise
     return Result(run.log_path, run.result["val_loss"], run.result["step"], run.result["tokens"],
                   run.result["train_time_ns"] / 1e9, model)
+
+
+def memory_bytes(recipe: Recipe) -> int:
+    """Return a lower bound of a training process's memory on one device, in bytes.
+
+    Weights, gradients (twice where reduction is exact) and the optimizer's state, float32; of one pass the
+    float32 logits with their gradient and what blocks keep for theirs, at least 8 numbers a channel.
+    """
+    parametrization.check(recipe)
+    model, state = recipe.model, OPTIMIZERS[recipe.optimizer.name].STATE
+    copies = 1 + (2 if costs.track_of(recipe).reduction == "exact" else 1) + state
+    tokens, size = costs.micro_batch(recipe) * recipe.data.seq_len, 4 if model.dtype == "float32" else 2
+    kept = tokens * (8 * costs.vocab_size(recipe) + size * 8 * model.n_layer * model.n_embd)
+    return 4 * copies * costs.parameters(recipe).total + kept
 
 
 def memory_there() -> int:
@@ -151,8 +220,10 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
 def recipe_of(arguments: argparse.Namespace) -> Recipe:
     """Return the recipe that a command line names."""
     overrides = parse_overrides(arguments.override)
-    recipe = recipes.load_recipe(arguments.config, None if arguments.smoke else overrides)
-    return recipes.make_recipe(recipes.as_dict(smoke(recipe)), overrides) if arguments.smoke else recipe
+    if not arguments.smoke:
+        return recipes.load_recipe(arguments.config, overrides)
+    small = recipes.smoke(recipes.load_recipe(arguments.config))
+    return recipes.make_recipe(recipes.as_dict(small), overrides)
 
 
 def parse_overrides(words: list[str]) -> dict[str, Any]:

@@ -5,22 +5,10 @@ from torch import Tensor, nn
 from lab.models.gpt2 import GPT2
 from lab.models.speedrun import Speedrun
 from lab.models.submission import submission
-from lab.parametrization import initializer_of, multipliers, table
+from lab.parametrization import initializer_of, multipliers, role_of, table
 from lab.recipe.schema import Initializer, Recipe
 
 KINDS = {"gpt2": GPT2, "speedrun": Speedrun, "submission": submission}
-
-
-def role_of(name: str) -> str:
-    """Return the role of a parameter by its name, the same in every model."""
-    if not name.endswith("weight") or ".ln_" in name or name.startswith("ln_"):
-        return "vector"
-    for part, role in (("wte", "embedding"), ("wpe", "position"), ("lm_head", "readout"),
-                       ("attn.c_proj", "attention_out"), ("attn.", "attention"), ("mlp.c_fc", "ffn_in"),
-                       ("mlp.c_proj", "ffn_out")):
-        if part in name:
-            return role
-    raise ValueError(f"parameter {name} has no role")
 
 
 def build_model(recipe: Recipe) -> nn.Module:

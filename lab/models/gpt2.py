@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lab.recipe import costs
 from lab.parametrization import Multipliers
+from lab.recipe import costs
 from lab.recipe.schema import Recipe
 
 ACTIVATIONS = {"gelu": lambda x: F.gelu(x, approximate="tanh"), "relu": F.relu,

@@ -18,7 +18,7 @@ def submission(recipe: Recipe) -> nn.Module:
     """Return the submission's GPT at the recipe's size, started as the submission starts it.
 
     Of its hyperparameters those change that a recipe has too (SIZES). Raises ValueError, in one line, where
-    there is no script, or none with RECIPES and GPT(hp).
+    there is no script, none with RECIPES and GPT(hp), or a duration counts parameters that it does not have.
     """
     module = load()
     try:
@@ -26,10 +26,15 @@ def submission(recipe: Recipe) -> nn.Module:
         sizes = {**dataclasses.asdict(recipe.model), "vocab_size": costs.vocab_size(recipe),
                  "n_head": recipe.model.heads, "seq_len": recipe.data.seq_len}
         there = {f.name for f in dataclasses.fields(hp)}
-        return module.GPT(dataclasses.replace(hp, **{name: sizes[name] for name in SIZES if name in there}))
+        model = module.GPT(dataclasses.replace(hp, **{name: sizes[name] for name in SIZES if name in there}))
     except Exception as error:  # a stranger's script may raise anything
         raise ValueError(f"model.kind submission: {SCRIPT.name}: {type(error).__name__}: {error}; expected "
                          f"RECIPES and GPT(hp)") from error
+    found, counted = sum(p.numel() for p in model.parameters()), costs.parameters(recipe).total
+    if found != counted and (recipe.duration.flops or recipe.duration.tokens_per_param):
+        raise ValueError(f"model.kind submission: it has {found} parameters, the closed form of costs "
+                         f"{counted}; give duration.steps, tokens or epochs")
+    return model
 
 
 def load() -> ModuleType:

@@ -6,8 +6,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lab.optimizers import adamw
-from lab.parametrization import HIDDEN
-from lab.recipe.schema import Optimizer
+from lab.recipe.schema import HIDDEN, Optimizer
+
+STATE = 1  # float32 numbers that it keeps for a parameter, at least
 
 
 def newton_schulz(G: Tensor, steps: int = 5) -> Tensor:
@@ -66,7 +67,7 @@ class Muon(torch.optim.Optimizer):
         return params[(self.rank - first) % self.world_size::self.world_size]
 
     @torch.no_grad()
-    def step(self, loss: Tensor | None = None) -> None:
+    def step(self, loss: Tensor) -> None:
         """Update all matrices from their gradients: p -= lr * sqrt(max(1, rows / columns)) * update."""
         for group in self.param_groups:
             for p in group["params"] if group["weight_decay"] else ():
@@ -108,3 +109,8 @@ def build(groups: list[dict], config: Optimizer, compile: Callable) -> list[torc
     others = [g for g in groups if g["role"] not in HIDDEN]
     dtype = getattr(torch, config.newton_schulz_dtype)
     return [*adamw.build(others, config, compile), Muon(hidden, config.lr, config.momentum, dtype, compile)]
+
+
+def mup_lr(role: str, m: float) -> float:
+    """Return the factor on a role's learning rate: a matrix has Muon's own already."""
+    return 1.0 if role in HIDDEN else adamw.mup_lr(role, m)

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from harness.shards import read_shard
 from harness.track import ROOT, Track, load_tracks
-from lab.recipe.schema import Recipe
 from lab.recipe.schedule import stairs
+from lab.recipe.schema import Recipe
 
 
 class Parameters(NamedTuple):
@@ -82,19 +82,6 @@ def parameter_bytes(recipe: Recipe) -> int:
     return 4 * parameters(recipe).total
 
 
-def memory_bytes(recipe: Recipe) -> int:
-    """Return a lower bound of a training process's memory on one device, in bytes.
-
-    Weights, gradients (twice where reduction is exact) and the optimizer's state, float32; of one pass the
-    float32 logits with their gradient and what blocks keep for theirs, at least 8 numbers a channel.
-    """
-    model, state = recipe.model, 2 if recipe.optimizer.name == "adamw" else 1
-    copies = 1 + (2 if track_of(recipe).reduction == "exact" else 1) + state
-    tokens, size = micro_batch(recipe) * recipe.data.seq_len, 4 if model.dtype == "float32" else 2
-    kept = tokens * (8 * vocab_size(recipe) + size * 8 * model.n_layer * model.n_embd)
-    return 4 * copies * parameters(recipe).total + kept
-
-
 def micro_batch(recipe: Recipe) -> int:
     """Return the sequences of one pass: the recipe's, or as many as make 2^10 tokens (a CPU's cache)."""
     if recipe.data.micro_batch:
@@ -152,6 +139,12 @@ def steps(recipe: Recipe) -> list[Step]:
             for s in stretches(recipe) for i in range(s.steps)]
 
 
+def curve_tokens(recipe: Recipe) -> float:
+    """Return the tokens over which schedules run: those asked for; of a duration in steps, those taken."""
+    asked = asked_tokens(recipe)
+    return total_tokens(recipe) if asked == math.inf else asked
+
+
 def total_tokens(recipe: Recipe) -> int:
     """Return the tokens that a run takes."""
     return sum(stretch.steps * stretch.tokens for stretch in stretches(recipe))
@@ -159,12 +152,7 @@ def total_tokens(recipe: Recipe) -> int:
 
 def total_flops(recipe: Recipe) -> float:
     """Return the training FLOPs of a run, each step at its own sequence length."""
-    return flops_of(recipe, stretches(recipe))
-
-
-def flops_of(recipe: Recipe, planned: list[Stretch]) -> float:
-    """Return the training FLOPs of some steps, each at its own sequence length."""
-    return float(sum(s.steps * s.tokens * flops_per_token(recipe, s.seq_len) for s in planned))
+    return float(sum(s.steps * s.tokens * flops_per_token(recipe, s.seq_len) for s in stretches(recipe)))
 
 
 def dataset_tokens(track: Track) -> int:

@@ -2,25 +2,17 @@
 import dataclasses
 import difflib
 import functools
-import math
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from lab.recipe.guide import from_guide
-from lab.recipe.schema import DURATIONS, Recipe, ROLES
+from lab.recipe.schema import DURATIONS, ROLES, WORDS, Recipe
 
 FOLDER = Path(__file__).resolve().parent.parent / "recipes"
-ABOVE_0 = (
-    "steps", "tokens", "tokens_per_param", "flops", "epochs", "n_layer", "n_head", "n_embd", "head_dim",
-    "filter_size", "vocab_size", "seq_len", "batch_tokens", "micro_batch", "validations", "lr", "eps",
-    "max_grad_norm", "std", "timescale_tokens", "rate", "embeddings_scale", "output_logits_alpha",
-    "attention_logits_alpha", "mup_base_hidden_size", "mup_base_filter_size", "mup_base_head_dim")
-FROM_0 = ("weight_decay", "start", "final", "exponent", "warmup_tokens", "end_tokens")
-SHARES, BELOW_1 = ("warmup_frac", "cooldown_frac"), ("betas", "momentum")
 
 
 def shipped() -> list[str]:
@@ -85,10 +77,9 @@ def make_recipe(values: dict[str, Any], overrides: dict[str, Any] | None = None,
     _check_keys(values, overrides, where)
     parser = _parser()
     try:
-        recipe = Recipe(**vars(parser.instantiate(parser.parse_object(values))))
+        recipe = plain(Recipe(**vars(parser.instantiate(parser.parse_object(values)))))
     except (ArgumentError, ValueError, TypeError, KeyError) as error:
-        words = " ".join(re.sub(r"Parser key|<class |(?<=')>|typing\.", "", str(error)).split())
-        raise ValueError(f"{where or 'recipe'}: {words}") from None
+        raise ValueError(f"{where or 'recipe'}: {_misfit(values, str(error))}") from None
     check(recipe)
     return recipe
 
@@ -124,13 +115,6 @@ def check(recipe: Recipe) -> None:
             if role not in ROLES:
                 raise ValueError(f"{where}: no role {role!r}; there are {', '.join(ROLES)}")
     curves = {"schedule": schedule, "schedule.weight_decay": schedule.weight_decay, **schedule.roles}
-    for where, section in (("duration", recipe.duration), ("model", model), ("data", recipe.data),
-                           ("model.initializer", model.initializer), ("optimizer", optimizer),
-                           ("model.embedding_initializer", model.embedding_initializer),
-                           ("parametrization", recipe.parametrization), ("recipe", recipe), *curves.items()):
-        _check_ranges(where, vars(section) if section else {})
-    if wrong := [f"{role} {x:g}" for role, x in optimizer.lr_factor.items() if not 0 <= x < math.inf]:
-        raise ValueError(f"optimizer.lr_factor: found {wrong[0]}, expected numbers of at least 0")
     name = "head_dim" if model.head_dim else "n_head"
     if model.n_embd % getattr(model, name):
         raise ValueError(f"model.n_embd: {model.n_embd} is not a multiple of {name} = {getattr(model, name)}")
@@ -139,24 +123,70 @@ def check(recipe: Recipe) -> None:
             raise ValueError(f"{where}: found warmup_tokens and warmup_frac, expected at most one")
     for name in ("batch_tokens", "seq_len"):
         stairs = getattr(schedule, name)
-        if [u for u, _ in stairs] != sorted({u for u, _ in stairs}) or any(value < 1 for _, value in stairs):
+        if [u for u, _ in stairs] != sorted({u for u, _ in stairs}):
             raise ValueError(f"schedule.{name}: found {stairs}, expected [[tokens seen, value], ...], rising")
     if recipe.duration.flops and schedule.seq_len:
         raise ValueError("duration.flops with a schedule.seq_len: a token's cost would change; give tokens")
 
 
-def _check_ranges(where: str, values: dict[str, Any]) -> None:
-    """Raise ValueError where a number is out of the range that its name has; names without one are let be."""
-    for name, value in values.items():
-        for x in value if isinstance(value, tuple) else [value]:
-            if not isinstance(x, int | float):
-                continue
-            for names, fits, words in ((ABOVE_0, 0 < x < math.inf, "a number above 0"),
-                                       (FROM_0, 0 <= x < math.inf, "a number of at least 0"),
-                                       (SHARES, 0 <= x <= 1, "0 to 1"),
-                                       (BELOW_1, 0 <= x < 1, "0 to below 1")):
-                if name in names and not fits:
-                    raise ValueError(f"{where}.{name}: found {x}, expected {words}")
+def type_of(key: str) -> Any:
+    """Return the type of a recipe's value by its dotted key; None where there is no such key."""
+    kind: Any = Recipe
+    for word in key.split("."):
+        if get_origin(kind) is dict:
+            kind = get_args(kind)[1]
+        else:
+            fields = getattr(dataclass_of(kind), "__dataclass_fields__", {})
+            kind = fields[word].type if word in fields else None
+    return kind
+
+
+def words_of(kind: Any) -> str:
+    """Return what a type of the schema takes, in words."""
+    if kind in WORDS:
+        return WORDS[kind]
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return f"one of {', '.join(inner)}"
+    if origin in (tuple, list):
+        return f"[{', '.join(map(words_of, inner))}{', ...' if origin is list else ''}]"
+    if origin is dict:
+        return f"names, each with {words_of(inner[1])}"
+    return " or ".join(map(words_of, inner)) or "keys of its own"
+
+
+def typed(kind: Any, value: Any) -> Any:
+    """Return a value as a type of the schema has it: 1e-3, which YAML takes for text, is a number there.
+
+    Raises ValueError, in words for a message, where it does not fit.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=kind)
+    try:
+        return plain(parser.parse_object({"value": value}).value)
+    except (ArgumentError, ValueError, TypeError):
+        raise ValueError(f"found {value!r}, expected {words_of(kind)}") from None
+
+
+def plain(value: Any) -> Any:
+    """Return a parsed value with plain numbers: those of jsonargparse's types are classes of their own."""
+    if dataclasses.is_dataclass(value):
+        return dataclasses.replace(value, **{k: plain(v) for k, v in vars(value).items()})
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(plain, value))
+    return getattr(value, "_type", lambda same: same)(value)
+
+
+def _misfit(values: dict[str, Any], message: str) -> str:
+    """Return key, what was found and what was expected, from a message of jsonargparse."""
+    path = ".".join(re.findall(r'Parser key "([^"]+)"', message))
+    kinds = [kind for kind in WORDS if f"Not of type {kind.__name__}:" in message] or [type_of(path)]
+    found: Any = values
+    for word in path.split("."):
+        found = found[word] if isinstance(found, dict) and word in found else found
+    return f"{path}: found {found!r}, expected {words_of(kinds[0])}"
 
 
 @functools.cache

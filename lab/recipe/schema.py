@@ -1,8 +1,21 @@
 """Schema: the types of a recipe, section by section; what a value means stands beside it."""
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from jsonargparse.typing import ClosedUnitInterval as Share
+from jsonargparse.typing import PositiveInt, restricted_number_type
+
+Positive = restricted_number_type("Positive", float, [(">", 0), ("<", math.inf)])
+NotNegative = restricted_number_type("NotNegative", float, [(">=", 0), ("<", math.inf)])
+Below1 = restricted_number_type("Below1", float, [(">=", 0), ("<", 1)])
+WORDS = {  # a type -> what it takes, for messages
+    PositiveInt: "a whole number above 0", Positive: "a number above 0", Share: "a number from 0 to 1",
+    NotNegative: "a number of at least 0", Below1: "a number from 0 to below 1", float: "a number",
+    int: "a whole number", bool: "true or false", str: "text", type(None): "null"}
+
 ROLES = ("embedding", "position", "attention", "attention_out", "ffn_in", "ffn_out", "readout", "vector")
+HIDDEN = ROLES[2:6]  # the matrices of the blocks
 DURATIONS = ("steps", "tokens", "tokens_per_param", "flops", "epochs")
 
 
@@ -12,7 +25,7 @@ class Initializer:
 
     name: Literal["normal", "truncated_normal"] = "normal"
     mean: float = 0.0
-    std: float = 0.02
+    std: Positive = 0.02
     a: float | None = None
     b: float | None = None
 
@@ -23,12 +36,12 @@ class Model:
     whatever GPT(hp) stands in train_gpt2.py (submission), which starts as it likes."""
 
     kind: Literal["gpt2", "speedrun", "submission"] = "gpt2"
-    vocab_size: int | None = None  # default: the track's
-    n_layer: int = 2
-    n_head: int = 2
-    head_dim: int | None = None  # instead of n_head: the number of heads follows from the width
-    n_embd: int = 64
-    filter_size: int | None = None  # hidden size of the MLP; default: 4 n_embd
+    vocab_size: PositiveInt | None = None  # default: the track's
+    n_layer: PositiveInt = 2
+    n_head: PositiveInt = 2
+    head_dim: PositiveInt | None = None  # instead of n_head: the number of heads follows from the width
+    n_embd: PositiveInt = 64
+    filter_size: PositiveInt | None = None  # hidden size of the MLP; default: 4 n_embd
     activation: Literal["gelu", "relu", "squared_relu"] = "gelu"
     tied: bool = True  # the head is the embedding
     bias: bool = True
@@ -62,14 +75,14 @@ class Parametrization:
     """
 
     kind: Literal["sp", "mup"] = "sp"
-    mup_base_hidden_size: int | None = None  # both or neither
-    mup_base_filter_size: int | None = None
-    mup_base_head_dim: int | None = None  # default: the model's own, which leaves 1/sqrt(head_dim)
-    embeddings_scale: float = 1.0
-    output_logits_alpha: float | None = None
+    mup_base_hidden_size: PositiveInt | None = None  # both or neither
+    mup_base_filter_size: PositiveInt | None = None
+    mup_base_head_dim: PositiveInt | None = None  # default: the model's own, which leaves 1/sqrt(head_dim)
+    embeddings_scale: Positive = 1.0
+    output_logits_alpha: Positive | None = None
     scale_output_logits_by_d: bool = True  # False: by the root of the width
     scale_qk_dot_by_d: bool = False  # attention logits are attention_logits_alpha q.k / head_dim, literally
-    attention_logits_alpha: float = 1.0
+    attention_logits_alpha: Positive = 1.0
     adjust_learning_rate: dict[str, float] = field(default_factory=dict)  # replaces the automatic factors
     weight_decay: Literal["constant_product", "unscaled"] = "constant_product"  # lr * weight_decay, or as is
     scale_eps: bool = True  # Adam's eps with its gradients; False as in the guide
@@ -79,31 +92,31 @@ class Parametrization:
 class Optimizer:
     """AdamW, or Muon for the matrices of the blocks and AdamW for all else."""
 
-    name: Literal["adamw", "muon"] = "adamw"
-    lr: float = 1e-3
-    lr_factor: dict[str, float] = field(default_factory=dict)  # by role, on top of lr
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = 1e-8
-    weight_decay: float = 0.0  # decoupled; matrices only, as lr * weight_decay
-    max_grad_norm: float | None = None  # global
-    momentum: float = 0.95  # Muon's
+    name: str = "adamw"  # one of lab/optimizers
+    lr: Positive = 1e-3
+    lr_factor: dict[str, NotNegative] = field(default_factory=dict)  # by role, on top of lr
+    betas: tuple[Below1, Below1] = (0.9, 0.95)
+    eps: Positive = 1e-8
+    weight_decay: NotNegative = 0.0  # decoupled; matrices only, as lr * weight_decay
+    max_grad_norm: Positive | None = None  # global
+    momentum: Below1 = 0.95  # Muon's
     newton_schulz_dtype: str = "float32"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """A factor as a function of tokens seen; see lab/schedule.py."""
+    """A factor as a function of tokens seen; see lab/recipe/schedule.py."""
 
     kind: Literal["constant", "linear", "cosine", "trapezoid", "power", "exponential"] = "constant"
-    warmup_tokens: float | None = None  # at most one of the two
-    warmup_frac: float | None = None  # of the run's tokens
-    start: float = 0.0  # factor at the first token of a warm-up
-    final: float = 0.0  # factor at the end: linear, cosine, trapezoid
-    end_tokens: float | None = None  # where linear, cosine and trapezoid end; default: the run's tokens
-    cooldown_frac: float = 0.3  # trapezoid
-    exponent: float = 0.08  # power: (1 + (u - W) / timescale_tokens) ** -exponent
-    rate: float = 0.995  # exponential: rate ** ((u - W) / timescale_tokens)
-    timescale_tokens: float = 57236.0  # one step of hlb-gpt at its scale 1
+    warmup_tokens: NotNegative | None = None  # at most one of the two
+    warmup_frac: Share | None = None  # of the run's tokens
+    start: NotNegative = 0.0  # factor at the first token of a warm-up
+    final: NotNegative = 0.0  # factor at the end: linear, cosine, trapezoid
+    end_tokens: NotNegative | None = None  # where linear, cosine and trapezoid end; default: the run's tokens
+    cooldown_frac: Share = 0.3  # trapezoid
+    exponent: NotNegative = 0.08  # power: (1 + (u - W) / timescale_tokens) ** -exponent
+    rate: Positive = 0.995  # exponential: rate ** ((u - W) / timescale_tokens)
+    timescale_tokens: Positive = 57236.0  # one step of hlb-gpt at its scale 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +125,9 @@ class Schedule(Curve):
 
     roles: dict[str, Curve] = field(default_factory=dict)
     weight_decay: Curve | None = None
-    batch_tokens: list[tuple[float, int]] = field(default_factory=list)  # [from tokens seen, value], ...
-    seq_len: list[tuple[float, int]] = field(default_factory=list)
+    # stairs: [from tokens seen, value], ...
+    batch_tokens: list[tuple[float, PositiveInt]] = field(default_factory=list)
+    seq_len: list[tuple[float, PositiveInt]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,20 +135,20 @@ class Data:
     """Which tokens, and how they are cut into steps."""
 
     track: str = "lab"
-    seq_len: int = 128
-    batch_tokens: int = 4096  # a step
-    micro_batch: int | None = None  # sequences of one pass; default: 2^10 tokens or a step
+    seq_len: PositiveInt = 128
+    batch_tokens: PositiveInt = 4096  # a step
+    micro_batch: PositiveInt | None = None  # sequences of one pass; default: 2^10 tokens or a step
 
 
 @dataclass(frozen=True, kw_only=True)
 class Duration:
     """How long a run is: exactly one of them."""
 
-    steps: int | None = None
-    tokens: float | None = None
-    tokens_per_param: float | None = None
-    flops: float | None = None  # 6 N + 12 L d T a token, see lab/costs.py
-    epochs: float | None = None
+    steps: PositiveInt | None = None
+    tokens: Positive | None = None
+    tokens_per_param: Positive | None = None
+    flops: Positive | None = None  # 6 N + 12 L d T a token, see lab/recipe/costs.py
+    epochs: Positive | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,4 +162,4 @@ class Recipe:
     schedule: Schedule = Schedule()
     data: Data = Data()
     duration: Duration = Duration()  # make_recipe: 100 steps where nothing is said
-    validations: int = 10  # spread evenly, besides the one before training
+    validations: PositiveInt = 10  # spread evenly, besides the one before training

@@ -9,21 +9,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args, get_origin, NamedTuple
-
-from jsonargparse import ArgumentError, ArgumentParser
+from typing import Any, NamedTuple, get_args, get_origin
 
 from harness.runlog import canonical
 from lab import parametrization
-from lab.plan import divided
-from lab.recipe import costs, load as recipes
+from lab.recipe import costs
+from lab.recipe import load as recipes
 from lab.recipe.schedule import factor
 from lab.recipe.schema import Duration, Recipe
+from lab.train import divided, memory_bytes
 
 MOST_POINTS = 1_000_000
 KEYS = ("recipe", "overrides", "axes", "points", "method", "samples", "seed", "constraints", "resolved")
 CONSTRAINTS = {"parameters": lambda recipe: costs.parameters(recipe).total,  # the cheap ones first
-               "parameter_bytes": costs.parameter_bytes, "memory_bytes": costs.memory_bytes,
+               "parameter_bytes": costs.parameter_bytes, "memory_bytes": memory_bytes,
                "flops": costs.total_flops}
 COSTLY = ("model.", "data.", "duration.", "optimizer.name", "schedule.batch_tokens", "schedule.seq_len")
 Point = dict[str, Any]  # axis -> value
@@ -140,7 +139,7 @@ def make_space(values: dict[str, Any]) -> Space:
     resolved = values.get("resolved")
     base = recipes.make_recipe(resolved) if resolved else recipes.load_recipe(name, overrides)
     axes = {str(key): axis_values(str(key), axes[key]) for key in axes}
-    points = [{key: typed(key, kind_of(key), value) for key, value in point.items()} for point in points]
+    points = [{key: typed(key, value) for key, value in point.items()} for point in points]
     return check(Space(
         recipe=name, overrides=overrides, axes=axes, points=points,
         method=values.get("method", "grid"), samples=values.get("samples"), seed=values.get("seed", 0),
@@ -243,13 +242,13 @@ def axis_values(key: str, given: Any) -> list:
 
     Raises ValueError, in one line, for an unknown key, a wrong type or a value that stands there twice.
     """
-    kind = kind_of(key)
+    kind_of(key)
     if isinstance(given, dict) and len(given) == 1 and next(iter(given)) in ("log", "linear"):
         given = _spaced(key, *next(iter(given.items())))
     if not isinstance(given, list) or not given:
         raise ValueError(f"axes: {key}: found {given!r}, expected a list of values, {{log: [lo, hi, n]}} or "
                          f"{{linear: [lo, hi, n]}}")
-    values = [typed(key, kind, value) for value in given]
+    values = [typed(key, value) for value in given]
     if key == "seed" and min(values) < 0:
         raise ValueError(f"axes: seed: found {min(values)}, expected at least 0")
     if again := [value for i, value in enumerate(values) if value in values[:i]]:
@@ -258,19 +257,11 @@ def axis_values(key: str, given: Any) -> list:
 
 
 def kind_of(key: str) -> Any:
-    """Return the type of an axis' values: the recipe's, or a run's seed."""
-    return int if key == "seed" else _type_of(key)
+    """Return the type of an axis' values: the recipe's, or a run's seed.
 
-
-def _type_of(key: str) -> Any:
-    """Return the type of a recipe's value. Raises ValueError, naming the closest, for an unknown key."""
-    kind = Recipe
-    for word in key.split("."):
-        if get_origin(kind) is dict:
-            kind = get_args(kind)[1]
-        else:
-            fields = getattr(recipes.dataclass_of(kind), "__dataclass_fields__", {})
-            kind = fields[word].type if word in fields else None
+    Raises ValueError, naming the closest, for an unknown key.
+    """
+    kind = int if key == "seed" else recipes.type_of(key)
     if kind is None or recipes.dataclass_of(kind):
         check_known(key, ["seed", *recipes.keys()], "axis")
     return kind
@@ -294,15 +285,12 @@ def _spaced(key: str, spacing: str, ends: Any) -> list[float]:
     return [int(value) if value.is_integer() else value for value in rounded]
 
 
-def typed(key: str, kind: Any, value: Any) -> Any:
-    """Return a value as the recipe's key has it: 1e-3, which YAML takes for text, is a number there."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--value", type=kind)
+def typed(key: str, value: Any) -> Any:
+    """Return a value as the recipe has it at a key. Raises ValueError where it does not fit."""
     try:
-        return parser.parse_object({"value": value}).value
-    except (ArgumentError, ValueError, TypeError):
-        name = str(kind).replace("typing.", "") if get_args(kind) else kind.__name__
-        raise ValueError(f"axes: {key}: found {value!r}, expected {name}") from None
+        return recipes.typed(kind_of(key), value)
+    except ValueError as error:
+        raise ValueError(f"axes: {key}: {error}") from None
 
 
 def number(value: Any) -> Any:

@@ -44,7 +44,8 @@ class Worker:
             # a session of its own: Ctrl-C reaches the sweep alone, which then closes its workers
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "lab.sweep.worker", str(theirs.fileno()), trainer],
-                stdin=subprocess.DEVNULL, stdout=file, stderr=file, pass_fds=[theirs.fileno()], start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=file, stderr=file, pass_fds=[theirs.fileno()],
+                start_new_session=True,
                 env=with_variables({**own, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}))
         self.lines = self.socket.makefile()
 

@@ -4,13 +4,13 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny import submission
 
-from lab.models.build import build_model, role_of
-from lab.parametrization import multipliers
+from lab.models.build import build_model
+from lab.models.speedrun import Speedrun
+from lab.parametrization import multipliers, role_of
 from lab.recipe.load import make_recipe
 from lab.recipe.schema import ROLES
-from lab.models.speedrun import Speedrun
-from tiny import submission
 
 MODEL = {"n_layer": 2, "n_head": 4, "n_embd": 32, "vocab_size": 50}
 MUP = {"kind": "mup", "mup_base_hidden_size": 16, "mup_base_filter_size": 64, "mup_base_head_dim": 4,

@@ -1,14 +1,18 @@
 """Optimizers: groups by the table, one signature; accumulated micro-batches are one big batch; clipping."""
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
 from harness.reduce import FastReducer
-from lab.models.build import build_model, role_of
-from lab.optimizers.build import OPTIMIZERS, build_optimizers, clip
-from lab.parametrization import table
+from lab.models.build import build_model
+from lab.optimizers import OPTIMIZERS
+from lab.parametrization import role_of, table
+from lab.recipe.costs import parameters
 from lab.recipe.load import make_recipe, replace
+from lab.train import build_optimizers, clip, memory_bytes
 
 RECIPE = make_recipe({
     "model": {"n_layer": 2, "n_head": 2, "n_embd": 32, "vocab_size": 61, "tied": False},
@@ -141,7 +145,7 @@ def test_clipping_is_global_and_returns_the_norm_before():
         assert torch.allclose(p.grad, g / 4, rtol=1e-4, atol=0)
 
 
-def test_a_factory_more_needs_no_change_of_the_trainer(monkeypatch):
+def test_another_optimizer_is_one_module_in_the_table(alone, monkeypatch):
     class Sign(torch.optim.Optimizer):
         def __init__(self, groups):
             super().__init__(groups, {})
@@ -154,9 +158,14 @@ def test_a_factory_more_needs_no_change_of_the_trainer(monkeypatch):
                 for p in group["params"]:
                     p.sub_(group["lr"] * p.grad.sign())
 
-    monkeypatch.setattr(OPTIMIZERS["adamw"], "build", lambda groups, config, compile: [Sign(groups)])
-    model = build_model(RECIPE)
-    [optimizer] = build_optimizers(RECIPE, model)
+    sign = SimpleNamespace(STATE=0, build=lambda groups, config, compile: [Sign(groups)],
+                           mup_lr=lambda role, m: m**-.5)
+    monkeypatch.setitem(OPTIMIZERS, "sign", sign)
+    recipe = replace(RECIPE, optimizer__name="sign")
+    model = build_model(recipe)
+    [optimizer] = build_optimizers(recipe, model)
     optimizer.step(loss := backward(model))
     assert optimizer.losses == [loss]
-    assert {group["role"] for group in optimizer.param_groups} == set(table(RECIPE))
+    lrs = {group["role"]: group["lr"] for group in optimizer.param_groups}
+    assert lrs.keys() == table(recipe).keys() and lrs["attention"] == 1e-2 * 2**-.5 and lrs["readout"] == 1e-2
+    assert memory_bytes(RECIPE) - memory_bytes(recipe) == 8 * parameters(recipe).total, "AdamW's two moments"

@@ -6,11 +6,10 @@ import math
 import pytest
 import torch
 
-from lab.models.build import build_model, role_of
-from lab.optimizers.build import build_optimizers
-from lab.parametrization import check, lines, multipliers, replaced, table
+from lab.models.build import build_model
+from lab.parametrization import check, lines, multipliers, replaced, role_of, table
 from lab.recipe.load import make_recipe, replace
-from lab.train import train_recipe
+from lab.train import build_optimizers, train_recipe
 
 HIDDEN = ("attention", "attention_out", "ffn_in", "ffn_out")
 

@@ -3,12 +3,12 @@ import sys
 
 import pytest
 import torch
+from tiny import record_script
 
 from lab.models import submission
 from lab.models.build import build_model
 from lab.recipe.load import load_recipe
 from lab.train import train_recipe
-from tiny import record_script
 
 SMALL = {"model.n_embd": 32, "data.seq_len": 16, "data.batch_tokens": 256, "duration.steps": 2,
          "validations": 1}
@@ -37,7 +37,8 @@ def test_it_starts_as_the_submission_does_and_trains(script, capsys):
 
 
 @pytest.mark.parametrize("text, words", [
-    (None, "there is no train_gpt2.py"), ("x = 1\n", "AttributeError.*RECIPES"), ("1 / 0\n", "ZeroDivisionError"),
+    (None, "there is no train_gpt2.py"), ("x = 1\n", "AttributeError.*RECIPES"),
+    ("1 / 0\n", "ZeroDivisionError"),
     ("from dataclasses import dataclass\n\n@dataclass\nclass Hp:\n    a: int = 1\n\nRECIPES = {'x': Hp()}\n",
      "has no attribute 'GPT'")])
 def test_what_is_no_submission_is_said_in_one_line(script, text, words):

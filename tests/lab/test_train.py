@@ -4,16 +4,14 @@ import subprocess
 import sys
 
 import pytest
+from tiny import environment, result
 
 from harness.track import ROOT
 from lab.__main__ import COMMANDS, main
 from lab.environment import VARIABLES, with_variables
-from lab.recipe.load import load_recipe, make_recipe, replace
-from lab.recipe.load import smoke
-from lab.plan import hyperparameters
-from lab.train import script_text, train_recipe
+from lab.recipe.load import load_recipe, make_recipe, replace, smoke
+from lab.train import hyperparameters, script_text, train_recipe
 from records.tools.read.log import read_log
-from tiny import environment, result
 
 TINY = {"data.seq_len": 32, "data.batch_tokens": 256, "data.micro_batch": 2, "model.n_embd": 32,
         "model.head_dim": 16, "duration.steps": 3, "validations": 1,
@@ -22,7 +20,7 @@ TINY = {"data.seq_len": 32, "data.batch_tokens": 256, "data.micro_batch": 2, "mo
 
 def launched(script, ranks: int, *flags: str) -> dict:
     """Train a script of the lab with ./run.sh's launcher; return the end event of its log."""
-    command = [sys.executable, str(ROOT / "harness" / "front" / "launch.py"), f"--script={script}",
+    command = [sys.executable, "-m", "harness.front.launch", f"--script={script}",
                "--track=lab", f"--nproc_per_node={ranks}", *flags]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=ROOT, timeout=120)
     assert done.returncode == 0, done.stderr

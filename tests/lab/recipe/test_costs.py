@@ -3,9 +3,10 @@ import pytest
 import torch
 
 from harness.track import load_tracks
-from lab.recipe import costs
 from lab.models.build import build_model
+from lab.recipe import costs
 from lab.recipe.load import make_recipe, replace
+from lab.train import memory_bytes
 
 SHAPE = {"model": {"n_layer": 2, "n_head": 2, "n_embd": 16, "vocab_size": 100}, "data": {"seq_len": 8,
          "batch_tokens": 64}, "duration": {"steps": 5}}
@@ -71,9 +72,9 @@ def test_an_unknown_track_is_refused_by_name():
 
 def test_memory_grows_with_width_and_with_the_sequences_of_a_pass():
     recipe = make_recipe(SHAPE, {"data.micro_batch": 2})
-    assert costs.memory_bytes(recipe) < costs.memory_bytes(replace(recipe, data__micro_batch=4))
-    assert costs.memory_bytes(recipe) < costs.memory_bytes(replace(recipe, model__n_embd=32))
-    assert costs.memory_bytes(recipe) > 16 * costs.parameters(recipe).total  # weights, gradients, two moments
+    assert memory_bytes(recipe) < memory_bytes(replace(recipe, data__micro_batch=4))
+    assert memory_bytes(recipe) < memory_bytes(replace(recipe, model__n_embd=32))
+    assert memory_bytes(recipe) > 16 * costs.parameters(recipe).total  # weights, gradients, two moments
 
 
 def test_a_pass_has_a_number_of_sequences_that_divides_the_step():

@@ -4,9 +4,9 @@ import copy
 import pytest
 import yaml
 
+from lab.parametrization import lines, multipliers, table
 from lab.recipe import costs
 from lab.recipe.guide import from_guide
-from lab.parametrization import lines, multipliers, table
 from lab.recipe.load import load_recipe, replace
 
 INITIALIZER = {"name": "truncated_normal", "mean": 0.0, "std": .08, "a": -.16, "b": .16}

@@ -5,8 +5,7 @@ import json
 import pytest
 
 from lab.__main__ import main
-from lab.recipe.load import as_dict, keys, load_recipe, make_recipe, replace, shipped
-from lab.recipe.load import smoke
+from lab.recipe.load import as_dict, keys, load_recipe, make_recipe, replace, shipped, smoke
 from lab.train import parse_overrides
 
 FULL = {"name": "full", "model": {"kind": "gpt2", "tied": False, "embedding_initializer": {"std": .1}},
@@ -114,13 +113,33 @@ def test_a_value_of_the_wrong_type_is_refused_by_its_key(key, value):
         assert word in words
 
 
+@pytest.mark.parametrize("key, value, expected", [
+    ("model.tied", "perhaps", "true or false"), ("model.vocab_size", 2.5, "a whole number above 0"),
+    ("model.kind", "gpt5", "one of gpt2, speedrun, submission"),
+    ("optimizer.betas", [.9], "[a number from 0 to below"),
+    ("schedule.batch_tokens", [[0]], "[[a number, a whole number above 0], ...]"),
+    ("schedule.roles", {"readout": 3}, "names, each with keys of its own"), ("validations", "x", "a whole")])
+def test_a_wrong_value_is_named_with_what_was_found_and_expected(key, value, expected):
+    assert f"{key}: found {value!r}, expected {expected}" in wrong({}, {key: value})
+
+
+def test_numbers_are_plain_whatever_the_schemas_types_and_whole_ones_may_be_written_as_1e6():
+    """Types of the parser's own end up in an optimizer's state, which no checkpoint may hold."""
+    recipe = make_recipe(FULL, {"duration.steps": 1e6, "optimizer.lr": "3e-3"})
+    assert (recipe.duration.steps, recipe.optimizer.lr) == (1_000_000, .003)
+    values = [recipe.duration.steps, recipe.optimizer.lr, *recipe.optimizer.betas,
+              *recipe.optimizer.lr_factor.values(), *recipe.schedule.batch_tokens[0]]
+    assert {type(value) for value in values} == {int, float}
+    assert type(replace(recipe, optimizer__momentum=.5).optimizer.momentum) is float
+
+
 def test_a_section_that_is_no_mapping_is_refused():
     assert "model: found 3, expected keys of its own" in wrong({"model": 3})
 
 
 @pytest.mark.parametrize("values, words", [
     ({"model": {"n_embd": 65, "n_head": 2}}, "65 is not a multiple of n_head = 2"),
-    ({"model": {"n_layer": 0}}, "model.n_layer: found 0, expected a number above 0"),
+    ({"model": {"n_layer": 0}}, "my.yaml: model.n_layer: found 0, expected a whole number above 0"),
     ({"model": {"head_dim": -16}}, "model.head_dim: found -16"),
     ({"data": {"seq_len": 0}}, "seq_len: found 0"),
     ({"optimizer": {"lr": float("inf")}}, "lr: found inf"), ({"validations": -3}, "validations: found -3"),
@@ -128,10 +147,12 @@ def test_a_section_that_is_no_mapping_is_refused():
     ({"schedule": {"timescale_tokens": 0}}, "timescale_tokens: found 0"),
     ({"schedule": {"warmup_frac": 2}}, "warmup_frac: found 2"),
     ({"schedule": {"warmup_tokens": -1}}, "warmup_tokens: found -1"),
-    ({"optimizer": {"betas": [0.9, 1.0]}}, "betas: found 1.0"),
+    ({"optimizer": {"betas": [0.9, 1.0]}}, "betas: found [0.9, 1.0], expected a number from 0 to below 1"),
     ({"optimizer": {"eps": -1}}, "eps: found -1"),
-    ({"optimizer": {"lr_factor": {"embedding": -2}}}, "found embedding -2"),
-    ({"schedule": {"roles": {"readout": {"cooldown_frac": 2}}}}, "readout.cooldown_frac: found 2"),
+    ({"optimizer": {"lr_factor": {"embedding": -2}}},
+     "lr_factor: found {'embedding': -2}, expected a number of at least 0"),
+    ({"schedule": {"roles": {"readout": {"cooldown_frac": 2}}}},
+     "cooldown_frac: found {'readout': {'cooldown_frac': 2}}, expected a number from 0 to 1"),
     ({"duration": None}, "duration: found None, expected keys"),
     ({"schedule": {"seq_len": [[2048, 64], [0, 32]]}}, "expected [[tokens seen, value], ...]"),
     ({"schedule": {"seq_len": [[0, 32]]}, "duration": {"flops": 1e9}}, "duration.flops with a schedule"),

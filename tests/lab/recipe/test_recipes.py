@@ -6,16 +6,14 @@ import math
 
 import pytest
 import torch
-
-from lab.recipe import costs
-from lab.models.build import build_model, role_of
-from lab.optimizers.build import build_optimizers
-from lab.parametrization import lines, multipliers, table
-from lab.recipe.load import as_dict, load_recipe, make_recipe, replace, shipped
-from lab.recipe.schedule import factor
-from lab.recipe.load import smoke
-from lab.train import train_recipe
 from tiny import submission
+
+from lab.models.build import build_model
+from lab.parametrization import lines, multipliers, role_of, table
+from lab.recipe import costs
+from lab.recipe.load import as_dict, load_recipe, make_recipe, replace, shipped, smoke
+from lab.recipe.schedule import factor
+from lab.train import build_optimizers, train_recipe
 
 OWN_MODELS = [name for name in shipped() if name != "submission"]  # that one is tested in test_submission
 

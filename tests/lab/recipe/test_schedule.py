@@ -6,10 +6,9 @@ import pytest
 
 from lab.recipe import costs
 from lab.recipe.load import make_recipe, replace
-from lab.recipe.schema import Curve
 from lab.recipe.schedule import cosine, factor, share, stairs
-from lab.plan import hyperparameters
-from lab.train import set_rates
+from lab.recipe.schema import Curve
+from lab.train import hyperparameters, set_rates
 
 TAU = 57236.0
 
@@ -109,7 +108,7 @@ def rates_of(recipe):
     optimizer = type("Optimizer", (), {"param_groups": groups})()
     for step in costs.steps(recipe):
         assert step.seen == seen and step.tokens % step.seq_len == 0
-        logged = set_rates(recipe, [optimizer], seen)
+        logged = set_rates(recipe, [optimizer], seen, costs.curve_tokens(recipe))
         rates[seen] = (logged, *((g["lr"], g["weight_decay"]) for g in groups))
         seen += step.tokens
     assert seen == hyperparameters(recipe).train_tokens
