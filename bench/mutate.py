@@ -114,7 +114,8 @@ def survives(mutation: Mutation, folder: Path) -> str:
         file.write_text(text)
     if done.returncode == 1:
         return ""
-    return f"pytest left with {done.returncode}: {done.stdout[-300:]}" if done.returncode else "its test passes"
+    said = f"pytest left with {done.returncode}: {done.stdout[-300:]}"
+    return said if done.returncode else "its test passes"
 
 
 def main(words: list[str]) -> int:

@@ -9,7 +9,8 @@ def test_a_file_of_the_front_that_a_rank_loaded_stands_among_the_others_and_the_
     """The launcher is in no digest, so a rank that imports it must be seen: verify refuses such a run."""
     alone = code_facts(b"x = 1\n", {"harness/clock.py": b"c"})
     assert alone["others"] == {} and alone["script"] == sha256(b"x = 1\n")
-    facts = code_facts(b"x = 1\n", {"harness/clock.py": b"c", "harness/front/launch.py": b"l", "mine.py": b"m"})
+    loaded = {"harness/clock.py": b"c", "harness/front/launch.py": b"l", "mine.py": b"m"}
+    facts = code_facts(b"x = 1\n", loaded)
     assert facts["others"] == {"harness/front/launch.py": sha256(b"l"), "mine.py": sha256(b"m")}
     assert facts["harness"] == alone["harness"] and facts["digest"] != alone["digest"]
 

@@ -132,7 +132,8 @@ def test_bad_input_is_one_line_with_exit_code_2_and_leaves_nothing(project):
         (["--against=nowhere.txt"], "--against nowhere.txt: no such file"),
         (["--script=late_import.py"], "imports os first; the harness must come first"),
     ]
-    answers = project.many(*(("harness/front/launch.py", ["--nproc_per_node=1", *flags]) for flags, _ in cases))
+    launch = "harness/front/launch.py"
+    answers = project.many(*((launch, ["--nproc_per_node=1", *flags]) for flags, _ in cases))
     for (flags, message), answer in zip(cases, answers):
         assert answer["code"] == 2, (flags, answer)
         assert message in answer["stderr"] and answer["stderr"].count("\n") == 1, (flags, answer["stderr"])

@@ -133,7 +133,7 @@ def test_ranks_that_hold_different_weights_trip(ranks, tmp_path):
     ("float32", 5e-4, False), ("float32", 2e-3, True), ("float16", 0.01, False), ("float16", 0.03, True),
     ("bfloat16", 0.05, False), ("bfloat16", 0.2, True)])
 def test_a_look_ahead_larger_than_rounding_in_the_models_dtype_trips(alone, tmp_path, dtype, leak, trips):
-    """Each logit moves by leak where any other token of the piece changes, twice the rounding or half of it."""
+    """Each logit moves by leak as soon as another token of the piece is odd where it was even."""
     def looks(net, ids, logits):
         return torch.zeros_like(logits) + leak * float(ids.sum() % 2)
 
