@@ -63,8 +63,7 @@ def decide(claim: Claim) -> Verdict:
     return significance.decide(claim.losses(), claim.row["target"], claim.alpha)
 
 
-def load_claim(paths: Iterable[Path], track: str | None = None, ledger: Path | None = None,
-               root: Path | None = None) -> Claim:
+def load_claim(paths: Iterable[Path], track: str | None = None, ledger: Path | None = None) -> Claim:
     """Return the claim that logs make, files or folders of them; a folder with a record.json is a record.
 
     track: for logs that name none. Raises ReadError where logs cannot be read, are of several tracks, or of
@@ -91,10 +90,9 @@ def load_claim(paths: Iterable[Path], track: str | None = None, ledger: Path | N
         raise ReadError(f"{shown(', '.join(map(str, paths)))}: no logs there")
     track = one_track(runs, track)
     ledgers = [ledger] if ledger else sorted(f / LEDGER for f in folders if (f / LEDGER).is_file())
-    row = own_row(track, root)
+    row = own_row(track)
     races = [f for f in ([record / "race"] if record else sorted(folders)) if (f / RACE).is_file()]
-    return Claim(runs, track, row, pinned_hashes(row, root), accepted_harnesses(root), ledgers, damage,
-                 record, races)
+    return Claim(runs, track, row, pinned_hashes(row), accepted_harnesses(), ledgers, damage, record, races)
 
 
 def one_track(runs: list[Run], track: str | None) -> str:

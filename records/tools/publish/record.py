@@ -78,7 +78,7 @@ def raced(folder: Path | None, code: str) -> dict[str, Any] | None:
         "against": {name: other.get(name) for name in ("code", "script")}}
 
 
-def page(record: dict[str, Any]) -> str:
+def block_of(record: dict[str, Any]) -> str:
     """Return the block of a record's README.md, between its markers."""
     loss, time, race = record["val_loss"], record["train_time_s"], record["race"]
     rows = {
@@ -136,7 +136,7 @@ def replaced(text: str, begin: str, end: str, block: str, name: str) -> str:
 def skeleton(record: dict[str, Any]) -> str:
     """Return a new record's README.md: the block, and sections that ask for words."""
     asked = "".join(f"\n## {title}\n\n<!-- {question} -->\n" for title, question in SECTIONS.items())
-    return f"# {record['name']}\n\n{page(record)}\n{asked}"
+    return f"# {record['name']}\n\n{block_of(record)}\n{asked}"
 
 
 def unanswered(text: str) -> list[str]:
@@ -162,7 +162,7 @@ def differences(claim: Claim) -> list[str]:
     if read_bytes(folder / "record.json") != json_text(record).encode():
         wrong.append(f"record.json: {first_difference(folder / 'record.json', record)}")
     text = read_bytes(folder / "README.md").decode(errors="replace")
-    if replaced(text, BEGIN, END, page(record), "README.md") != text:
+    if replaced(text, BEGIN, END, block_of(record), "README.md") != text:
         wrong.append("README.md: the block between its markers")
     return wrong
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from records.tools.check.claim import FALLBACK
-from records.tools.show.differences import between, step_times
+from records.tools.show.group import Group, between, groups_of, read_runs, step_times
 from records.tools.show.figure import GREY, PALETTE, figure_for, titles
 from records.tools.show.history import draw_history, read_records
 from records.tools.read.logs import find_logs, load_runs

@@ -60,14 +60,6 @@ def test_what_was_typed_by_hand_is_found(folder, file, old, new, words, capsys):
     assert line.startswith("FAIL") and words in line
 
 
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch) -> Path:
-    """A checkout that the commands take for their own."""
-    root = checkout(tmp_path / "checkout")
-    monkeypatch.setattr(tracks, "ROOT", root)
-    return root
-
-
 def submitted(root: Path, logs: list[Path], code: int = 0) -> Path:
     """Submit logs with the race in root, check the exit code, and return the record's folder."""
     flags = ["--name", "X", "--to", str(root / "records"), "--race", str(root / "race")]

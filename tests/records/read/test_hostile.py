@@ -10,7 +10,7 @@ from unittest import mock
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_log import BODY, SCRIPT, manifest, sealed, write_log
+from small_logs import BODY, SCRIPT, manifest, sealed, write_log
 
 from harness.runlog import RULE, RunLog
 from records.tools.read import log as reader
@@ -18,7 +18,7 @@ from records.__main__ import main
 from records.tools.read.log import FILE_BYTES
 from records.tools.read.logs import find_logs, load_runs
 from records.tools.read.run import Run
-from records.tools.read.values import DEPTH, ReadError, parse_json
+from records.tools.read.values import ReadError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 ROOT = Path(__file__).resolve().parents[3]
@@ -80,23 +80,6 @@ def test_a_line_of_100_mb_is_refused_by_the_size_of_its_file(tmp_path, capsys):
 
 def test_a_device_without_end_is_not_read(capsys):
     assert "not an ordinary file" in refused(capsys, "list", "/dev/zero")
-
-
-@pytest.mark.parametrize("text, words", [
-    ('{"a":1,"a":2}', "a key given twice"), ('{"a":{"b":1,"b":1}}', "a key given twice"),
-    ('{"a":NaN}', "NaN"), ('{"a":-Infinity}', "Infinity"),
-    ('{"a":' + "[" * DEPTH + "]" * DEPTH + "}", "nested deeper"),
-    ('{"a":' + "[" * 900 + "]" * 900 + "}", "nested deeper"), ("[" * 100_000, "not JSON"), ("[]", "list"),
-    ('{"a":' + "9" * 5000 + "}", "not JSON"), ("", "not JSON"), ('{"a":1}{}', "not JSON"),
-])
-def test_json_that_two_readers_might_take_in_two_ways_is_refused(text, words):
-    with pytest.raises(ReadError, match=words):
-        parse_json(text)
-
-
-def test_json_as_deep_as_ours_is_read():
-    text = '{"a":' * (DEPTH - 1) + "1" + "}" * (DEPTH - 1)
-    assert parse_json(text) and parse_json('{"a":"NaN","b":"inf"}') == {"a": "NaN", "b": "inf"}
 
 
 @pytest.mark.parametrize("line", [

@@ -1,62 +1,17 @@
 """Logs written by harness/runlog.py and read back; logs that nobody's harness wrote, refused in one line."""
 
-import json
 import math
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from small_logs import BODY, FILES, HEAD, SCRIPT, sealed, write_log
 
-from harness.runlog import ROOT, RULE, RunLog, sha256
-from records.tools.read.log import FILE_BYTES, LINE_BYTES, ChangedLog, read_log
+from harness.runlog import ROOT, RULE, sha256
+from records.tools.read.log import LINE_BYTES, ChangedLog, read_log
 from records.tools.read.values import ReadError
-
-SCRIPT = b"import harness\nprint('|')\n"
-FILES = {
-    "harness/tracks.toml": b"[tiny]\ntarget = 5.0\n",
-    "lab/a.py": b"x = 1\n",
-    "lab/empty.py": b"",
-    "lab/open.py": b"y = 2",
-}
-
-
-def manifest(script: bytes = SCRIPT) -> dict:
-    """Return a manifest that says as much as a reader insists on."""
-    return {
-        "format": 1,
-        "run_id": "r",
-        "script": "train_gpt2.py",
-        "track": "tiny",
-        "seed": 3,
-        "reduction": "exact",
-        "track_row": {"target": 5.0, "baselines": {"unigram": 5.5}},
-        "hyperparameters": {"lr": 0.1},
-        "overrides": {},
-        "code": {"script": sha256(script), "digest": "d" * 64},
-    }
-
-
-def write_log(folder: Path, name: str = "r", losses: tuple = (5.5, 5.0), end: str | None = "ok") -> Path:
-    """Write a small log with a validation every second step, and return its path."""
-    log = RunLog(folder, name)
-    log.sources(SCRIPT, manifest(), FILES, ["Running Python 3.11.7", " "])
-    for i, loss in enumerate(losses):
-        if i:
-            log.line(f"step:{2 * i}/4 train_loss:{loss:.4f} train_time:{20 * i}ms step_avg:10.00ms")
-            log.event("scalar", step=2 * i, grad_norm=math.inf)
-        log.line(
-            f"step:{2 * i}/4 val_loss:{loss:.4f} train_time:{20 * i}ms step_avg:{10 if i else math.nan:.2f}ms"
-        )
-        log.event(
-            "val", step=2 * i, val_loss=loss, tokens=512 * i, train_time_ns=20_000_000 * i, weights="0" * 16
-        )
-    log.text("two\nlines")
-    if end:
-        log.end(end, val_loss=losses[-1])
-    return log.path
 
 
 @pytest.fixture
@@ -112,13 +67,6 @@ def test_any_changed_byte_is_noticed(log, tmp_path):
         assert "\n" not in str(error.value)
 
 
-def sealed(data: bytes) -> bytes:
-    """Return a log's lines with a fitting end line."""
-    return data + b'#:end {"seq":9,"sha256":"%s","status":"ok"}\n' % sha256(data).encode()
-
-
-HEAD = SCRIPT + RULE.encode() + b"\n#:manifest " + json.dumps(manifest()).encode() + b"\n"
-BODY = HEAD + RULE.encode() + b"\n"
 NASTY = {
     "a changed script": (BODY.replace(b"'|'", b"'!'"), "sha256 the manifest gives"),
     "no manifest": (SCRIPT + RULE.encode() + b"\nRunning Python\n", "expected #:manifest"),
@@ -208,24 +156,6 @@ def test_a_changed_log_is_told_apart_from_one_that_is_none(log, tmp_path):
     log.write_bytes(log.read_bytes().replace(b"val_loss:5.0000", b"val_loss:4.0000"))
     with pytest.raises(ChangedLog):
         read_log(log)
-
-
-def test_only_ordinary_files_of_bounded_size_are_opened(log, tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "link.txt").symlink_to(log)
-    with open(tmp_path / "huge.txt", "wb") as f:
-        f.truncate(FILE_BYTES + 1)
-    for name, words in (
-        ("pipe", "not an ordinary file"),
-        ("link.txt", "a symbolic link"),
-        ("none", "No such file"),
-        ("huge.txt", "more than"),
-        (".", "directory"),
-    ):
-        with pytest.raises(ReadError, match=words):
-            read_log(tmp_path / name)
-    with pytest.raises(ReadError, match="ordinary"):
-        read_log("/dev/zero")
 
 
 def test_the_tools_load_neither_torch_nor_anything_of_ours():

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 import pytest
-from test_log import write_log
+from small_logs import write_log
 
 from records.tools.show import listing
 from records.__main__ import COMMANDS, main

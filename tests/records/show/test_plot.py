@@ -12,7 +12,7 @@ from records.tools.show.figure import figure_for  # noqa: E402
 from records.tools.show.history import read_records, write_names  # noqa: E402
 from records.tools.read.logs import load_runs
 from records.tools.read.run import Point, Run# noqa: E402
-from test_log import write_log  # noqa: E402
+from small_logs import write_log  # noqa: E402
 
 RULE = "=" * 100
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from harness.runlog import RunLog
-from test_log import FILES, SCRIPT, manifest, write_log
+from small_logs import FILES, SCRIPT, manifest, write_log
 
 from records.tools.show import show
 from records.__main__ import COMMANDS, main
