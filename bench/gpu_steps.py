@@ -12,7 +12,7 @@ from harness.parameters import weights_sha256
 from harness.reduce import REDUCERS
 from harness.tokens import TokenStream
 
-TINY = {"n_layer": 2, "n_embd": 64, "n_head": 1, "seq_len": 64, "batch_tokens": 512, "micro_batch": 2}
+TINY = {"n_layer": 2, "n_embd": 64, "n_head": 1, "seq_len": 32, "batch_tokens": 128, "micro_batch": 2}
 
 
 class Steps:
