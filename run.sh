@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # One command: environment, data, launch. ./run.sh --help lists the flags. Works in bash 3.2 too.
 #   ./run.sh [--python FILE] [flags]      train
+#   ./run.sh --from RECORD|LOG [flags]    train the script of a record, with no file of the tree touched
 #   ./run.sh --seeds auto|N [flags]       train with one seed after another, until the track's rule decides
 #   ./run.sh --environment FILE...        only make an environment with these requirements; print its Python
 set -euo pipefail
@@ -67,7 +68,7 @@ make_environment() {
     trap - EXIT
 }
 
-python="" seeds="" help=""
+python="" seeds="" help="" from="" yes=""
 requirements=("$root/requirements.txt")
 arguments=()
 while [ $# -gt 0 ]; do
@@ -76,11 +77,19 @@ while [ $# -gt 0 ]; do
         --python=*) python="${1#*=}"; shift ;;
         --seeds) [ $# -ge 2 ] || { say "run.sh: --seeds has no value"; exit 2; }; seeds="$2"; shift 2 ;;
         --seeds=*) seeds="${1#*=}"; seeds="${seeds:-none}"; shift ;;
+        --from) [ $# -ge 2 ] || { say "run.sh: --from has no value"; exit 2; }; from="$2"; shift 2 ;;
+        --from=*) from="${1#*=}"; shift ;;
+        --yes) yes=--yes; shift ;;
         -h|--help) help=yes; arguments+=("$1"); shift ;;
         --environment) shift; while [ $# -gt 0 ]; do requirements+=("$1"); shift; done; arguments=(--environment) ;;
         *) arguments+=("$1"); shift ;;
     esac
 done
+if [ -n "$from" ] && [ -n "$seeds" ]; then
+    say "run.sh: --from together with --seeds: python3 -m records checkout '$from' FILE, then --script FILE"
+    exit 2
+fi
+[ -n "$from" ] || [ -z "$yes" ] || arguments+=("$yes")
 [ -z "$seeds" ] || requirements+=("$root/records/requirements.txt")
 
 if [ -n "$python" ]; then
@@ -93,7 +102,7 @@ elif ready "$root/.venv/bin/python" "${requirements[@]}"; then
 elif ready python3 "${requirements[@]}"; then
     python=python3
 elif [ -n "$help" ]; then
-    sed -n 's/^#  *//p' "${BASH_SOURCE[0]}" | sed -n 1,4p
+    sed -n 's/^#  *//p' "${BASH_SOURCE[0]}" | sed -n 1,5p
     say "the flags of a run are shown once ./run.sh has made its environment"
     exit
 else
@@ -110,7 +119,11 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" OMP_WAIT_POLICY="${OMP_WAIT_POLIC
 export MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_PAD_=67108864
 export PYTHONUNBUFFERED=1
 if [ -n "$seeds" ]; then
-    PYTHONPATH="$root" exec "$python" -m records seeds "$seeds" ${arguments[@]+"${arguments[@]}"}
+    PYTHONPATH="$root" exec "$python" -P -m records seeds "$seeds" ${arguments[@]+"${arguments[@]}"}
+fi
+if [ -n "$from" ] && [ -z "$help" ]; then
+    PYTHONPATH="$root" exec "$python" -P -m records checkout "$from" ${yes:+"$yes"} \
+        --run ${arguments[@]+"${arguments[@]}"}
 fi
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 exec "$python" -P -m harness.front.launch ${arguments[@]+"${arguments[@]}"}

@@ -1,10 +1,8 @@
 """Which share of the machine's float32 matrix product the default run's step reaches."""
-import dataclasses
-
-from bench.ranks import Ranks, step_flops, train_on_order
+from bench.counts import step_flops
+from bench.ranks import sample_recipe, training_ranks
 from bench.rounds import Result, Row, interleaved, ratios
 from harness.front.cores import physical_cores
-from train_gpt2 import RECIPES
 
 # squares that fit the caches and do not, and the model's own tall ones
 SHAPES = [(512, 512, 512), (1024, 1024, 1024), (2048, 2048, 2048), (1024, 128, 512), (1024, 512, 128),
@@ -16,14 +14,14 @@ def measure(quick: bool) -> Result:
     """Return the share of the GEMM peak of the same ranks in the same rounds."""
     rounds, k, seconds, shapes = (2, 2, 0.01, SHAPES[:1]) if quick else (7, 10, 0.15, SHAPES)
     overrides = TINY if quick else {}
-    flops = step_flops(dataclasses.replace(RECIPES["sample"], **overrides))
+    flops = step_flops(sample_recipe(overrides))
     n = 1 << (min(8, physical_cores()).bit_length() - 1)
 
     def peak(precision: str | None) -> tuple[float, str]:
         by_rank = ranks.ask("gemm", shapes, precision, seconds)
         return max((sum(rank[shape] for rank in by_rank), shape) for shape in by_rank[0])
 
-    with Ranks(n, train_on_order, overrides) as ranks:
+    with training_ranks(n, overrides) as ranks:
         ranks.ask("steps", 3)
         found = interleaved({
             "step": lambda: flops * k / max(answer["ns"] for answer in ranks.ask("steps", k)),

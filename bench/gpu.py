@@ -21,16 +21,15 @@ import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402
 
+from bench.counts import GPT2_124M, step_flops  # noqa: E402
 from bench.gpu_steps import Steps, wait  # noqa: E402
 from bench.page import page  # noqa: E402
 from bench.project import Project  # noqa: E402
-from bench.ranks import step_flops  # noqa: E402
 from bench.rounds import Result, Row, interleaved, ratios  # noqa: E402
 from bench.run import run_one  # noqa: E402
-from harness.distributed import process_group  # noqa: E402
+from harness.environment import process_group  # noqa: E402
 from harness.shards import check_shard  # noqa: E402
-from harness.warmup import Snapshot  # noqa: E402
-from train_gpt2 import RECIPES  # noqa: E402
+from harness.tripwires import Snapshot  # noqa: E402
 
 PEAK_TFLOPS = 989  # H100 and H200 SXM, bfloat16 without sparsity, by NVIDIA's data sheet
 BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION,
@@ -160,7 +159,7 @@ def step(data: Path, device: torch.device, quick: bool) -> Result:
                  Row("... first three steps, compiling", [warmup], "s")]
         raw[label] = {**found, "muon_ms": muon_ms, "gemm_flops": gemm, "memory_gib": memory,
                       "warmup_s": warmup}
-    how = (f"The `fineweb` recipe on one GPU, {step_flops(RECIPES['fineweb']):.4g} operations a step: 6 a "
+    how = (f"The `fineweb` recipe on one GPU, {step_flops(GPT2_124M):.4g} operations a step: 6 a "
            "matrix weight and token (embedding not counted), 6 * seq_len * n_embd a layer and token for "
            f"causal attention. Two steps a round, the device waited for; bfloat16 products of {size} x "
            f"{size} in the same rounds. Muon is timed alone. Refused: "

@@ -1,4 +1,4 @@
-"""Steps of train_gpt2.py's loop on one device, as many as asked for: what the GPU benchmarks time."""
+"""Steps of the submission's loop on one device, as many as asked for: what the GPU benchmarks time."""
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from bench.submission import load
 from harness.parameters import weights_sha256
 from harness.reduce import REDUCERS
 from harness.tokens import TokenStream
-from train_gpt2 import GPT, RECIPES, Hyperparameters, build_optimizers, train
 
-TINY = {"n_layer": 2, "n_embd": 64, "n_head": 1, "seq_len": 64, "batch_tokens": 512, "micro_batch": 2}
+TINY = {"n_layer": 2, "n_embd": 64, "n_head": 1, "seq_len": 32, "batch_tokens": 128, "micro_batch": 2}
 
 
 class Steps:
@@ -20,8 +20,8 @@ class Steps:
 
     def __init__(self, data: Path, device: torch.device, quick: bool, reduction: str = "fast",
                  rows: int | None = None, batch_tokens: int | None = None):
-        small = TINY if quick else {}
-        self.hp: Hyperparameters = dataclasses.replace(RECIPES["fineweb"], **small)
+        self.submission = load("GPT", "RECIPES", "build_optimizers", "train")
+        self.hp = dataclasses.replace(self.submission.RECIPES["fineweb"], **(TINY if quick else {}))
         if batch_tokens and not quick:
             self.hp = dataclasses.replace(self.hp, batch_tokens=batch_tokens)
         self.device, self.rows = device, rows if rows and not quick else self.hp.micro_batch
@@ -31,8 +31,8 @@ class Steps:
         self.stream, self.todo, self.step, self.random = TokenStream(self.paths, epochs=10**6), 0, 0, False
         self.compile: Callable = (lambda function: function) if quick else compiled
         torch.manual_seed(0)
-        self.model = GPT(self.hp).to(device)
-        self.optimizers = build_optimizers(self.model, self.hp, self.compile)
+        self.model = self.submission.GPT(self.hp).to(device)
+        self.optimizers = self.submission.build_optimizers(self.model, self.hp, self.compile)
         self.reducer = REDUCERS[reduction](self.model, self.compile(self.model))
 
     def take(self, n: int) -> Tensor:
@@ -56,7 +56,7 @@ class Steps:
         self.todo, self.random = n, random
         wait(self.device)
         begin = time.perf_counter()
-        train(self.hp, self.model, self.optimizers, self)
+        self.submission.train(self.hp, self.model, self.optimizers, self)
         wait(self.device)
         return time.perf_counter() - begin
 

@@ -3,7 +3,7 @@ import ast
 import re
 
 from bench.project import Project
-from bench.ranks import Ranks, train_on_order
+from bench.ranks import training_ranks
 from bench.rounds import Result, Row
 
 
@@ -18,7 +18,7 @@ def measure(quick: bool) -> Result:
     [found] = [match for _, line in launch.lines if (match := re.search(pattern, line))]
     with_harness, plain = ast.literal_eval(found[1]), ast.literal_eval(found[2])
     cost = [a - b for a, b in zip(with_harness, plain)]
-    with Ranks(2, train_on_order, {"num_iterations": 1000}) as ranks:
+    with training_ranks(2, {"num_iterations": 1000}) as ranks:
         ranks.ask("steps", 1)
         k = 1 if quick else 10
         step = [max(answer["ns"] for answer in ranks.ask("steps", k)) / k / 1e3 for _ in cost]

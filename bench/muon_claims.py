@@ -1,42 +1,24 @@
 """The reference's claims for Muon: about 1.5 times faster, less state than Adam, under 2 % overhead."""
 import dataclasses
 
-import torch
-
+from bench.counts import GPT2_124M, newton_schulz_flops, state_bytes, step_flops
 from bench.gemm_share import TINY as TINY_MODEL
 from bench.project import TINY, Project, crossing
-from bench.ranks import Ranks, step_flops, train_on_order
+from bench.ranks import training_ranks
 from bench.rounds import Result, Row
+from bench.submission import load
 from bench.time_to_loss import DEFAULT, default_curve
-from train_gpt2 import GPT, RECIPES
 
 LRS = (0.003, 0.006, 0.012)
 
 
-def newton_schulz_flops(hp) -> int:
-    """Return the operations of one Muon step: five times X X^T, A A and B X for each matrix of the blocks."""
-    total = 0
-    with torch.device("meta"):
-        blocks = GPT(hp).blocks
-    for p in blocks.parameters():
-        m, n = sorted(p.shape)
-        total += 5 * (4 * m * m * n + 2 * m**3)
-    return total
-
-
-def state_bytes(hp) -> dict[str, int]:
-    """Return the bytes of optimizer state for the blocks' matrices, all ranks together, in float32."""
-    numel = 12 * hp.n_layer * hp.n_embd**2
-    return {"muon": 4 * numel, "adam": 8 * numel}
-
-
-def tuned(project: Project, quick: bool) -> tuple[float, dict[float, float]]:
-    """Return AdamW's best learning rate and all final losses, from runs of a third of the length.
+def tuned(project: Project, steps: int, quick: bool) -> tuple[float, dict[float, float]]:
+    """Return AdamW's best learning rate and all final losses, from runs of a third of the steps.
 
     Where the best one lies at the edge of those tried, the next one beyond is tried too, once.
     """
     losses: dict[float, float] = {}
-    n = 2 if quick else RECIPES["sample"].num_iterations // 3
+    n = 2 if quick else steps // 3
     flags = [*(TINY if quick else []), f"--num_iterations={n}", f"--cooldown_iters={n}", f"--val_every={n}"]
 
     def attempt(lr: float) -> None:
@@ -57,16 +39,16 @@ def script(project: Project) -> str:
 
 def measure(quick: bool) -> Result:
     """Return Muon's gain in steps and in time, its state, its overhead."""
+    laptop = load("RECIPES", "Muon").RECIPES["sample"]
     with Project() as project:
         muon = default_curve(project, quick)
-        lr, losses = tuned(project, quick)
+        lr, losses = tuned(project, laptop.num_iterations, quick)
         flags = [*TINY, "--cooldown_iters=4"] if quick else DEFAULT
         adamw = project.run(script(project), f"--matrix_lr={lr}", *flags).curve()
     crossed = crossing(muon, adamw[-1][1])
     gains = (adamw[-1][2] / crossed[1], adamw[-1][0] / crossed[0]) if crossed else (0.0, 0.0)
-    laptop, large = RECIPES["sample"], RECIPES["fineweb"]
-    state, overhead = state_bytes(large), newton_schulz_flops(large) / step_flops(large)
-    with Ranks(2, train_on_order, TINY_MODEL if quick else {}) as ranks:
+    state, overhead = state_bytes(GPT2_124M), newton_schulz_flops(GPT2_124M) / step_flops(GPT2_124M)
+    with training_ranks(2, TINY_MODEL if quick else {}) as ranks:
         ranks.ask("steps", 3)
         answers = [ranks.ask("steps", 2 if quick else 10)[0] for _ in range(2 if quick else 5)]
     rows = [Row("Muon against AdamW: steps to AdamW's final loss", [gains[0]], "x fewer", ">= 1.5"),

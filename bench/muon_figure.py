@@ -1,18 +1,21 @@
 """Draw img/muon.png and img/muon.svg: what Muon's Newton-Schulz iteration does to singular values.
 
-The curves are computed by train_gpt2.newton_schulz itself. Example: python bench/muon_figure.py
+The curves are computed by lab.optimizers.muon.newton_schulz itself. Example: python bench/muon_figure.py
 """
 import argparse
 import sys
 from pathlib import Path
 
+import matplotlib
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
 if __name__ == "__main__":  # run as a file, python puts bench/ on the path, not the repository
     sys.path.insert(0, str(ROOT))
-from train_gpt2 import newton_schulz  # noqa: E402
+from lab.optimizers.muon import newton_schulz  # noqa: E402
 
 BAND = (0.7, 1.2)
 # of Okabe and Ito's palette, told apart by colour-blind eyes; https://jfly.uni-koeln.de/color
@@ -32,9 +35,6 @@ def iterated(singular_values: Tensor, steps: int) -> Tensor:
 
 def draw(folder: Path) -> list[Path]:
     """Write the figure as PNG and SVG, the same bytes each time; return the files."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     style = {"svg.hashsalt": "muon", "mathtext.fontset": "cm", "axes.spines.top": False,
              "axes.spines.right": False, "font.size": 11}
     with matplotlib.rc_context(style):

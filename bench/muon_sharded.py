@@ -1,19 +1,20 @@
-"""The Muon step at 124M shapes: ours sharded over ranks against torch.optim.Muon in one process."""
+"""The Muon step at 124M shapes: the lab's, sharded over ranks against torch.optim.Muon in one process."""
 import time
 from multiprocessing.connection import Connection
 
 import torch
 import torch.distributed as dist
 
+from bench.counts import GPT2_124M, block_shapes
 from bench.ranks import Ranks
 from bench.rounds import Result, Row, interleaved, ratios
-from train_gpt2 import GPT, RECIPES, Hyperparameters, Muon
+from lab.optimizers.muon import Muon
 
 
-def step_on_order(orders: Connection, kind: str, hp: Hyperparameters) -> None:
-    """Take optimizer steps on the blocks' matrices as ordered; answer with nanoseconds and bytes of state."""
+def step_on_order(orders: Connection, kind: str, shapes: list[tuple[int, int]]) -> None:
+    """Take optimizer steps on random matrices as ordered; answer with nanoseconds and bytes of state."""
     torch.manual_seed(0)
-    params = [p for p in GPT(hp).blocks.parameters()]
+    params = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
     for p in params:
         p.grad = torch.randn(p.shape)
     if kind == "torch":
@@ -32,13 +33,14 @@ def step_on_order(orders: Connection, kind: str, hp: Hyperparameters) -> None:
 
 def measure(quick: bool) -> Result:
     """Return times of a step and what each rank holds."""
-    hp = Hyperparameters(n_layer=2, n_embd=64, vocab_size=64, seq_len=16) if quick else RECIPES["fineweb"]
+    size = GPT2_124M._replace(n_layer=2, n_embd=64) if quick else GPT2_124M
+    shapes = block_shapes(size)
     rounds = 2 if quick else 5
-    groups = {"torch, 1 thread": Ranks(1, step_on_order, "torch", hp),
-              "torch, 2 threads": Ranks(1, step_on_order, "torch", hp, threads=2),
-              "bfloat16, 1 rank": Ranks(1, step_on_order, "bfloat16", hp),
-              "bfloat16, 2 ranks": Ranks(2, step_on_order, "bfloat16", hp),
-              "float32, 2 ranks": Ranks(2, step_on_order, "float32", hp)}
+    groups = {"torch, 1 thread": Ranks(1, step_on_order, "torch", shapes),
+              "torch, 2 threads": Ranks(1, step_on_order, "torch", shapes, threads=2),
+              "bfloat16, 1 rank": Ranks(1, step_on_order, "bfloat16", shapes),
+              "bfloat16, 2 ranks": Ranks(2, step_on_order, "bfloat16", shapes),
+              "float32, 2 ranks": Ranks(2, step_on_order, "float32", shapes)}
     try:
         answers = {name: ranks.ask("step") for name, ranks in groups.items()}  # the first one allocates
         state = {name: max(rank["state_bytes"] for rank in ranks) for name, ranks in answers.items()}
@@ -59,9 +61,8 @@ def measure(quick: bool) -> Result:
             Row("momentum held by each of 2 ranks, over torch.optim.Muon's",
                 [state["bfloat16, 2 ranks"] / state["torch, 1 thread"]], "", "<= 0.51"),
             *[Row(f"seconds a step: {name}", times, "s") for name, times in found.items()]]
-    count = 6 * hp.n_layer
-    how = (f"{count} matrices of a {hp.n_layer}-layer model {hp.n_embd} wide, random gradients; all "
-           "processes wait asleep while one group steps. torch.optim.Muon always iterates in bfloat16 and "
+    how = (f"{len(shapes)} matrices of a {size.n_layer}-layer model {size.n_embd} wide, random gradients; "
+           "all wait asleep while one group steps. torch.optim.Muon always iterates in bfloat16 and "
            "each process does all matrices; ours deals them to the ranks, which then gather the updates. "
            "With R ranks the arithmetic alone gives R at most on R cores, whatever the goal says.")
     return Result(rows, how, {"seconds": found, "state_bytes": state})

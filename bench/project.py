@@ -33,7 +33,7 @@ class Project:
     def __enter__(self) -> "Project":
         self.folder = Path(tempfile.mkdtemp(prefix="bench_project_"))
         hidden = shutil.ignore_patterns("__pycache__", "results")
-        for name in ("harness", "bench", "data/sample", "data/gpt2"):
+        for name in ("harness", "bench", "submissions", "data/sample", "data/gpt2"):
             shutil.copytree(ROOT / name, self.folder / name, ignore=hidden)
         for name in ("train_gpt2.py", "run.sh", "requirements.txt"):
             shutil.copy(ROOT / name, self.folder / name)
@@ -50,7 +50,6 @@ class Project:
         print(f"+ run.sh {' '.join(command[4:])}", file=sys.stderr, flush=True)
         begin, lines = time.monotonic(), []
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "MALLOC_"))}
-        environment["PYTHONPATH"] = str(self.folder)  # for submissions that lie in bench/
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                               cwd=self.folder, stdin=subprocess.DEVNULL, env=environment) as process:
             for line in process.stdout:

@@ -16,12 +16,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from harness.distributed import process_group
+from bench.submission import load
+from harness.environment import process_group
 from harness.reduce import REDUCERS
 from harness.tokens import TokenStream
 from harness.track import ROOT, load_tracks
-from train_gpt2 import GPT, RECIPES, build_optimizers, train
 
+LOOP = ("GPT", "RECIPES", "build_optimizers", "train")  # what the submission is asked for
 # run.sh sets the same before torch is loaded
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "MALLOC_MMAP_THRESHOLD_": "1073741824",
                "MALLOC_TRIM_THRESHOLD_": "8589934592", "MALLOC_TOP_PAD_": "67108864"}
@@ -136,12 +137,23 @@ def _timed(function: Callable, spent: dict[str, int], name: str) -> Callable:
     return timed
 
 
+def sample_recipe(overrides: dict[str, Any]) -> Any:
+    """Return the submission's hyperparameters for track `sample`, with changes. Raises SubmissionError."""
+    return dataclasses.replace(load(*LOOP).RECIPES["sample"], **overrides)
+
+
+def training_ranks(n: int, overrides: dict[str, Any]) -> Ranks:
+    """Return n ranks that train the submission's `sample` recipe on order. Raises SubmissionError."""
+    sample_recipe(overrides)  # here, where the error is one line, before it is a rank's traceback
+    return Ranks(n, train_on_order, overrides)
+
+
 def train_on_order(orders: Connection, overrides: dict[str, Any]) -> None:
-    """Train the `sample` recipe with its own loop; the steps come when they are ordered."""
-    hp = dataclasses.replace(RECIPES["sample"], **overrides)
+    """Train the recipe with the submission's own loop; the steps come when they are ordered."""
+    submission, hp = load(*LOOP), sample_recipe(overrides)
     torch.manual_seed(0)
-    model = GPT(hp)
-    train(hp, model, build_optimizers(model, hp), Orders(orders, hp, "exact"))
+    model = submission.GPT(hp)
+    submission.train(hp, model, submission.build_optimizers(model, hp), Orders(orders, hp, "exact"))
 
 
 def gemm_gflops(shapes: list[tuple[int, int, int]], precision: str | None,
@@ -165,14 +177,3 @@ def gemm_gflops(shapes: list[tuple[int, int, int]], precision: str | None,
         found[f"{m}x{k}x{n}"] = 2 * m * k * n / best
     torch.set_float32_matmul_precision(before)
     return found
-
-
-def step_flops(hp: Any) -> int:
-    """Return the model's operations in a step: 6 a matrix weight and token, and causal attention.
-
-    Attention a layer and token: a query meets seq_len / 2 keys on average, twice (scores, values), 2
-    operations each, forward once and backward twice: 6 * seq_len * n_embd. Newton-Schulz does not count.
-    """
-    weights = 12 * hp.n_layer * hp.n_embd**2 + hp.vocab_size * hp.n_embd
-    return hp.batch_tokens * (6 * weights + 6 * hp.n_layer * hp.seq_len * hp.n_embd)
-

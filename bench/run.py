@@ -19,6 +19,7 @@ if __name__ == "__main__":  # run as a file, python puts bench/ on the path, not
 
 from bench.page import page  # noqa: E402
 from bench.rounds import Result, conditions, foreign_load  # noqa: E402
+from bench.submission import SubmissionError  # noqa: E402
 
 NAMES = ["gemm_share", "two_ranks", "harness_cost", "stream_rate", "muon_sharded", "cold_start",
          "reading_logs", "time_to_loss", "muon_claims"]
@@ -34,11 +35,14 @@ def finite(value):
 
 
 def run_one(name: str, measure: Callable[[bool], Result], quick: bool) -> dict:
-    """Run one benchmark; return what its result file holds."""
+    """Run one benchmark; return what its result file holds. Exits where the submission does not fit it."""
     print(f"=== {name}", file=sys.stderr, flush=True)
     before, begin = foreign_load(), time.monotonic()
     facts = conditions()
-    result = measure(quick)
+    try:
+        result = measure(quick)
+    except SubmissionError as error:
+        sys.exit(f"{name}: {error}")
     seconds, after = time.monotonic() - begin, foreign_load()
     for row in result.rows:
         print("  ".join(filter(None, (row.name, row.measured(), row.goal and f"goal {row.goal}",

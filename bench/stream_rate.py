@@ -1,4 +1,4 @@
-"""How fast TokenStream reads from the page cache, at the batch of the `fineweb` recipe."""
+"""How fast TokenStream reads from the page cache, at the batch of the 124M recipe."""
 import tempfile
 import time
 from pathlib import Path
@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bench.counts import GPT2_124M
 from bench.rounds import Result, Row, interleaved, ratios
 from harness.shards import HEADER_BYTES, write_shard
 from harness.tokens import TokenStream
-from train_gpt2 import RECIPES
 
 
 def numpy_rate(path: Path, share: int, steps: int) -> float:
@@ -34,7 +34,7 @@ def stream_rate(path: Path, batch: int, world_size: int, steps: int) -> float:
 
 def measure(quick: bool) -> Result:
     """Return rates at world size 1 and 8, and of the plain way."""
-    batch = RECIPES["fineweb"].batch_tokens
+    batch = GPT2_124M.batch_tokens
     steps, rounds, tokens = (4, 2, 4 * batch) if quick else (60, 7, 60 * batch)
     with tempfile.TemporaryDirectory(prefix="bench_shards_") as folder:
         path = Path(folder) / "bench_train_000000.bin"

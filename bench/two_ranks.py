@@ -1,16 +1,15 @@
 """What a second rank brings: tokens a second of two ranks of one thread over one rank of one thread."""
 from bench.gemm_share import SHAPES, TINY
-from bench.ranks import Ranks, train_on_order
+from bench.ranks import Ranks, sample_recipe, training_ranks
 from bench.rounds import Result, Row, interleaved, ratios
-from train_gpt2 import RECIPES
 
 
 def measure(quick: bool) -> Result:
     """Return the gain of two ranks in a step, and in a product of matrices without any communication."""
     rounds, k, seconds = (2, 2, 0.01) if quick else (7, 8, 0.2)
     overrides = TINY if quick else {}
-    tokens = overrides.get("batch_tokens", RECIPES["sample"].batch_tokens)
-    with Ranks(1, train_on_order, overrides) as one, Ranks(2, train_on_order, overrides) as two:
+    tokens = sample_recipe(overrides).batch_tokens
+    with training_ranks(1, overrides) as one, training_ranks(2, overrides) as two:
 
         def tokens_per_s(ranks: Ranks) -> float:
             return tokens * k * 1e9 / max(answer["ns"] for answer in ranks.ask("steps", k))

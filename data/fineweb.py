@@ -24,10 +24,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 if __name__ == "__main__":  # run as a file, python puts data/ on the path, not the repository
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data import hub
+from data.bpe import encoding
 from data.documents import SUFFIXES, DataError, documents, local_files, open_parquet
 from harness.shards import CACHE_NAME, HEADER_BYTES, write_atomically, write_shard
 
@@ -148,7 +150,6 @@ def hub_corpus(args: argparse.Namespace) -> Corpus:
 
 def build(corpus: Corpus, args: argparse.Namespace, stage: Path, eot_token: int) -> dict[str, dict]:
     """Write shards and manifest into stage. Return the manifest's entry of each shard."""
-    from tqdm import tqdm
     texts = (text for path in corpus.files for text in documents(path, args.column))
     with tqdm(unit=" tokens", unit_scale=True, file=sys.stderr,
               mininterval=0.5 if sys.stderr.isatty() else 10) as progress:
@@ -202,10 +203,10 @@ def batches(texts: Iterable[str]) -> Iterator[list[str]]:
 
 def encode(texts: list[str]) -> np.ndarray:
     """Return the tokens of documents, each behind the end-of-text token, whose name in a text is plain."""
-    encoding, tokens = load_encoding(), []
+    gpt2, tokens = load_encoding(), []
     for text in texts:
-        tokens.append(encoding.eot_token)
-        tokens += encoding.encode_ordinary(text)
+        tokens.append(gpt2.eot_token)
+        tokens += gpt2.encode_ordinary(text)
     return np.array(tokens, dtype=np.uint16)
 
 
@@ -240,10 +241,9 @@ def load_encoding() -> Any:
     """Return GPT-2's encoding, from the vocabulary in the repository. Loaded once a process."""
     try:
         import pyarrow  # noqa: F401
-        from data.bpe import encoding
+        return encoding(VOCAB)
     except ImportError as error:
         raise DataError(f"{error.name} is not installed; `pip install -r data/requirements.txt`") from None
-    return encoding(VOCAB)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tqdm import tqdm
+
 ANSWER_S = 15  # the longest wait for the hub's first answer
 LISTING_S = 120  # and for a listing, which may take many pages
 STALL_S = 10  # a download that receives nothing for so long is asked for again
@@ -163,7 +165,6 @@ def fetch(repo: str, revision: str, files: list[RemoteFile], folder: Path, threa
 
     A file gets its name when size and sha256 agree with the hub and accept(temporary path) does not raise.
     Interrupted or failed downloads keep what they have for the next call. Progress on stderr."""
-    from tqdm import tqdm
     if not files:
         return
     require_space(files, folder)

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -37,11 +38,6 @@ class BadInput(ValueError):
     """Something that only shows once the model is built, and that the user can mend."""
 
     status = "refused"
-
-
-def exit_code(end: dict[str, Any]) -> int:
-    """Return the exit code for an end line: 128 + signal number when interrupted, as a shell counts."""
-    return 128 + end["signal"] if end["status"] == "interrupted" else EXIT_CODES[end["status"]]
 
 
 def is_collective_error(exc: BaseException | None) -> bool:
@@ -87,9 +83,9 @@ class Endings:
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
-    def __init__(self):
+    def __init__(self, end: Callable[..., dict[str, Any]]):
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
-        self.end = lambda **end: end  # rank 0 puts the log's here as soon as there is a log
+        self.end = end
         self.agent = os.environ.get("TORCHELASTIC_RUN_ID") and os.getppid()
         # A client of its own: a blocking call of the process group holds the lock of the group's client.
         store = dist.HashStore() if self.world_size == 1 else dist.TCPStore(
@@ -123,7 +119,8 @@ class Endings:
         else:
             text = "".join(traceback.format_exception(exc))
             kind = "collective" if is_collective_error(exc) else "error"
-            account = {"kind": kind, "status": status_of(exc), "type": exc_type.__name__,
+            status = "disk_full" if is_disk_full(exc) else getattr(exc, "status", "failed")
+            account = {"kind": kind, "status": status, "type": exc_type.__name__,
                        "message": str(exc)[:1000], "traceback": text[-4000:]}
         self.inbox.append(account)
         self.mouth.send(b"\0")
@@ -181,11 +178,10 @@ class Endings:
     def _gone(self, rank: int) -> bool:
         """Tell whether a rank of this host has no process, or a zombie."""
         try:
-            os.kill(self.pids[rank], 0)
+            with contextlib.suppress(PermissionError):
+                os.kill(self.pids[rank], 0)
         except ProcessLookupError:
             return True
-        except PermissionError:
-            pass
         try:
             with open(f"/proc/{self.pids[rank]}/stat") as stat:
                 return stat.read().rpartition(")")[2].split()[0] == "Z"
@@ -250,8 +246,8 @@ class Endings:
         return {key: reason[key] for key in ("status", "rank", "type", "message", "traceback")}
 
     def _tell(self, end: dict[str, Any]) -> int:
-        """Tell the other ranks that the end line stands; return the exit code."""
-        code = exit_code(end)
+        """Tell the other ranks that the end line stands; return the exit code, as a shell counts signals."""
+        code = 128 + end["signal"] if end["status"] == "interrupted" else EXIT_CODES[end["status"]]
         with contextlib.suppress(dist.DistError):
             self.store.set("ended", str(code))
         return code
@@ -284,11 +280,6 @@ def say(text: str) -> None:
     speaker = threading.Thread(target=speak, daemon=True)
     speaker.start()
     speaker.join(1.0)
-
-
-def status_of(exc: BaseException) -> str:
-    """Return the status a run has that this exception ended."""
-    return "disk_full" if is_disk_full(exc) else getattr(exc, "status", "failed")
 
 
 def refuse(error: Exception) -> NoReturn:

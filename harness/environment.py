@@ -1,13 +1,15 @@
-"""The head of a log: all code, and the facts of place: versions, hardware, git, settings, calibration."""
+"""Where a run takes place: its process group, and the head of its log: code, versions, hardware, settings."""
 import dataclasses
 import os
 import platform
-import shutil
 import statistics
 import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,6 @@ UNKNOWN = "unavailable"
 
 def command(*words: str) -> str:
     """Return what a command prints, or 'unavailable' where it is missing, fails or takes over 5 seconds."""
-    if not shutil.which(words[0]):
-        return UNKNOWN
     try:
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=5)
     except (OSError, subprocess.TimeoutExpired):
@@ -35,24 +35,26 @@ def command(*words: str) -> str:
 
 def open_log(plan: Plan, script: Path, argv: list[str], device: torch.device, parameters: dict[str, int],
              resumed: dict | None) -> tuple[RunLog, dict[str, Path]]:
-    """Open the log of a run and write its head; return it and the loaded files that it holds.
+    """Open the log of a run and write its head; return it and the project's files that are loaded.
 
     On ranks other than 0 the log writes nothing. Raises BadInput where a file or the folder is unfit.
     """
     loaded = loaded_files()
     if dist.get_rank():
         return RunLog(None, ""), loaded
-    loaded |= {file.relative_to(ROOT).as_posix(): file for file in (ROOT / "harness").rglob("*.py")}
+    harness = [*(ROOT / "harness").rglob("*.py"), ROOT / "harness" / "tracks.toml"]
     try:
         source = read_source(script, script=True)
         files = {path: read_source(file) for path, file in loaded.items() if file != script}
+        code = code_facts(source, files)
+        files |= {file.relative_to(ROOT).as_posix(): read_source(file) for file in harness}
     except ValueError as error:
         raise BadInput(str(error)) from None
-    files["harness/tracks.toml"] = read_source(ROOT / "harness" / "tracks.toml")
-    code = code_facts(source, files)
+    dirty = {"": False, UNKNOWN: UNKNOWN}.get(command("git", "status", "--porcelain"), True)
     manifest = {**run_facts(plan, script, argv, dist.get_world_size()), "code": code,
                 "parameters": parameters, "resumed_from": resumed, "sys": system_facts(device),
-                "git": git_facts(), "calibration": calibrate(device), "clocks": host_clocks(), "format": 1}
+                "git": {"commit": command("git", "rev-parse", "HEAD"), "dirty": dirty},
+                "calibration": calibrate(device), "clocks": host_clocks(), "format": 1}
     folder = ROOT / "records" / "runs"
     try:
         log = RunLog(folder, new_run_id(code["digest"]))
@@ -63,9 +65,14 @@ def open_log(plan: Plan, script: Path, argv: list[str], device: torch.device, pa
 
 
 def code_facts(script: bytes, files: dict[str, bytes]) -> dict:
-    """Return the digests of a run's code: script, harness (harness/*.py), other files, all of it."""
-    harness = {path.name: sha256(read_source(path)) for path in sorted(Path(__file__).parent.glob("*.py"))}
-    others = {path: sha256(source) for path, source in files.items() if not path.startswith("harness/")}
+    """Return the digests of a run's code: script, harness (harness/*.py), other loaded files, all of it.
+
+    Among the others is a file of harness/front, which no rank should load: verify refuses it.
+    """
+    referee = sorted(Path(__file__).parent.glob("*.py"))
+    harness = {path.name: sha256(read_source(path)) for path in referee}
+    others = {path: sha256(source) for path, source in files.items()
+              if not path.startswith("harness/") or path.startswith("harness/front/")}
     parts = {"script": sha256(script), "harness": sha256(canonical(harness).encode()), "others": others}
     return {**parts, "digest": sha256(canonical(parts).encode())}
 
@@ -96,13 +103,6 @@ def without_paths(value: Any) -> Any:
     for folder, name in ((str(ROOT), "."), (sys.prefix, "<python>"), (str(Path.home()), "~")):
         value = value.replace(folder, name) if folder != "/" else value
     return value
-
-
-def git_facts() -> dict:
-    """Return commit and dirty flag of the checkout."""
-    status = command("git", "status", "--porcelain")
-    dirty = status if status == UNKNOWN else bool(status)
-    return {"commit": command("git", "rev-parse", "HEAD"), "dirty": dirty}
 
 
 def cpu_name() -> str:
@@ -163,8 +163,33 @@ def calibrate(device: torch.device, repeats: int = 5) -> dict[str, float]:
             "copy_gbs": 2 * source.numel() * 4 / median_ns(source.clone)}
 
 
-def keep_float32_fast() -> str:
-    """Take oneDNN's float32 matrix product where it keeps float32, and return the precision that was set.
+@contextmanager
+def process_group(device: str) -> Iterator[None]:
+    """Join the group that the launcher describes, or make one of this process alone; one that exists is kept.
+
+    On CPU a rank has one thread unless OMP_NUM_THREADS says otherwise: the number of threads may change the
+    bits.
+    """
+    if device == "cpu":
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
+        keep_float32_fast()
+    if dist.is_initialized():
+        yield
+        return
+    alone = {} if "RANK" in os.environ else dict(store=dist.HashStore(), rank=0, world_size=1)
+    backend, device_id = "gloo", None
+    if device == "cuda":
+        backend, device_id = "nccl", torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(device_id)
+    dist.init_process_group(backend, timeout=timedelta(minutes=10), device_id=device_id, **alone)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def keep_float32_fast() -> None:
+    """Take oneDNN's float32 matrix product where it keeps float32.
 
     torch calls that route 'medium'. It is over twice as fast as MKL on AMD processors, with float32's
     rounding; on those with AMX it rounds inputs to bfloat16, and MKL is as fast as the hardware: there it is
@@ -175,4 +200,3 @@ def keep_float32_fast() -> str:
     torch.set_float32_matmul_precision("medium")
     if float(((a @ b.mT).double() - exact).abs().max()) > 1e-5:  # float32: 1e-6; bfloat16: 1e-2
         torch.set_float32_matmul_precision("highest")
-    return torch.get_float32_matmul_precision()

@@ -4,17 +4,18 @@ import hashlib
 import torch
 from torch import nn
 
+from harness.endings import BadInput
 from harness.track import Track
 
 
 def check_optimizers(model: nn.Module, optimizers: list) -> None:
-    """Raise ValueError unless each parameter that wants a gradient is in exactly one optimizer group."""
+    """Raise BadInput unless each parameter that wants a gradient is in exactly one optimizer group."""
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     held = [id(p) for group in groups for p in group["params"]]
     for name, p in model.named_parameters():
         times = held.count(id(p))
         if p.requires_grad and times != 1:
-            raise ValueError(f"parameter {name} is in {times} optimizer groups, expected exactly 1")
+            raise BadInput(f"parameter {name} is in {times} optimizer groups, expected exactly 1")
 
 
 def active_parameters(model: nn.Module) -> int:
@@ -26,12 +27,12 @@ def active_parameters(model: nn.Module) -> int:
 
 
 def count(model: nn.Module, optimizers: list, track: Track) -> dict[str, int]:
-    """Return the numbers of parameters. Raises ValueError where the track forbids the model."""
+    """Return the numbers of parameters. Raises BadInput where the track forbids the model."""
     check_optimizers(model, optimizers)
     active = active_parameters(model)
     if active > track.max_active_parameters:
-        raise ValueError(f"the model has {active} active parameters, track {track.name} allows "
-                         f"{track.max_active_parameters}")
+        raise BadInput(f"the model has {active} active parameters, track {track.name} allows "
+                       f"{track.max_active_parameters}")
     return {"active": active, "total": sum(p.numel() for p in model.parameters())}
 
 

@@ -62,8 +62,7 @@ def typed(name: str, text: str, like: Any, kind: str) -> Any:
     if "str" in kind:
         return text
     try:
-        value = {"true": True, "false": False, "none": None}.get(text.lower(), None)
-        value = ast.literal_eval(text) if value is None and text.lower() != "none" else value
+        value = ast.literal_eval(text.capitalize() if text.lower() in ("true", "false", "none") else text)
     except (ValueError, SyntaxError):
         value = text
     if "float" in kind and type(value) is int:
@@ -83,8 +82,7 @@ def sort_flags(flags: dict[str, str], hyperparameters: Any) -> tuple[Options, di
     """Return launch options and hyperparameter overrides; ValueError names the closest to an unknown."""
     options = {f.name: f for f in dataclasses.fields(Options)}
     fields = {f.name: f for f in dataclasses.fields(hyperparameters)}
-    chosen: dict[str, Any] = {}
-    overrides: dict[str, Any] = {}
+    chosen, overrides = {}, {}
     for name, text in flags.items():
         if name in options:
             kind = options[name].type

@@ -21,8 +21,7 @@ class ExactReducer:
     def __init__(self, model: nn.Module, net: nn.Module):
         self.net = net
         self.params = [p for p in model.parameters() if p.requires_grad]
-        wrong = {p.dtype for p in self.params} - {torch.float32}
-        if wrong:
+        if wrong := {p.dtype for p in self.params} - {torch.float32}:
             raise ValueError(f"exact reduction takes float32 parameters, found {wrong}")
         self.sizes = [p.numel() for p in self.params]
         self.world_size = dist.get_world_size()

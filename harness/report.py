@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from harness.runlog import RunLog
 from harness.plan import Plan
+from harness.runlog import RunLog
 from harness.validate import write_text
 from harness.vocabulary import decode, token_bytes
 
@@ -22,14 +22,14 @@ class Report:
         self.log, self.steps, self.rank = log, plan.hp.num_iterations, rank
         self._passed: set[str] = set()
         self._pending: tuple | None = None
-        self._bar = tqdm(total=self.steps, unit="step", dynamic_ncols=True, smoothing=0.05,
+        self.bar = tqdm(total=self.steps, unit="step", dynamic_ncols=True, smoothing=0.05,
                          disable=rank != 0 or not sys.stderr.isatty())
 
     def line(self, text: str) -> None:
         """Show a line above the bar."""
         if self.rank == 0:
             with contextlib.suppress(OSError):  # a terminal that was closed ends no run
-                print(text, flush=True) if self._bar.disable else tqdm.write(text, file=sys.stdout)
+                print(text, flush=True) if self.bar.disable else tqdm.write(text, file=sys.stdout)
 
     def trained(self, step: int, scalars: dict, train_time_ns: int) -> None:
         """Take a step's numbers, and log those of the step before: the device goes on meanwhile."""
@@ -54,13 +54,13 @@ class Report:
         self.log.line(text)
         if values:
             self.log.event("scalar", step=step, **values)
-        if self._bar.disable:
+        if self.bar.disable:
             self.line(text)
-        self._bar.update(step - self._bar.n)
+        self.bar.update(step - self.bar.n)
         shown = f"loss {loss:.4f}, {train_time_ns / 1e6 / step:.1f} ms/step"
         if self.against and (words := self.against.trained(step, train_time_ns / 1e6, loss)):
             shown += f", {words}"
-        self._bar.set_postfix_str(shown, refresh=False)
+        self.bar.set_postfix_str(shown, refresh=False)
 
     def validated(self, facts: dict) -> None:
         """Log a validation, and say which n-gram baselines the model has passed."""
@@ -69,8 +69,8 @@ class Report:
         self.log.line(text)
         self.log.event("val", **facts)
         self.line(text)
-        if self._bar.n == 0:
-            self._bar.reset()  # the time left is that of the steps, not of the start
+        if self.bar.n == 0:
+            self.bar.reset()  # the time left is that of the steps, not of the start
         if self.against:
             words = self.against.validated(facts["step"], facts["train_time_ns"] / 1e6, facts["val_loss"])
             self.line(f"against {self.against.path.name}: {words or 'it has no loss here'}")
@@ -92,10 +92,6 @@ class Report:
             ids = write_text(logits_of, self.track.vocab_size - 1, self.track.vocab_size, seq_len, device)
             words = " ".join(decode(ids, table).split())
             self.say(f"the model writes: {''.join(c if c.isprintable() else '?' for c in words)}")
-
-    def close(self) -> None:
-        """Take the bar away."""
-        self._bar.close()
 
     def _times(self, step: int, train_time_ns: int) -> str:
         milliseconds = train_time_ns / 1e6

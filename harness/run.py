@@ -19,17 +19,15 @@ from torch import Tensor, nn
 
 from harness import checkpoint, environment
 from harness.clock import Clock, host_clocks
-from harness.distributed import process_group
 from harness.endings import BadInput, Endings, NonFinite, refuse
 from harness.parameters import count, weights_sha256
-from harness.plan import Plan, choose_track, make_plan
+from harness.plan import Plan, make_plan
 from harness.reduce import REDUCERS, LossSum
 from harness.report import Report
 from harness.runlog import loaded_files, read_source
 from harness.tokens import TokenStream
-from harness.tripwires import HarnessWatch, Tripwire, WatchedEnvironment
+from harness.tripwires import HarnessWatch, Snapshot, Tripwire, WatchedEnvironment
 from harness.validate import Validation
-from harness.warmup import Snapshot
 
 WARMUP_STEPS = 2
 
@@ -45,18 +43,17 @@ class Run:
         self.status, self.log_path = "stopped", None
         self._plan, self._script, self._argv = plan, script, argv
         self._clock, self._log, self._report = Clock(self.device), None, None
+        self._watch = HarnessWatch([m for name, m in sys.modules.items() if name.startswith("harness.")])
         self.result: dict[str, Any] = {}  # of the last validation; the end line has it
-        self._first_step, self._taken, self._warming = 0, 0, False
-        self._scalars: dict[str, Any] = {}
+        self._first_step, self._taken, self._warming, self._scalars = 0, 0, False, {}
         self._generator = torch.Generator().manual_seed(int.from_bytes(os.urandom(7), "little"))
 
     # what a submission calls
 
     def compile(self, function: Callable) -> Callable:
         """Return torch.compile(function), or the function itself where the run does not compile."""
-        wanted = self._plan.options.compile
-        if wanted is None:
-            wanted = self.device.type == "cuda"
+        asked = self._plan.options.compile
+        wanted = self.device.type == "cuda" if asked is None else asked
         return torch.compile(function, dynamic=False) if wanted else function
 
     def take(self, n: int) -> Tensor:
@@ -66,8 +63,8 @@ class Run:
         warm-up the tokens are random and nothing is taken.
         """
         if self._warming:
-            shape = (n // self.world_size + 1,)
-            share = torch.randint(self.track.vocab_size, shape, generator=self._generator)
+            n_share = n // self.world_size + 1
+            share = torch.randint(self.track.vocab_size, (n_share,), generator=self._generator)
         else:
             if self._taken + n > self._plan.tokens:
                 raise Tripwire(f"tokens: {self._taken} + {n} taken, the recipe says {self._plan.tokens}; "
@@ -153,10 +150,7 @@ class Run:
         self.status = "ok" if stop == last else "stopped"
 
     def _prepare(self, model: nn.Module, optimizers: list) -> None:
-        try:
-            parameters = count(model, optimizers, self.track)
-        except ValueError as error:
-            raise BadInput(str(error)) from None
+        parameters = count(model, optimizers, self.track)
         self._model, self._optimizers = model, optimizers
         resumed = self._resume()
         self._stream = TokenStream(self._plan.data.train, self.hp.epochs, self._taken)
@@ -194,7 +188,7 @@ class Run:
                                     self.device)
 
     def _check_tripwires(self, final: bool = False) -> None:
-        _WATCH.check()
+        self._watch.check()
         if TokenStream.opened != self._streams:
             raise Tripwire("tokens: another stream was opened; a run reads its tokens once, through run.take")
         position = self._stream.position
@@ -206,7 +200,8 @@ class Run:
             if path not in self._known:
                 self._known[path] = file
                 self._log.event("late", path=path)
-                self._log.file(path, read_source(file))
+                if not path.startswith("harness/"):  # of those the log holds every one
+                    self._log.file(path, read_source(file))
 
     def _save(self, step: int) -> None:
         with self._clock.spending("checkpoint"):
@@ -237,7 +232,7 @@ class Run:
         if "val_loss" not in self.result:
             sys.exit("the submission took no step: nothing was measured")
         if self._report:
-            self._report.close()
+            self._report.bar.close()
             step, loss = self.result["step"], self.result["val_loss"]
             seconds = self.result["train_time_ns"] / 1e9
             self._report.line(f"{self.status}: val_loss {loss:.4f} after {step} steps and {seconds:.1f} s "
@@ -247,7 +242,7 @@ class Run:
         """End what runs beside the training."""
         if self._report:
             self._stream.close()
-            self._report.close()
+            self._report.bar.close()
 
     def end(self, status: str, **fields: Any) -> dict[str, Any]:
         """Write the end line, from whichever thread learns of the end; return its fields."""
@@ -264,21 +259,17 @@ def open_run(script: str, recipes: dict[str, Any], argv: list[str] | None = None
     argv: flags instead of the command line's. Leaves the process with exit code 2 on input that cannot be
     run; with another code, the end line's, where a run of several ranks fails.
     """
-    argv = sys.argv[1:] if argv is None else argv
-    cuda = torch.cuda.is_available()
+    argv, path = sys.argv[1:] if argv is None else argv, Path(script).resolve()
+    launched = int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
+    world_size = dist.get_world_size() if dist.is_initialized() else launched
     try:
-        _, device = choose_track(argv, cuda)
-    except ValueError:
-        device = "cpu"  # make_plan says below what is wrong, once
-    with process_group(device):
-        try:
-            read_source(Path(script).resolve(), script=True)
-            plan = make_plan(recipes, argv, dist.get_world_size(), cuda)
-        except (ValueError, OSError) as error:
-            refuse(error)
-        run = Run(plan, Path(script).resolve(), argv)
-        endings, environ_class = Endings(), type(os.environ)
-        endings.end = run.end
+        read_source(path, script=True)
+        plan = make_plan(recipes, argv, world_size, torch.cuda.is_available())
+    except (ValueError, OSError) as error:
+        refuse(error)
+    with environment.process_group(plan.device):
+        run = Run(plan, path, argv)
+        endings, environ_class = Endings(run.end), type(os.environ)
         try:
             with endings:
                 os.environ.__class__ = WatchedEnvironment
@@ -293,6 +284,3 @@ def open_run(script: str, recipes: dict[str, Any], argv: list[str] | None = None
         finally:
             os.environ.__class__ = environ_class
             run.close()
-
-
-_WATCH = HarnessWatch([module for name, module in sys.modules.items() if name.startswith("harness.")])

@@ -128,23 +128,18 @@ def scan_shards(paths: list[Path]) -> dict[Path, Scan]:
 
 
 def _scan_shards(paths: list[Path]) -> dict[Path, Scan]:
-    def key(path: Path) -> list[int]:
-        stat = path.stat()
-        return [stat.st_size, stat.st_mtime_ns]
-
+    keys = {path: [path.stat().st_size, path.stat().st_mtime_ns] for path in paths}
     caches: dict[Path, dict] = {}
     for folder in {path.parent for path in paths}:
         try:
             caches[folder] = json.loads((folder / CACHE_NAME).read_text())
         except (OSError, ValueError):
             caches[folder] = {}
-    stale = [path for path in paths if caches[path.parent].get(path.name, [None])[0] != key(path)]
+    stale = [path for path in paths if caches[path.parent].get(path.name, [None])[0] != keys[path]]
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         for path, scan in zip(stale, pool.map(scan_shard, stale)):
-            caches[path.parent][path.name] = [key(path), list(scan)]
+            caches[path.parent][path.name] = [keys[path], list(scan)]
     for folder in {path.parent for path in stale}:
-        try:
+        with contextlib.suppress(OSError):  # a read-only data folder is scanned anew each time
             write_atomically(folder / CACHE_NAME, json.dumps(caches[folder]).encode())
-        except OSError:
-            pass  # a read-only data folder is scanned anew each time
     return {path: Scan(*caches[path.parent][path.name][1]) for path in paths}

@@ -25,41 +25,29 @@ class TokenStream:
         self._shards = [read_shard(path) for path in paths]
         self._ends = list(accumulate(len(shard) for shard in self._shards))
         self._length = self._ends[-1] * epochs
-        self._position = position
+        self.position = position  # tokens taken so far
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch")
         self._ahead: tuple[tuple[int, int], Future] | None = None
-
-    @property
-    def position(self) -> int:
-        """Tokens taken so far."""
-        return self._position
-
-    def take(self, n: int) -> Tensor:
-        """Return the next n tokens of the stream, the same on every rank.
-
-        int64 on CPU, shape (n,). Crosses shard borders; never repeats a token.
-        Raises EndOfData, with the number of tokens left, when fewer than n remain.
-        """
-        return self.take_share(n, 0, 1)[:n]
 
     def take_share(self, n: int, rank: int, world_size: int) -> Tensor:
         """Take the next n tokens; return the rank's contiguous share and one token more.
 
         int64 on CPU, shape (n / world_size + 1,). The one more, the last one's target, is not taken; it is
-        absent at the very end of the stream. Ranks must call with the same n.
+        absent at the very end of the stream. Ranks must call with the same n. Crosses shard borders; never
+        repeats a token. Raises EndOfData, with the number of tokens left, when fewer than n remain.
         """
         if n % world_size:
             raise ValueError(f"{n} tokens do not divide by world_size {world_size}")
-        if n > self._length - self._position:
-            raise EndOfData(f"{n} tokens asked for, {self._length - self._position} of {self._length} left; "
+        if n > self._length - self.position:
+            raise EndOfData(f"{n} tokens asked for, {self._length - self.position} of {self._length} left; "
                             f"fetch more shards or raise `epochs`")
         share = n // world_size
-        start = self._position + rank * share
-        self._position += n
+        start = self.position + rank * share
+        self.position += n
         ahead, self._ahead = self._ahead, None
         fetched = ahead is not None and ahead[0] == (start, share + 1)
         tokens = ahead[1].result() if fetched else self._read(start, share + 1)
-        if self._position + n <= self._length:  # the next step most likely wants as much
+        if self.position + n <= self._length:  # the next step most likely wants as much
             self._ahead = (start + n, share + 1), self._pool.submit(self._read, start + n, share + 1)
         return tokens
 

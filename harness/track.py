@@ -1,16 +1,15 @@
 """A track, one table of tracks.toml: which data, how many validation tokens, which target; and its shards."""
 import dataclasses
-import hashlib
 import json
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from harness.runlog import ROOT, sha256
 from harness.shards import Scan, ShardError, check_shard, scan_shards
 
-ROOT = Path(__file__).resolve().parent.parent
-TRACKS = Path(__file__).resolve().parent / "tracks.toml"
+TRACKS = ROOT / "harness" / "tracks.toml"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +38,7 @@ class Track:
     @property
     def digest(self) -> str:
         """sha256 of the row."""
-        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()
+        return sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode())
 
 
 class Data(NamedTuple):

@@ -2,6 +2,8 @@
 
 The proof of a claim is to run it again and to read its diff; these catch mistakes and the obvious.
 """
+import ast
+import copy
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -12,10 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.runlog import is_ours
+from harness.runlog import ROOT, is_ours
 
 WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-HARNESS = Path(__file__).resolve().parent
 # what rounding alone may move a logit by: the same shapes run the same kernels, so it is mostly 0
 CAUSALITY_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.02}
 
@@ -86,17 +87,30 @@ def combined(digests: dict[str, int]) -> str:
 
 
 class HarnessWatch:
-    """Compares the harness in memory with its source and with what its modules held at import."""
+    """Compares the harness in memory with its source on disk, from when the run is opened.
+
+    What a source binds without a call (imports, aliases such as clock._now_ns, constants) is bound anew to
+    compare with, so that a replacement made between import and here is found too.
+    """
 
     def __init__(self, modules: list[ModuleType]):
-        self._bound = {(m, k): v for m in modules for k, v in vars(m).items() if callable(v)}
-        self._code = {m: {c.co_qualname: c for c in _codes(m) if "<" not in c.co_qualname} for m in modules}
+        self._held, self._code = {}, {}
+        for module in modules:
+            tree = ast.parse(Path(module.__file__).read_bytes())
+            whole = compile(tree, module.__file__, "exec")
+            self._code[module] = {c.co_qualname: c for c in _codes(whole) if "<" not in c.co_qualname}
+            plain = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom, ast.Assign))]
+            tree.body = [node for node in plain if not any(isinstance(n, ast.Call) for n in ast.walk(node))]
+            self._held[module] = dict(vars(module))
+            exec(compile(tree, module.__file__, "exec"), self._held[module])
 
     def check(self) -> None:
-        """Raise Tripwire naming the first function of the harness that is not what its source says."""
-        for (module, name), value in self._bound.items():
-            if vars(module).get(name) is not value:
-                raise Tripwire(f"harness: {module.__name__}.{name} was replaced")
+        """Raise Tripwire naming the first thing of the harness that is not what its source says."""
+        for module, held in self._held.items():
+            for name, value in held.items():
+                found = vars(module).get(name)
+                if found is not value and found != value:
+                    raise Tripwire(f"harness: {module.__name__}.{name} was replaced, or what it stands for")
         for module, codes in self._code.items():
             for qualname, code in codes.items():
                 found = _resolve(module, qualname)
@@ -104,13 +118,12 @@ class HarnessWatch:
                     raise Tripwire(f"harness: {module.__name__}.{qualname} does not do what its source says")
 
 
-def _codes(module: ModuleType) -> Iterator[CodeType]:
-    """Yield the code of everything that a module's source defines."""
-    codes = [compile(Path(module.__file__).read_bytes(), module.__file__, "exec")]
-    for code in codes:
-        inside = [constant for constant in code.co_consts if isinstance(constant, CodeType)]
-        codes += inside
-        yield from inside
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    """Yield the code of everything that is defined inside."""
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            yield inner
+            yield from _codes(inner)
 
 
 def _resolve(module: ModuleType, qualname: str) -> Any:
@@ -130,8 +143,47 @@ class WatchedEnvironment(os._Environ):
         frame = sys._getframe(1)
         while frame and frame.f_globals.get("__name__") in ("os", "_collections_abc", "collections.abc"):
             frame = frame.f_back
-        if frame and is_ours(where := Path(frame.f_code.co_filename)):
-            if not where.is_relative_to(HARNESS):
-                raise Tripwire(f"environment: {where.name}:{frame.f_lineno} reads {key}; a submission reads "
-                               f"nothing from the environment: make it a field of Hyperparameters")
+        where = Path(frame.f_code.co_filename) if frame else ROOT / "harness"
+        if is_ours(where) and not where.is_relative_to(ROOT / "harness"):
+            raise Tripwire(f"environment: {where.name}:{frame.f_lineno} reads {key}; a submission reads "
+                           f"nothing from the environment: make it a field of Hyperparameters")
         return super().__getitem__(key)
+
+
+class Snapshot:
+    """Copies of all that training changes; put_back() restores it in place."""
+
+    def __init__(self, model: nn.Module, optimizers: list):
+        self.model, self.optimizers = model, optimizers
+        self._digest = state_digest(model, optimizers)
+        self._tensors = {name: tensor.detach().clone() for name, tensor in self._named().items()}
+        self._states = [copy.deepcopy(optimizer.state_dict()) for optimizer in optimizers]
+        self._cpu_rng = torch.get_rng_state()
+        self._cuda_rng = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+
+    def _named(self) -> dict[str, Tensor]:
+        return dict(self.model.named_parameters()) | dict(self.model.named_buffers())
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """Restore everything. Raises Tripwire where model or optimizers still differ from what they were."""
+        for name, tensor in self._named().items():
+            if name in self._tensors:
+                tensor.copy_(self._tensors[name])
+        self.model.zero_grad(set_to_none=True)
+        for optimizer, saved in zip(self.optimizers, self._states):
+            optimizer.state.clear()
+            if saved["state"]:
+                optimizer.load_state_dict(saved)
+            for group, old in zip(optimizer.param_groups, saved["param_groups"]):
+                params = group["params"]
+                group.clear()
+                group.update(old, params=params)
+        torch.set_rng_state(self._cpu_rng)
+        if self._cuda_rng is not None:
+            torch.cuda.set_rng_state(self._cuda_rng)
+        after = state_digest(self.model, self.optimizers)
+        names = self._digest.keys() | after.keys()
+        if changed := sorted(name for name in names if self._digest.get(name) != after.get(name)):
+            raise Tripwire(f"warmup: {', '.join(changed[:5])} kept what the warm-up did; state belongs in "
+                           f"parameters, buffers and the optimizers' state")

@@ -24,8 +24,7 @@ class Validation:
                  device: torch.device):
         self.track, self.model, self.net, self.seq_len = track, model, net, hp.seq_len
         self.dtype = getattr(hp, "dtype", "float32")
-        tokens = torch.from_numpy(read_shard(shard)[:track.val_tokens + 1].astype("int64"))
-        self.tokens = tokens.to(device)
+        self.tokens = torch.from_numpy(read_shard(shard)[:track.val_tokens + 1].astype("int64")).to(device)
         self.inputs = self.tokens[:track.val_piece].view(-1, self.seq_len)
 
     @torch.no_grad()

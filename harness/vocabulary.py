@@ -23,28 +23,24 @@ def token_bytes(path: str | Path) -> list[bytes]:
     the line where it breaks the format.
     """
     try:
-        lines = Path(path).read_bytes().decode("utf-8").split("\n")
+        lines = Path(path).read_bytes().decode("utf-8").removesuffix("\n").split("\n")
     except OSError as error:
         raise ValueError(f"{path}: cannot read the vocabulary ({error.strerror})") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 at byte {error.start}; expected a vocab.bpe file") from None
     if not lines[0].startswith("#version"):
         raise ValueError(f"{path}: line 1 is {lines[0][:40]!r}, expected GPT-2's '#version ...'")
-    if lines[-1] == "":
-        lines.pop()
-    table = [bytes([b]) for b in BYTE_ORDER]
-    known = set(table)
+    table = dict.fromkeys(bytes([b]) for b in BYTE_ORDER)  # in order
     for number, line in enumerate(lines[1:], start=2):
         halves = line.split(" ")
         if len(halves) != 2 or not all(h and _BYTE_OF.keys() >= set(h) for h in halves):
             raise ValueError(f"{path}: line {number} is {line[:40]!r}, expected two tokens")
         left, right = (bytes(_BYTE_OF[c] for c in half) for half in halves)
-        if left not in known or right not in known:
+        if left not in table or right not in table:
             raise ValueError(f"{path}: line {number} joins {line[:40]!r}, which no earlier line makes")
-        if left + right in known:
+        if left + right in table:
             raise ValueError(f"{path}: line {number} makes {line[:40]!r} a second time")
-        table.append(left + right)
-        known.add(left + right)
+        table[left + right] = None
     return [*table, END_OF_TEXT]
 
 

@@ -1,4 +1,4 @@
-"""Tools for the logs of runs: python -m records COMMAND. Only rerun and race execute what a log holds."""
+"""Tools for the logs of runs: python -m records COMMAND. Those of tools/again/ execute what logs hold."""
 import argparse
 import importlib
 import io
@@ -27,6 +27,8 @@ COMMANDS = {
              "show.plan"),
     "extract": ("write the code that a log carries into an empty folder",
                 "python -m records extract records/runs/ONE.txt /tmp/run", "read.extract"),
+    "checkout": ("write a record's script into train_gpt2.py, to start from it",
+                 "python -m records checkout 2026-11-22_Muon my_submission.py", "again.checkout"),
     "rerun": ("run a log's code again and judge the new run against the old",
               "python -m records rerun records/runs/ONE.txt --yes", "again.rerun"),
     "plot": ("draw runs, a record history or step times",

@@ -1,135 +1,168 @@
-"""The house rules that a program can check: imports, nothing happens at import, sizes, flags, names."""
+"""The house rules that a program can check; ruff and import-linter check theirs by pyproject.toml."""
 import ast
 import re
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
+from packaging.requirements import Requirement
+
+from harness.front.launch import OWN_FLAGS
+from harness.plan import Options
 
 ROOT = Path(__file__).resolve().parent.parent
-TRACKED = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT,
-                         text=True, capture_output=True, check=True).stdout.split("\n")
-PYTHON = sorted(ROOT / name for name in TRACKED if name.endswith(".py") and (ROOT / name).exists())
-MAY_IMPORT = {  # folder or file -> what of ours it may import
-    "harness": {"harness"},
-    "train_gpt2.py": {"harness"},
-    "data": {"harness.shards", "harness.vocabulary", "data"},
-    "records": {"records"},
-    "bench": {"harness", "train_gpt2", "bench", "data"},
-    "lab": {"harness", "train_gpt2", "records", "lab"},
-    "tests": {"harness", "train_gpt2", "bench", "data", "records", "lab"},
-}
-OURS = {"harness", "train_gpt2", "data", "records", "bench", "lab"}
+TRACKED = [ROOT / name for name in subprocess.run(
+    ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, text=True, check=True,
+    stdout=subprocess.PIPE).stdout.splitlines() if (ROOT / name).is_file()]
+TREES = {path: ast.parse(path.read_text()) for path in TRACKED if path.suffix == ".py"}
+# what a module may call while it is imported: it makes a constant, and reads nothing but where the file lies
+CONSTANT = re.compile(
+    r"(DataSet|re\.compile|Path|Path\(__file__\)\.resolve|(struct\.)?Struct|(datetime\.)?timedelta|itertools\.count"
+    r"|bytes|dict|dict\.fromkeys|frozenset|len|map|range|set|sorted|str|sum|tuple|zip|(dataclasses\.)?field"
+    r"|''\.join|namedtuple|TypeVar|contextmanager|(functools\.)?(cache|wraps|lru_cache)|(dataclasses\.)?dataclass"
+    r"|(torch\.)?(no_grad|inference_mode|compiler\.disable)|\w+\.(items|values|keys))")
 
 
 def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def imported(path: Path) -> set[str]:
-    """Return the dotted names that a file imports, anywhere in it."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+def room_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0]
 
 
-@pytest.mark.parametrize("path", PYTHON, ids=name_of)
-def test_imports_point_one_way(path):
-    allowed = MAY_IMPORT[path.relative_to(ROOT).parts[0]]
-    for name in imported(path):
-        if name.split(".")[0] in OURS:
-            fine = any(name == a or name.startswith(f"{a}.") for a in allowed)
-            assert fine, f"{name_of(path)} imports {name}"
+def fails(*words: str) -> str:
+    """Run Python with some words in the repository; return what it said, or nothing where it was content."""
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, text=True, capture_output=True)
+    return done.stdout + done.stderr if done.returncode else ""
 
 
-@pytest.mark.parametrize("module", ["harness.shards", "harness.vocabulary", "data.bpe", "records.tools.read.log"])
-def test_what_needs_no_torch_loads_none(module):
-    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+def test_imports_point_one_way_without_circles():
+    """Floors, arrows and circles are the contracts in pyproject.toml."""
+    code = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+    assert not fails("-c", code, "--no-cache")
 
 
-@pytest.mark.parametrize("path", PYTHON, ids=name_of)
-def test_sizes(path):
-    lines = path.read_text().split("\n")
-    limit = 500 if path.name == "train_gpt2.py" else 300
-    assert len(lines) - 1 <= limit, f"{len(lines) - 1} lines, at most {limit}"
-    long = [f"{i}: {len(line)} columns" for i, line in enumerate(lines, 1) if len(line) > 110]
-    assert not long, f"lines over 110 columns: {long}"
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            length = node.end_lineno - node.lineno + 1
-            assert length <= 60 or path.name == "tests", f"{node.name}: {length} lines, at most 60"
+def test_ruff_finds_nothing():
+    assert not fails("-m", "ruff", "check", "--no-cache", "--output-format", "concise")
 
 
-@pytest.mark.parametrize("path", [p for p in PYTHON if name_of(p).split("/")[0] != "tests"], ids=name_of)
-def test_nothing_happens_at_import(path):
-    """No loop, no call for its effect, no environment, no argv at module level, the script's guard apart."""
-    for node in ast.parse(path.read_text()).body:
-        assert not isinstance(node, (ast.For, ast.While, ast.With, ast.Try)), f"line {node.lineno}"
-        if isinstance(node, ast.If):
-            assert "__name__" in ast.unparse(node.test), f"line {node.lineno}: {ast.unparse(node.test)}"
+def test_only_its_own_tests_import_what_stands_in_train_gpt2():
+    own = {"tests/test_train_gpt2.py", "tests/test_golden.py"}
+    assert {name_of(path) for path in TREES
+            if re.search(r"^ *(from|import) train_gpt2\b", path.read_text(), re.M)} <= own
+
+
+def test_what_needs_no_torch_loads_none():
+    modules = ["harness.shards", "harness.vocabulary", "data.bpe", "data.fineweb", "records.__main__"]
+    assert not fails("-c", f"import sys, {', '.join(modules)}; sys.exit('torch' in sys.modules and 'torch')")
+
+
+def test_sizes():
+    """Columns are ruff's."""
+    found = []
+    for path, tree in TREES.items():
+        limits = [(name_of(path), len(path.read_text().splitlines()),
+                   500 if room_of(path) in ("train_gpt2.py", "submissions") else 400)]
+        limits += [(f"{name_of(path)}: {node.name}", node.end_lineno - node.lineno + 1, 60)
+                   for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+        found += [f"{what}: {lines} lines, at most {most}" for what, lines, most in limits if lines > most]
+    assert not found, "\n".join(found)
+
+
+def at_import(tree: ast.Module) -> Iterator[ast.AST]:
+    """Yield what runs when a module is imported: all but the bodies of functions, and the script's guard."""
+    nodes = list(tree.body)
+    for node in nodes:
+        if isinstance(node, ast.If) and "__name__" in ast.unparse(node.test):
             continue
-        if isinstance(node, ast.Expr):
-            assert isinstance(node.value, ast.Constant), f"line {node.lineno}: {ast.unparse(node)}"
-        if isinstance(node, (ast.Assign, ast.AnnAssign)):
-            text = ast.unparse(node)
-            assert not re.search(r"os\.environ|sys\.argv|cuda\.is_available|device_count", text), text
+        yield node
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            nodes += [*node.decorator_list, *node.args.defaults, *filter(None, node.args.kw_defaults)]
+        elif not isinstance(node, ast.Lambda):
+            nodes += ast.iter_child_nodes(node)
 
 
-@pytest.mark.parametrize("path", [p for p in PYTHON
-                                  if name_of(p).split("/")[0] in ("harness", "lab", "records")], ids=name_of)
-def test_public_functions_have_type_hints_and_docstrings(path):
-    for node in ast.parse(path.read_text()).body:
-        functions = [node] if isinstance(node, ast.FunctionDef) else []
-        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-            assert ast.get_docstring(node), f"{node.name} has no docstring"
-            functions = [f for f in node.body if isinstance(f, ast.FunctionDef)]
-        for function in functions:
-            if not function.name.startswith("_"):
-                assert ast.get_docstring(function), f"{function.name} has no docstring"
-                arguments = [a for a in function.args.args if a.arg not in ("self", "cls")]
-                bare = [a.arg for a in arguments if not a.annotation]
-                assert not bare, f"{function.name}: no hint on {bare}"
-                assert function.returns is not None, f"{function.name}: no hint on its result"
+def test_nothing_happens_at_import():
+    """No loop, no branch, no environment, no call but of what makes a constant, wherever it stands."""
+    found = []
+    for path, tree in TREES.items():
+        ours = {node.name for node in tree.body if isinstance(node, ast.ClassDef)
+                and (node.decorator_list or "NamedTuple" in map(ast.unparse, node.bases))}  # plain records
+        for node in at_import(tree) if room_of(path) != "tests" else ():
+            words = ast.unparse(node.func if isinstance(node, ast.Call) else node)
+            if (isinstance(node, (ast.For, ast.While, ast.With, ast.Try, ast.If))
+                    or isinstance(node, ast.Attribute) and words in ("os.environ", "sys.argv", "sys.modules")
+                    or isinstance(node, ast.Call) and words not in ours and not CONSTANT.fullmatch(words)):
+                found.append(f"{name_of(path)}:{node.lineno}: {words[:60]}")
+    assert not found, "\n".join(found)
 
 
-def test_no_file_is_called_utils_and_nothing_is_left_to_do():
-    assert not [name for name in TRACKED if re.search(r"(^|/)(utils|helpers|common)\.py$", name)]
+def test_public_functions_have_type_hints_and_docstrings():
+    found = []
+    for path, tree in TREES.items():
+        if room_of(path) not in ("harness", "lab", "records"):
+            continue
+        classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name[0] != "_"]
+        for node in [*tree.body, *(method for cls in classes for method in cls.body), *classes]:
+            where = f"{name_of(path)}: {getattr(node, 'name', '_')}"
+            if not isinstance(node, (ast.FunctionDef, ast.ClassDef)) or node.name.startswith("_"):
+                continue
+            if not ast.get_docstring(node):
+                found.append(f"{where} has no docstring")
+            if isinstance(node, ast.FunctionDef):
+                bare = [a.arg for a in node.args.args if a.arg not in ("self", "cls") and not a.annotation]
+                found += [f"{where}: no hint on {bare or 'its result'}"] if bare or not node.returns else []
+    assert not found, "\n".join(found)
+
+
+def test_names_say_what_a_file_is_about_and_nothing_is_left_to_do():
+    pattern = re.compile(r"(^|/)((utils|helpers|common)|\w+_(text|page|figures))\.py$")
+    assert not [name_of(path) for path in TREES if pattern.search(name_of(path))]
     marks = re.compile("TO" + "DO|FIX" + "ME|X" + "XX")
-    assert not [name_of(path) for path in PYTHON if marks.search(path.read_text())]
+    assert not [name_of(path) for path in TREES if marks.search(path.read_text())]
 
 
 def test_the_set_of_flags_is_frozen():
     """A new flag changes this test."""
-    from harness.front.launch import OWN_FLAGS
-    from harness.plan import Options
     assert set(OWN_FLAGS) == {"script", "nproc_per_node", "nnodes", "rdzv_endpoint", "rdzv_id"}
     assert set(Options.__dataclass_fields__) == {
         "track", "device", "device_batch_size", "compile", "data", "resume", "checkpoint_every", "seed",
         "stop_at_step", "against"}
 
 
-def test_every_hyperparameter_is_used():
-    """No dead options in the submission."""
-    files = [ROOT / "train_gpt2.py", *(ROOT / "harness").glob("*.py")]
-    source = "".join(path.read_text() for path in files)
-    from train_gpt2 import Hyperparameters
-    for name in Hyperparameters.__dataclass_fields__:
-        assert re.search(rf"hp\.{name}\b|hp, \"{name}\"|\"{name}\", ", source), f"nobody reads {name}"
+def test_tests_wait_for_events_only():
+    """A pause hopes that something has happened meanwhile; waiting.until sees that it has."""
+    pause = "sle" "ep("
+    found = [f"{name_of(path)}:{i}" for path in TREES if room_of(path) == "tests"
+             for i, line in enumerate(path.read_text().splitlines(), 1) if pause in line]
+    assert [where.split(":")[0] for where in found] == ["tests/waiting.py"], found
 
 
 def test_text_files_name_no_machine_and_no_registry():
     """Paths of a developer's machine and hosts of package registries have no place in the repository."""
     pattern = re.compile(r"/(wo" r"rk|fa" r"rm)/|/ro" r"ot/[.]|p[y]pi[.]o" r"rg|python[h]osted[.]"
                          r"|registry[.]n[p]mjs")
-    for name in TRACKED:
-        path = ROOT / name
-        suffixes = (".py", ".md", ".toml", ".sh", ".txt", ".json", ".ini", "")
-        if name and path.is_file() and path.suffix in suffixes:
-            found = pattern.search(path.read_text(errors="replace"))
-            assert not found, f"{name}: {found[0]}"
+    text = (".py", ".md", ".toml", ".sh", ".txt", ".json", ".ini", ".lock", "")
+    found = [(name_of(path), pattern.search(path.read_text(errors="replace")))
+             for path in TRACKED if path.suffix in text]
+    assert not [f"{name}: {match[0]}" for name, match in found if match]
+
+
+def test_the_lock_has_every_requirement_but_torch_with_hashes_and_names_no_index():
+    lock = re.sub(r"^#.*\n", "", (ROOT / "requirements.lock").read_text(), flags=re.M)
+    pins = dict(re.findall(r"^([\w.-]+)==(\S+) \\\n    --hash=sha256:", lock, re.M))
+    assert len(re.findall(r"^\S", lock, re.M)) == len(pins) > 40
+    for path in [ROOT / "requirements.txt", *ROOT.glob("*/requirements.txt")]:
+        for line in filter(None, re.sub("#.*", "", path.read_text()).splitlines()):
+            need = Requirement(line)
+            name = need.name.lower().replace("_", "-")
+            assert name == "torch" or pins[name] in need.specifier, f"{name_of(path)}: {line}; see the lock"
+
+
+def test_the_extras_are_the_requirements_files():
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    extras = tools["setuptools"]["dynamic"]["optional-dependencies"]
+    assert set(extras) == {path.parent.name for path in ROOT.glob("*/requirements.txt")}

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny import ROOT, TINY, environment
+from tiny import ROOT, TINY, environment, events, result
 
 TRAIN = ["--track", "tiny", "--nproc_per_node", "1", *TINY]
 
@@ -45,9 +45,27 @@ def test_two_at_once_write_two_logs(project):
     assert len(project.logs()) == 2
 
 
+def test_from_a_log_its_script_is_trained_and_no_file_of_the_tree_is_touched(project):
+    """train_gpt2.py is broken meanwhile; a stranger's code wants a yes; flags given here win."""
+    project.add_records()
+    project.run(1)
+    [log] = project.logs()
+    (project.folder / "train_gpt2.py").write_text("broken")
+    words = ["--from", str(log), "--nproc_per_node", "1", "--val_every=6"]
+    assert "give --yes" in shell(project, *words, code=2).stderr
+    done = shell(project, *words, "--yes")
+    assert "places to read before it runs" in done.stderr
+    first, second = sorted(project.logs(), key=lambda path: path != log)
+    assert [val["step"] for val in events(second, "val")] == [0, 6]
+    assert result(first)["weights_sha256"] == result(second)["weights_sha256"]
+    rip = [path.read_text().partition("=" * 100)[0] for path in (first, second)]
+    assert rip[0] == rip[1] and (project.folder / "train_gpt2.py").read_text() == "broken"
+
+
 def test_without_a_hub_it_says_how_to_fetch_later_and_offers_the_sample(project):
     for path in (ROOT / "data").glob("*.py"):
         shutil.copy(path, project.folder / "data" / path.name)
+    project.submission("train_gpt2.py", ("RECIPES = {\n", 'RECIPES = {\n    "fineweb": Hyperparameters(),\n'))
     began = time.monotonic()
     done = shell(project, "--track", "fineweb", code=2, HF_ENDPOINT="http://127.0.0.1:9")
     assert time.monotonic() - began < 60
@@ -66,6 +84,9 @@ def test_help_names_every_launch_option(project):
 
 @pytest.mark.parametrize("words, message", [
     (["--python"], "--python has no value"),
+    (["--from"], "--from has no value"),
+    (["--from", "a_record", "--seeds", "auto"], "--from together with --seeds"),
+    (["--yes"], "--yes has no value"),
     (["--python", "/no/such/python"], "not a Python of 3.11 or later with torch 2.11"),
     (["--nproc_per_node", "two"], "--nproc_per_node two: expected a whole number"),
     (["--track", "tiny", "--nproc_per_node", "0"], "expected a whole number of at least 1"),

@@ -1,14 +1,18 @@
 """The submission: Muon against its oracles, the model against the reference recipe's facts."""
 import dataclasses
 import math
+import re
 
 import numpy as np
 import pytest
 import torch
+from shipped import shipped
+from tiny import ROOT
 
-from train_gpt2 import (GPT, RECIPES, Hyperparameters, Muon, build_optimizers, loss_sum, lr_factor,
-                        newton_schulz, rotate)
+from harness.parameters import check_optimizers
 
+script = shipped()
+GPT, RECIPES, Hyperparameters, Muon = script.GPT, script.RECIPES, script.Hyperparameters, script.Muon
 TINY = dict(vocab_size=257, n_layer=2, n_head=2, n_embd=32, seq_len=16)
 
 
@@ -97,7 +101,7 @@ def test_newton_schulz_sends_singular_values_near_one(dtype, shape):
     generator = torch.Generator().manual_seed(0)
     U, _, V = torch.linalg.svd(torch.randn(shape, generator=generator), full_matrices=False)
     spectrum = torch.linspace(1, 0.1, min(shape))  # condition number 10
-    values = torch.linalg.svdvals(newton_schulz((U * spectrum @ V).to(dtype)[None]).float())
+    values = torch.linalg.svdvals(script.newton_schulz((U * spectrum @ V).to(dtype)[None]).float())
     assert 0.6 < values.min() and values.max() < 1.2
 
 
@@ -120,13 +124,14 @@ def test_the_first_loss_is_the_logarithm_of_the_vocabulary():
     torch.manual_seed(0)
     model = GPT(Hyperparameters(**{**TINY, "vocab_size": 50304}))
     x = torch.randint(50257, (2, 16))
-    loss = loss_sum(model(x), x).detach() / x.numel()
+    loss = script.loss_sum(model(x), x).detach() / x.numel()
     assert abs(float(loss) - math.log(50304)) < 1e-5
     assert f"{math.log(50304):.4f}" == "10.8258"
 
 
 def test_the_schedule_is_the_references_trapezoid():
     hp = RECIPES["fineweb"]
+    lr_factor = script.lr_factor
     assert lr_factor(0, hp) == lr_factor(3269, hp) == lr_factor(3270, hp) == 1
     assert lr_factor(3271, hp) == 1307 / 1308
     assert lr_factor(4577, hp) == 1 / 1308
@@ -137,7 +142,7 @@ def test_rotary_turns_by_minus_theta_and_keeps_relative_positions():
     torch.manual_seed(0)
     model = GPT(Hyperparameters(**TINY, dtype="float32"))
     q, k = (torch.randn(1, 1, 1, 16).expand(1, 16, 1, 16) for _ in range(2))
-    q, k = (rotate(x, model.cos_T1D, model.sin_T1D)[0, :, 0] for x in (q, k))
+    q, k = (script.rotate(x, model.cos_T1D, model.sin_T1D)[0, :, 0] for x in (q, k))
     scores = q @ k.T
     for offset in range(-15, 16):
         diagonal = scores.diagonal(offset)
@@ -145,7 +150,7 @@ def test_rotary_turns_by_minus_theta_and_keeps_relative_positions():
     angle = 1.0  # position 1, first frequency
     x = torch.zeros(1, 16, 1, 16)
     x[0, 1, 0, 0] = 1
-    turned = rotate(x, model.cos_T1D, model.sin_T1D)[0, 1, 0]
+    turned = script.rotate(x, model.cos_T1D, model.sin_T1D)[0, 1, 0]
     assert abs(float(turned[0]) - math.cos(angle)) < 1e-6 and abs(float(turned[8]) + math.sin(angle)) < 1e-6
 
 
@@ -161,9 +166,8 @@ def test_logits_do_not_see_later_tokens():
 
 
 def test_every_parameter_is_trained_by_exactly_one_optimizer(alone):
-    from harness.parameters import check_optimizers
     model = GPT(Hyperparameters(**TINY))
-    adam, muon = build_optimizers(model, Hyperparameters(**TINY))
+    adam, muon = script.build_optimizers(model, Hyperparameters(**TINY))
     check_optimizers(model, [adam, muon])
     with pytest.raises(ValueError, match="parameter wte.weight is in 0 optimizer groups"):
         check_optimizers(model, [muon])
@@ -177,3 +181,22 @@ def test_recipes_differ_in_size_only_and_divide():
         assert hp.n_embd % hp.n_head == 0
         assert hp.batch_tokens % (hp.micro_batch * hp.seq_len) == 0
         assert {f.name for f in dataclasses.fields(hp)} == names
+
+
+def test_every_hyperparameter_is_used():
+    """No dead options in the submission."""
+    source = "".join(path.read_text() for path in (ROOT / "train_gpt2.py", *(ROOT / "harness").glob("*.py")))
+    used = [name for name in Hyperparameters.__dataclass_fields__
+            if re.search(rf"hp\.{name}\b|hp, \"{name}\"|\"{name}\", ", source)]
+    assert used == list(Hyperparameters.__dataclass_fields__)
+
+
+def test_every_setting_of_the_optimizers_is_the_recipes(alone):
+    """Values that no recipe has: a constant in their place would leave every curve as it is."""
+    hp = Hyperparameters(**TINY, embed_lr=0.11, head_lr=0.12, adam_betas=(0.13, 0.14), muon_lr=0.15,
+                         muon_momentum=0.16, newton_schulz_dtype="float64")
+    adam, muon = script.build_optimizers(GPT(hp), hp)
+    assert [(group["lr"], group["betas"]) for group in adam.param_groups] == [
+        (0.11, (0.13, 0.14)), (0.12, (0.13, 0.14))]
+    [group] = muon.param_groups
+    assert (group["lr"], group["momentum"], group["dtype"]) == (0.15, 0.16, torch.float64)

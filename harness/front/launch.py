@@ -20,7 +20,7 @@ from harness.plan import Options, choose_track, make_plan, parse_flags, world_si
 from harness.runlog import ROOT, read_source
 from harness.shards import ShardError
 
-# What comes from harness/ above: names that every accepted harness has, for `rerun` starts those with this file.
+# imported above is only what every accepted harness has: `rerun` starts them all with this file
 OWN_FLAGS = {"script": str(ROOT / "train_gpt2.py"), "nproc_per_node": None, "nnodes": "1",
              "rdzv_endpoint": None, "rdzv_id": None}
 

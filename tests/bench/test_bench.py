@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.muon_claims import newton_schulz_flops, state_bytes
+from bench.counts import GPT2_124M, block_shapes, newton_schulz_flops, state_bytes, step_flops
 from bench.page import page
 from bench.project import crossing
-from bench.ranks import step_flops
 from bench.rounds import Result, Row, interleaved, ratios
 from bench.run import NAMES, finite
-from train_gpt2 import GPT, RECIPES
+from bench.submission import SubmissionError, load
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -21,8 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 def run(script: str, *flags: str) -> str:
     """Run a script of bench/ and return its stdout."""
     done = subprocess.run([sys.executable, str(ROOT / "bench" / script), *flags], capture_output=True,
-                          text=True,
-                          timeout=300, stdin=subprocess.DEVNULL)
+                          text=True, timeout=300, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -50,29 +48,38 @@ def test_a_crossing_lies_between_two_validations():
 
 
 def test_a_steps_operations_are_those_of_its_matrices_and_attention():
-    """Against the parameters of the model itself, and the published 123,568,128 active ones of the recipe."""
-    hp = RECIPES["fineweb"]
+    """Against the parameters of a model of these sizes, and the published 123,568,128 active ones."""
+    shipped = load("GPT", "RECIPES", script=ROOT / "submissions" / "adamw_matrices.py")
+    hp = shipped.RECIPES["fineweb"]
     with torch.device("meta"):
-        model = GPT(hp)
+        model = shipped.GPT(hp)
     active = sum(p.numel() for p in model.parameters()) - model.wte.weight.numel()
     attention = 3 * 2 * 2 * (hp.seq_len / 2) * hp.n_embd * hp.n_layer  # 2 products, forward + 2 backward
     assert active == 123_568_128
-    assert step_flops(hp) == hp.batch_tokens * (6 * active + attention)
+    assert step_flops(hp) == step_flops(GPT2_124M) == hp.batch_tokens * (6 * active + attention)
+    assert sorted(block_shapes(hp)) == sorted(tuple(p.shape) for p in model.blocks.parameters())
 
 
 def test_newton_schulz_is_counted_as_the_reference_says():
     """The reference's bound: 5 steps of 6 n m^2 at most, against 6 n m B for the gradient: 5 m / B."""
-    hp = RECIPES["fineweb"]
-    assert 0.003 < newton_schulz_flops(hp) / step_flops(hp) < 5 * hp.n_embd / hp.batch_tokens
-    assert state_bytes(hp) == {"muon": 4 * 84_934_656, "adam": 8 * 84_934_656}
+    bound = 5 * GPT2_124M.n_embd / GPT2_124M.batch_tokens
+    assert 0.003 < newton_schulz_flops(GPT2_124M) / step_flops(GPT2_124M) < bound
+    assert state_bytes(GPT2_124M) == {"muon": 4 * 84_934_656, "adam": 8 * 84_934_656}
+
+
+def test_a_submission_that_lacks_what_a_benchmark_needs_is_one_line(tmp_path):
+    (script := tmp_path / "other.py").write_text("RECIPES = {}\n")
+    with pytest.raises(SubmissionError, match="^other.py has no GPT, train; .* needs RECIPES, GPT, train of"):
+        load("RECIPES", "GPT", "train", script=script)
+    script.write_text("import nothing_of_this_name\n")
+    with pytest.raises(SubmissionError, match="^other.py: ModuleNotFoundError: No module named"):
+        load("RECIPES", script=script)
 
 
 def test_the_page_shows_a_miss_and_warns_of_a_busy_machine():
     result = {"name": "two_ranks", "quick": False, "seconds": 1.0, "foreign_load": [0.0, 1.5], "how": "So.",
-              "raw": {},
-              "conditions": {"cpu": "C", "cpus": 2, "memory_gib": 8, "gpu": None, "platform": "L",
-                             "python": "3",
-                             "torch": "2", "date": "today", "load": [1.5, 1, 1]},
+              "raw": {}, "conditions": {"cpu": "C", "cpus": 2, "memory_gib": 8, "gpu": None, "platform": "L",
+                                        "python": "3", "torch": "2", "date": "today", "load": [1.5, 1, 1]},
               "rows": [{**Row("gain", [1.2], "x", ">= 1.9")._asdict(), "measured": "1.2 x",
                         "verdict": "miss"}]}
     text = page([result], "python bench/run.py")
@@ -82,8 +89,8 @@ def test_the_page_shows_a_miss_and_warns_of_a_busy_machine():
 
 
 def test_results_without_a_number_are_valid_json():
-    assert json.loads(json.dumps(finite({1: [float("inf"), (1.5, float("nan"))]}), allow_nan=False)) == \
-        {"1": ["inf", [1.5, "nan"]]}
+    text = json.dumps(finite({1: [float("inf"), (1.5, float("nan"))]}), allow_nan=False)
+    assert json.loads(text) == {"1": ["inf", [1.5, "nan"]]}
     assert Result([], "", {}).raw == {}
 
 

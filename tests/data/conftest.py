@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -24,7 +23,8 @@ class FakeHub:
         self.served = {}  # path: bytes to serve instead of the file's
         self.cut = {}  # path: bytes after which the connection is dropped, once
         self.refuse = {}  # start of a path: status to answer with
-        self.chunk_wait_s = 0.0  # between pieces of 1000 bytes
+        self.hold = None  # bytes after which a transfer all but stops ...
+        self.going_on = threading.Event()  # ... until this
         self.requests = []  # (path, Range header)
         hub = self
 
@@ -92,9 +92,12 @@ class FakeHub:
             request.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
         request.end_headers()
         end = self.cut.pop(path, len(body))
-        for i in range(start, end, 1000):
-            request.wfile.write(body[i:min(i + 1000, end)])
-            time.sleep(self.chunk_wait_s)
+        middle = end if self.hold is None else min(start + self.hold, end)
+        request.wfile.write(body[start:middle])
+        while middle < end and not self.going_on.wait(0.05):
+            request.wfile.write(body[middle:middle + 1])
+            middle += 1
+        request.wfile.write(body[middle:end])
         if end < len(body):
             request.close_connection = True
 

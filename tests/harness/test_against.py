@@ -1,6 +1,7 @@
 """Holding a run against an earlier one."""
 import math
 
+import numpy as np
 import pytest
 
 from harness.against import Against, at
@@ -48,7 +49,7 @@ def test_of_several_trials_the_first_counts_and_other_losses_and_nan_are_passed_
 
 
 def test_outside_the_curve_there_is_no_difference():
-    curve = [(10, 100.0, 5.0), (20, 200.0, 4.0)]
+    curve = np.array([[10, 20], [100.0, 200.0], [5.0, 4.0]])
     assert at(curve, 0, 9, 5.0) is None and at(curve, 1, 200.5, 5.0) is None
     assert at(curve, 0, 10, 5.5) == 0.5 and math.isnan(at(curve, 0, 10, math.nan))
 

@@ -1,4 +1,5 @@
 """Training time."""
+import pytest
 import torch
 
 from harness import clock
@@ -44,3 +45,26 @@ def test_a_run_cut_short_inside_a_segment_explains_the_time_of_that_segment(alon
     timer.start()
     account = timer.account()
     assert (account["timed_ns"], account["wall_ns"], account["unexplained_ns"]) == (40, 50, 10)
+
+
+def test_ranks_meet_before_a_segment_starts_and_the_device_is_waited_for_at_both_ends(alone, monkeypatch):
+    """Work that was issued before a border counts before it, and no rank starts alone."""
+    done = []
+    monkeypatch.setattr(clock.Clock, "synchronize", lambda self: done.append("synchronize"))
+    for name in ("_barrier", "_all_reduce", "_now_ns"):
+        call = getattr(clock, name)
+        noting = lambda *a, name=name, call=call, **k: done.append(name) or call(*a, **k)  # noqa: E731
+        monkeypatch.setattr(clock, name, noting)
+    timer = clock.Clock(torch.device("cpu"))
+    done.clear()
+    timer.start()
+    timer.stop()
+    assert done == ["synchronize", "_barrier", "_now_ns", "synchronize", "_now_ns", "_all_reduce"]
+
+
+@pytest.mark.parametrize("device, waits", [("cuda:1", [torch.device("cuda:1")]), ("cpu", [])])
+def test_waiting_for_a_gpu_is_asking_torch_for_it(monkeypatch, device, waits):
+    asked = []
+    monkeypatch.setattr(clock, "_synchronize", asked.append)
+    clock.Clock(torch.device(device)).synchronize()
+    assert asked == waits

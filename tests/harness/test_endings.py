@@ -3,13 +3,12 @@ import math
 import os
 import signal
 import subprocess
-import time
 
 import pytest
 from tiny import TAKE, Project, environment, events
 
 LONG = ["--num_iterations=100000", "--cooldown_iters=100000", "--val_every=100000", "--epochs=100000"]
-BOUND_S = 30
+BOUND_S = 30  # the limit of a wait for the end, which comes within seconds
 
 
 def hear() -> None:
@@ -49,10 +48,9 @@ def rank_pids(process: subprocess.Popen) -> list[int]:
     return [found[r] for r in sorted(found) if r >= 0]
 
 
-def finish(project: Project, process: subprocess.Popen, began: float) -> tuple[dict, int, str]:
+def finish(project: Project, process: subprocess.Popen) -> tuple[dict, int, str]:
     """Wait for the end; return end event, exit code, stderr. Every rank must be gone."""
     _, errors = process.communicate(timeout=BOUND_S)
-    assert time.monotonic() - began < BOUND_S
     for pid in process.ranks:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
@@ -66,18 +64,16 @@ def finish(project: Project, process: subprocess.Popen, began: float) -> tuple[d
     (signal.SIGTERM, 2), (signal.SIGINT, 2), (signal.SIGINT, 1), (signal.SIGHUP, 2)])
 def test_a_signal_to_the_launcher_interrupts_the_run(project, number, ranks):
     process = launch(project, ranks)
-    began = time.monotonic()
     process.send_signal(number)
-    end, code, errors = finish(project, process, began)
+    end, code, errors = finish(project, process)
     assert end["status"] == "interrupted" and code == 128 + number
     assert "Traceback" not in errors
 
 
 def test_ctrl_c_reaches_the_whole_process_group(project):
     process = launch(project, 2)
-    began = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)
-    end, code, errors = finish(project, process, began)
+    end, code, errors = finish(project, process)
     assert end["status"] == "interrupted" and code == 128 + signal.SIGINT
     assert "Traceback" not in errors
 
@@ -87,7 +83,7 @@ def test_an_exception_on_rank_1_is_told_with_its_rank_type_and_message(project):
         "        if run.rank == 1 and step == 5 and not run._warming:\n"
         "            raise ValueError('bad thing')\n")))
     process = launch(project, 2, script)
-    end, code, errors = finish(project, process, time.monotonic())
+    end, code, errors = finish(project, process)
     assert (end["status"], end["rank"]) == ("failed", 1)
     assert (end["type"], end["message"]) == ("ValueError", "bad thing")
     assert code == 1 and "fails.py" in end["traceback"] and errors.count("Traceback") == 1
@@ -95,9 +91,8 @@ def test_an_exception_on_rank_1_is_told_with_its_rank_type_and_message(project):
 
 def test_a_killed_rank_is_lost(project):
     process = launch(project, 2)
-    began = time.monotonic()
     os.kill(process.ranks[1], signal.SIGKILL)
-    end, code, _ = finish(project, process, began)
+    end, code, _ = finish(project, process)
     assert (end["status"], end["ranks"], code) == ("rank_lost", [1], 4)
 
 
@@ -140,5 +135,5 @@ def test_the_right_end_is_written_even_when_rank_0_fails_first(project):
         "        if run.rank == 0 and step == 5 and not run._warming:\n"
         "            raise KeyError('lost')\n")))
     process = launch(project, 2, script)
-    end, code, _ = finish(project, process, time.monotonic())
+    end, code, _ = finish(project, process)
     assert (end["status"], end["rank"], end["type"], code) == ("failed", 0, "KeyError", 1)

@@ -1,4 +1,4 @@
-"""The tables of tracks.toml: complete, with the digest that published logs name, and the harness that is here."""
+"""The tables of tracks.toml: complete, with the digests that published logs name; the harness accepted."""
 import dataclasses
 import datetime
 import tomllib

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness.runlog import RunLog, canonical, sha256
-from records.tools.again import race
+from records.tools.check import race
 from records.tools.read.log import read_log
+from records.tools.read.values import write_whole
 
 SCRIPT = b"from harness.run import open_run\nprint('train')\n"
 HARNESS = {"harness/__init__.py": b"", "harness/run.py": b"steps = 8\n"}
@@ -29,8 +30,9 @@ def checkout(root: Path) -> Path:
     """Make a checkout: a track named tiny, its accepted harness, its pinned shards."""
     (root / "harness").mkdir(parents=True)
     (root / "data" / "tiny").mkdir(parents=True)
-    row = "".join(f"{k} = {toml(v)}\n" for k, v in {**ROW, "harness": {digest(HARNESS): "0" * 40}}.items())
-    (root / "harness" / "tracks.toml").write_text(f"[tiny]\n{row}")
+    row = "".join(f"{k} = {toml(v)}\n" for k, v in ROW.items())
+    accepted = f"[harness]\n{digest(HARNESS)} = \"2026-01-01 the first\"\n"
+    (root / "harness" / "tracks.toml").write_text(f"{accepted}[tiny]\n{row}")
     pins = {name: {"sha256": sha256(name.encode())} for name in ("t_0.bin", "v_0.bin")}
     (root / "data" / "tiny" / "manifest.json").write_text(json.dumps({"files": pins}))
     return root
@@ -65,13 +67,15 @@ def sound(seed: int) -> types.SimpleNamespace:
     train = [[step, 5.5 - step / 50 - seed / 100, 10 * step] for step in range(1, 9)]
     return types.SimpleNamespace(
         script=SCRIPT, files=dict(HARNESS), manifest=manifest, vals=vals, train=train, more=[], late={},
+        imported=(),  # the files of harness/front/ that a rank loaded
         end={"status": "ok", "wall_ns": sum(parts.values()), **parts,
              "clocks": {name: ns + lived for name, ns in start.items()}}, name=f"{seed:06x}")
 
 
 def write(folder: Path, run: types.SimpleNamespace) -> Path:
     """Write a log as the harness does, with hashes and numbers that fit, and return its path."""
-    others = {path: sha256(source) for path, source in run.files.items() if not path.startswith("harness/")}
+    others = {path: sha256(source) for path, source in run.files.items()
+              if not path.startswith("harness/") or path in run.imported}
     code = {"script": sha256(run.script), "harness": digest(run.files), "others": others}
     code["digest"] = sha256(canonical(code).encode())
     run_id = f"20260101T000000Z_{code['digest'][:8]}_{run.name}"
@@ -133,7 +137,7 @@ def raced(folder: Path, n: int = 4, a_later_ms: float = -5.0, spoil: Callable | 
         log = write(folder, run)
         plan.setdefault(side, {"code": read_log(log).manifest["code"]["digest"], "script": "train.py"})
         plan["attempts"].append({"run": i, "log": log.name, "status": "ok"})
-    race.write(plan, folder)
+    write_whole(folder / race.RACE, json.dumps(plan))
     (folder / "ledger.jsonl").unlink()  # of the places in which a race runs, none is kept
     return folder
 

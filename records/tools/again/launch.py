@@ -1,25 +1,28 @@
-"""Runs code again, out of a log on the harness of its digest or out of a working tree; gives back the log."""
+"""Runs code again, out of a log on the harness that it carries or out of a working tree; gives the log."""
 import ast
-import io
 import os
+import re
 import signal
 import subprocess
 import sys
-import tarfile
 import tempfile
+import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from records.tools.check.claim import ROOT, code_digest, harness_digest, own_row
+from records.tools.check.claim import code_digest, harness_digest
+from records.tools.check.of_a_run import row_differences
 from records.tools.read.extract import write_files
 from records.tools.read.log import Log, is_log, read_bytes, read_log
 from records.tools.read.scan import scan
-from records.tools.read.values import ReadError, shown
+from records.tools.read.tracks import ROOT, accepted_harnesses, own_row
+from records.tools.read.values import ReadError, shown, write_whole
 
 LAUNCH = ("device", "device_batch_size", "compile", "stop_at_step")  # of a log's launch options, those kept
 RESERVED = {*LAUNCH, "track", "data", "resume", "checkpoint_every", "seed", "against", "script", "python",
-            "seeds", "nproc_per_node", "nnodes", "rdzv_endpoint", "rdzv_id", "environment", "help", "h"}
+            "from", "yes", "seeds", "nproc_per_node", "nnodes", "rdzv_endpoint", "rdzv_id", "environment",
+            "help", "h"}
 
 
 @dataclass
@@ -28,7 +31,7 @@ class Code:
 
     script: str  # path of the entry script, relative
     files: dict[str, bytes]  # the submission's, the script included: path -> source
-    base: dict[str, bytes]  # harness/, run.sh, requirements.txt: none of them out of a log
+    base: dict[str, bytes]  # harness/, run.sh, requirements.txt
     digest: str  # as the log of its run gives it
     track: str | None = None  # None: a working tree's, which may run on any
     flags: list[str] = field(default_factory=list)  # overrides and launch options of the log
@@ -40,12 +43,26 @@ class Interrupted(ReadError):
 
 
 def load(path: Path) -> Code:
-    """Return what a log, a record's folder (its first log), a working tree or a script of this one runs.
+    """Return what a log, a record (its first log), a working tree or a script of this one runs.
 
     Raises ReadError where no harness is known that referees it, or where what a log says does not fit.
     """
     if path.is_dir() and (path / "run.sh").is_file():
         return load_tree(path.resolve(), "train_gpt2.py")
+    if path.suffix != ".py":
+        return load_log(find_log(path))
+    if not path.resolve().is_relative_to(ROOT):
+        raise ReadError(f"{shown(str(path))}: a script outside of this checkout; name its working tree")
+    return load_tree(ROOT, path.resolve().relative_to(ROOT).as_posix())
+
+
+def find_log(path: Path) -> Log:
+    """Return a log, or the first one of a record: its folder, or that folder's name."""
+    named = sorted(ROOT.glob(f"records/*/{path}")) if re.fullmatch(r"\w[\w.-]*", str(path)) else []
+    if not path.exists() and named:
+        if len(named) > 1:
+            raise ReadError(f"{shown(str(path))}: {len(named)} records have that name; give the folder")
+        path = named[0]
     if path.is_dir():
         logs = sorted((path / "logs").glob("*.txt"))
         if not logs:
@@ -53,39 +70,42 @@ def load(path: Path) -> Code:
                             f"(no logs/*.txt)")
         path = logs[0]
     data = read_bytes(path)
-    if is_log(data):
-        return load_log(read_log(path, data))
-    if path.suffix != ".py":
+    if not is_log(data):
         raise ReadError(f"{shown(path.name)}: no log of format 1; could not tell how to run it, for logs of "
                         f"other formats carry no harness")
-    if not path.resolve().is_relative_to(ROOT):
-        raise ReadError(f"{shown(str(path))}: a script outside of this checkout; name its working tree")
-    return load_tree(ROOT, path.resolve().relative_to(ROOT).as_posix())
+    return read_log(path, data)
 
 
 def load_log(log: Log) -> Code:
-    """Return the code that a log carries, on the harness that this checkout knows by the log's digest."""
-    manifest, name = log.manifest, shown(log.path.name)
-    code, track = manifest.get("code"), manifest.get("track")
-    if not isinstance(code, dict) or not isinstance(track, str):
-        raise ReadError(f"{name}: cut off above its manifest, or without code and track; nothing to run")
-    base = harness_of(str(code.get("harness")), track, name)
-    files = {log.script_path: log.script}
-    for path, file in log.files.items():
-        if path.startswith("harness/"):
-            continue
-        if path in files:
-            raise ReadError(f"{name}: two files {shown(path)}")
-        files[path] = file.source
+    """Return the code that a log carries, on the harness that it carries, if this checkout accepts that."""
+    files, base = files_of(log), harness_of(log)
     for path in files:
         if path.split("/")[0].casefold() == "harness" or path in base:
-            raise ReadError(f"{name}: file {shown(path)} would take a place of the harness's")
-    late = {event.fields.get("path") for event in log.events if event.kind == "late"}
-    others = {path: source for path, source in files.items() if path != log.script_path and path not in late}
-    digest = code_digest(log.script, harness_digest(base), others)
-    if digest != code.get("digest"):
+            raise ReadError(f"{shown(log.path.name)}: file {shown(path)} would take a place of the harness's")
+    return Code(log.script_path, files, base, log.manifest["code"]["digest"], log.manifest["track"],
+                recorded_flags(log), log)
+
+
+def files_of(log: Log) -> dict[str, bytes]:
+    """Return the submission's files in a log, its script first: path -> source.
+
+    Raises ReadError where they are not those of the digest in its manifest.
+    """
+    code, name = log.manifest.get("code"), shown(log.path.name)
+    if not isinstance(code, dict) or not isinstance(log.manifest.get("track"), str):
+        raise ReadError(f"{name}: cut off above its manifest, or without code and track; nothing to run")
+    files = {path: file.source for path, file in log.files.items() if not path.startswith("harness/")}
+    if log.script_path in files:
+        raise ReadError(f"{name}: two files {shown(log.script_path)}")
+    others = {path: source for path, source in files.items() if path not in late_paths(log)}
+    if code_digest(log.script, str(code.get("harness")), others) != code.get("digest"):
         raise ReadError(f"{name}: the code digest in its manifest is not that of the files it carries")
-    return Code(log.script_path, files, base, digest, track, recorded_flags(manifest, name), log)
+    return {log.script_path: log.script, **files}
+
+
+def late_paths(log: Log) -> set[str]:
+    """Return the paths of the files that a run loaded after its start."""
+    return {str(event.fields.get("path")) for event in log.events if event.kind == "late"}
 
 
 def load_tree(root: Path, script: str) -> Code:
@@ -136,27 +156,36 @@ def tree_harness(root: Path) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): read_bytes(path) for path in paths}
 
 
-def harness_of(digest: str, track: str, name: str) -> dict[str, bytes]:
-    """Return the harness files with a digest: this checkout's, or one of its history that a track accepts."""
-    row = own_row(track, ROOT)
+def harness_of(log: Log) -> dict[str, bytes]:
+    """Return what runs a log's code: the harness/*.py that it carries, with all that starts them from here.
+
+    They must have the digest of the log's manifest, and this checkout must accept that or have it. The
+    launcher, run.sh and the track's row are the checkout's: a stranger's row would name the command that
+    fetches data. The row's rules must be the log's.
+    """
+    name, digest, track = shown(log.path.name), log.manifest["code"].get("harness"), log.manifest["track"]
+    carried = {path: file.source for path, file in log.files.items()
+               if re.fullmatch(r"harness/[^/]+\.py", path) and path not in late_paths(log)}
+    if harness_digest(carried) != digest:
+        raise ReadError(f"{name}: the harness digest in its manifest is not that of the files it carries")
     own = tree_harness(ROOT)
-    if harness_digest(own) == digest:
-        return own
-    commit = row.get("harness", {}).get(digest)
-    if commit is None:
-        raise ReadError(f"{name}: could not tell: track {shown(track)} accepts no harness "
-                        f"{shown(digest[:12])}, and it is not this checkout's; without it nothing runs")
-    command = ["git", "archive", "--format=tar", commit, "harness", "run.sh", "requirements.txt"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True)
-    if done.returncode:
-        said = shown(done.stderr.decode(errors="replace").strip())
-        raise ReadError(f"{name}: commit {commit[:12]} with its harness is not in this repository's history; "
-                        f"fetch it: git fetch --unshallow ({said})")
-    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
-        files = {m.name: archive.extractfile(m).read() for m in archive.getmembers() if m.isfile()}
-    if harness_digest(files) != digest:
-        raise ReadError(f"harness/tracks.toml: commit {commit[:12]} holds another harness than {digest[:12]}")
-    return files
+    if digest not in accepted_harnesses(ROOT) and digest != harness_digest(own):
+        raise ReadError(f"{name}: could not tell: harness/tracks.toml accepts no harness "
+                        f"{shown(str(digest)[:12])}, and it is not this checkout's; without it nothing runs")
+    if differ := row_differences(log.track, own_row(track, ROOT)):
+        raise ReadError(f"{name}: could not tell: its track row is another than this checkout's: "
+                        f"{shown('; '.join(differ), 300)}")
+    own = {path: source for path, source in own.items() if not re.fullmatch(r"harness/[^/]+", path)}
+    return {**carried, **own, "harness/tracks.toml": table_of(track)}
+
+
+def table_of(track: str) -> bytes:
+    """Return a track's table alone, out of this checkout's tracks.toml: older harnesses know tracks only."""
+    text = (ROOT / "harness" / "tracks.toml").read_text()
+    table = re.search(rf"^\[{re.escape(track)}\]\n.*?(?=^\[|\Z)", text, re.MULTILINE | re.DOTALL)
+    if table is None or tomllib.loads(table[0]) != {track: own_row(track, ROOT)}:
+        raise ReadError(f"harness/tracks.toml: expected one table [{shown(track)}], not split or nested")
+    return table[0].encode()
 
 
 # the run
@@ -172,16 +201,27 @@ def default_track(flags: list[str]) -> str:
     return done.stdout.strip()
 
 
-def recorded_flags(manifest: dict[str, Any], name: str) -> list[str]:
+def recorded_flags(log: Log) -> list[str]:
     """Return a log's overrides and launch options as flags. Raises ReadError where they are no such thing."""
     flags = []
-    launch, overrides = manifest.get("launch"), manifest.get("overrides")
+    launch, overrides = log.manifest.get("launch"), log.manifest.get("overrides")
     chosen = {k: v for k, v in launch.items() if k in LAUNCH} if isinstance(launch, dict) else {}
     for key, value in [*chosen.items(), *(overrides.items() if isinstance(overrides, dict) else ())]:
         if not key.isidentifier() or not isinstance(value, (int, float, str, list, type(None))) \
                 or (key in RESERVED and key not in chosen) or shown(str(value), 1000) != str(value):
-            raise ReadError(f"{name}: {shown(key)}={shown(str(value))} is no hyperparameter")
+            raise ReadError(f"{shown(log.path.name)}: {shown(key)}={shown(str(value))} is no hyperparameter")
         flags.append(f"--{key}={value}")
+    return flags
+
+
+def parse_flags(words: list[str]) -> dict[str, str]:
+    """Return the flags of a run by name, of --name value and --name=value. Raises ReadError for others."""
+    flags, words = {}, list(words)
+    while words:
+        name, equals, value = words.pop(0).partition("=")
+        if not name.startswith("--") or not (equals or words):
+            raise ReadError(f"{shown(name)}: expected flags of the run, --name value")
+        flags[name[2:]] = value if equals else words.pop(0)
     return flags
 
 
@@ -202,14 +242,11 @@ def consent(codes: list[Code], yes: bool) -> bool:
         raise ReadError("this runs the code above on this machine, and there is no terminal to ask; if you "
                         "trust it, give --yes")
     print("run it on this machine? [y/N] ", end="", file=sys.stderr, flush=True)
-    try:
-        return sys.stdin.readline().strip().lower() in ("y", "yes")
-    except KeyboardInterrupt:
-        return False
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def run(code: Code, track: str, flags: list[str], folder: Path, signals: "Signals") -> Path:
-    """Run code on a track of this checkout in a place of its own; return its log, put into a folder.
+    """Run code on a track of this checkout in a place of its own; return its log, moved into a folder.
 
     flags: those of the run, `--seed=0` among them. The log may be of any status: that is evidence too.
     Raises ReadError where there is none, Interrupted where the user was the reason.
@@ -218,19 +255,15 @@ def run(code: Code, track: str, flags: list[str], folder: Path, signals: "Signal
     with tempfile.TemporaryDirectory(prefix="records-") as name:
         place = Path(name).resolve() / "place"
         files = {**code.base, **code.files}
-        vocabulary = row["vocabulary"]
-        if (ROOT / vocabulary).is_file():
-            files.setdefault(vocabulary, read_bytes(ROOT / vocabulary))
+        if (vocabulary := ROOT / row["vocabulary"]).is_file():
+            files.setdefault(row["vocabulary"], read_bytes(vocabulary))
         write_files(files, place)
-        data = row["data"]  # relative: no folder of this machine gets into the log
-        words = [f"--script={place / code.script}", f"--track={track}", f"--data={data}", *flags]
+        # the row's folder is relative: none of this machine gets into the log
+        words = [f"--script={place / code.script}", f"--track={track}", f"--data={row['data']}", *flags]
         logs = launch(place, words, ROOT, signals)
         if len(logs) > 1:
             raise ReadError(f"one run wrote {len(logs)} logs; it could not tell which is its own")
-        folder.mkdir(parents=True, exist_ok=True)
-        part = folder / f"{logs[0].name}.part"
-        part.write_bytes(read_bytes(logs[0]))
-        os.replace(part, folder / logs[0].name)  # whole, or not there
+        write_whole(folder / logs[0].name, read_bytes(logs[0]))
     return folder / logs[0].name
 
 
@@ -260,15 +293,15 @@ class Signals:
     def __init__(self):
         self.caught, self.child = False, None
 
-    def _take(self, number: int, frame: object) -> None:
+    def _pass_on(self, number: int, frame: object) -> None:
         self.caught = True
         if self.child:
             self.child.send_signal(number)
 
     def __enter__(self) -> Self:
         ours = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
-        taken = [s for s in ours if signal.getsignal(s) is not signal.SIG_IGN]  # nohup: one is ignored
-        self.before = {s: signal.signal(s, self._take) for s in taken}
+        watched = [s for s in ours if signal.getsignal(s) is not signal.SIG_IGN]  # nohup: one is ignored
+        self.before = {s: signal.signal(s, self._pass_on) for s in watched}
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from records.tools.again import launch as launches
-from records.tools.check.claim import ENDED_BY_OTHERS, own_row
+from records.tools.check.claim import ENDED_BY_OTHERS
+from records.tools.check.significance import SIGMA
 from records.tools.read.log import Log, read_log
+from records.tools.read.tracks import own_row
 from records.tools.read.values import ReadError, is_finite, number, shown
 
 HOST = ("cpu", "torch", "threads", "gpus", "platform", "float32_matmul_precision", "settings")
@@ -45,16 +47,10 @@ def main(arguments: argparse.Namespace) -> int:
     with launches.Signals() as signals:
         path = launches.run(code, code.track, flags, arguments.to, signals)
     tolerance = own_row(code.track, launches.ROOT).get("significance", {}).get("tolerance")
-    answer = compare(old, read_log(path), tolerance)
-    answer = {**answer, "old": str(old.path), "new": str(path)}
+    answer = {**compare(old, read_log(path), tolerance), "old": str(old.path), "new": str(path)}
     print(json.dumps(answer) if arguments.json else f"{answer['verdict']}: {answer['reason']}\n"
           f"rule: {answer['rule']}\nnew log: {path}")
     return {"reproduced": 0, "not reproduced": 1}.get(answer["verdict"], 2)
-
-
-def status(log: Log) -> str:
-    """Return how a run ended; "incomplete" where its log has no end line."""
-    return (log.end or {}).get("status", "incomplete")
 
 
 def remarks(log: Log) -> list[str]:
@@ -64,8 +60,8 @@ def remarks(log: Log) -> list[str]:
         found.append("the run had overrides: they are given again, and neither run is a record")
     if log.manifest.get("resumed_from"):
         found.append("the run was resumed: the new one starts at step 0 and is compared where both validated")
-    if status(log) != "ok":
-        found.append(f"the run ended {shown(status(log))}: only the validations that it has are compared")
+    if log.status != "ok":
+        found.append(f"the run ended {shown(log.status)}: only the validations that it has are compared")
     return found
 
 
@@ -75,8 +71,8 @@ def compare(old: Log, new: Log, tolerance: float | None = None) -> dict[str, Any
     tolerance: of the final losses in nats, where the track has one; used where the hosts differ.
     """
     what = [k for k in WHAT if old.manifest.get(k) != new.manifest.get(k)]
-    if status(new) in ENDED_BY_OTHERS:
-        return answer("could not tell", f"the new run ended {status(new)}", "none")
+    if new.status in ENDED_BY_OTHERS:
+        return answer("could not tell", f"the new run ended {new.status}", "none")
     what += ["code"] * (old.manifest["code"].get("digest") != new.manifest["code"].get("digest"))
     if what:
         return answer("could not tell", f"the runs differ in {', '.join(what)}", "none")
@@ -107,7 +103,7 @@ def bit_equal(old: Log, new: Log) -> dict[str, Any]:
                 return answer("not reproduced", f"step {val.step} is the first that differs: {name} {a!r} "
                               f"before, {b!r} now", rule)
     ends = [log.end or {} for log in (old, new)]
-    if status(old) in ENDED_BY_OTHERS:
+    if old.status in ENDED_BY_OTHERS:
         return answer("reproduced", f"all {len(old.vals)} validations that the log has are bit-equal", rule)
     for name in ("status", "step", "val_loss", "weights_sha256"):
         if ends[0].get(name) != ends[1].get(name):
@@ -121,7 +117,6 @@ def bit_equal(old: Log, new: Log) -> dict[str, Any]:
 
 def close(old: Log, new: Log, tolerance: float | None, why: str) -> dict[str, Any]:
     """Return the answer where the losses must be close."""
-    from records.tools.check.significance import SIGMA  # here: it takes scipy along, which bits do not need
     most = 3 * SIGMA * math.sqrt(2) if tolerance is None else number(tolerance)
     source = f"3 x {SIGMA} x sqrt(2)" if tolerance is None else "the track's tolerance"
     rule = f"final losses within {most:.4g} nats ({source}); no bits are compared: the hosts differ in {why}"

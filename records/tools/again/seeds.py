@@ -2,16 +2,18 @@
 import argparse
 import json
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
 from records.tools.again import launch as launches
-from records.tools.check.claim import ENDED_BY_USER, canonical, own_row
+from records.tools.check.claim import ENDED_BY_USER
+from records.tools.check.significance import LOOKS, Verdict, decide
 from records.tools.read.log import Log, read_bytes, read_log, sha256
-from records.tools.again.rerun import status
-from records.tools.read.values import ReadError, need, parse_json, shown
+from records.tools.read.tracks import own_row
+from records.tools.read.values import ReadError, canonical, need, parse_json, shown, write_whole
 
 RUNS = launches.ROOT / "records" / "runs"
 NOT_HERE = {"seed": "a campaign sets the seeds itself", "resume": "a resumed run is no run of its own",
@@ -27,10 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Run the seeds that are missing and say the verdict; return the exit code."""
-    from records.tools.check.significance import LOOKS, Verdict, decide
-    most = LOOKS[-1] if arguments.count == "auto" else count(arguments.count)
-    looks = LOOKS if arguments.count == "auto" else (most,)
-    flags = parse_flags(arguments.flags)
+    if not re.fullmatch("auto|[1-9][0-9]{0,3}", arguments.count):
+        raise ReadError(f"--seeds {shown(arguments.count)}: expected auto or a whole number from 1")
+    looks = LOOKS if arguments.count == "auto" else (int(arguments.count),)
+    flags = launches.parse_flags(arguments.flags)
+    for name in NOT_HERE.keys() & flags.keys():
+        raise ReadError(f"--{name} together with --seeds: {NOT_HERE[name]}; leave it out")
     code = tree_code(flags)
     device = [f"--device={flags['device']}"] if "device" in flags else []
     track = flags.pop("track", None) or launches.default_track(device)
@@ -42,14 +46,14 @@ def main(arguments: argparse.Namespace) -> int:
     with launches.Signals() as signals:
         while True:
             logs = [finished(name, code.digest, seed) for seed, name in enumerate(state["logs"])]
-            losses = [log.vals[-1].val_loss for log in logs if status(log) == "ok" and log.vals]
+            losses = [log.vals[-1].val_loss for log in logs if log.status == "ok" and log.vals]
             if len(losses) < len(logs):  # dropping a run that failed would be a choice after the fact
-                verdict = Verdict("INVALID", f"seed {len(logs) - 1} ended {shown(status(logs[-1]))}", None)
+                verdict = Verdict("INVALID", f"seed {len(logs) - 1} ended {shown(logs[-1].status)}", None)
                 break
             if losses:
                 verdict = decide(losses, row["target"], alpha)
                 print(f"after {len(losses)} runs: {verdict.word}: {verdict.reason}", file=sys.stderr)
-            if len(losses) >= most or (len(losses) in looks and verdict.word in ("PROVEN", "REFUTED")):
+            if len(losses) >= looks[-1] or (len(losses) in looks and verdict.word in ("PROVEN", "REFUTED")):
                 break
             repeat(state, file, track, flags, code.digest, signals)
             if signals.caught or len(state["logs"]) == len(logs):
@@ -63,28 +67,6 @@ def main(arguments: argparse.Namespace) -> int:
     return 0 if verdict.word == "PROVEN" else 1
 
 
-def count(text: str) -> int:
-    """Return the number of seeds that a person asked for."""
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 10_000:
-        raise ReadError(f"--seeds {shown(text)}: expected auto or a whole number from 1")
-    return int(text)
-
-
-def parse_flags(words: list[str]) -> dict[str, str]:
-    """Return a run's flags by name. Raises ReadError for other words and for flags that a campaign sets."""
-    flags: dict[str, str] = {}
-    words = list(words)
-    while words:
-        name, equals, value = words.pop(0).partition("=")
-        if not name.startswith("--") or not (equals or words):
-            raise ReadError(f"{shown(name)}: expected flags of the run, --name value")
-        flags[name[2:]] = value if equals else words.pop(0)
-    for name, why in NOT_HERE.items():
-        if name in flags:
-            raise ReadError(f"--{name} together with --seeds: {why}; leave it out")
-    return flags
-
-
 def tree_code(flags: dict[str, str]) -> launches.Code:
     """Return what the checkout, as it stands, would run with some flags."""
     return launches.load(Path(flags.get("script", launches.ROOT / "train_gpt2.py")))
@@ -96,7 +78,7 @@ def open_campaign(declared: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
     file = RUNS / f"seeds_{sha256(canonical(same))[:12]}.json"
     if not file.exists():
         state = {**declared, "attempts": 0, "logs": []}
-        write(state, file)
+        write_whole(file, json.dumps(state, indent=1) + "\n")
         print(f"new campaign, declared in {os.path.relpath(file)}: target {declared['target']}, looks at "
               f"{declared['looks']} runs, each at alpha {declared['alpha']}/{len(declared['looks'])}",
               file=sys.stderr)
@@ -119,7 +101,7 @@ def repeat(state: dict[str, Any], file: Path, track: str, flags: dict[str, str],
     if tree_code(flags).digest != digest:
         raise ReadError("the code was changed while the campaign ran; start again: that is another campaign")
     state["attempts"] += 1
-    write(state, file)
+    write_whole(file, json.dumps(state, indent=1) + "\n")
     print(f"seed {seed}", file=sys.stderr)
     words = [f"--{name}={value}" for name, value in {**flags, "track": track, "seed": str(seed)}.items()]
     try:
@@ -136,9 +118,9 @@ def repeat(state: dict[str, Any], file: Path, track: str, flags: dict[str, str],
     if len(own) != 1:
         raise ReadError(f"{len(own)} new logs of this code with seed {seed}, expected one; where the code "
                         f"loads files that no import statement names, a campaign cannot tell its runs")
-    if status(own[0]) not in ENDED_BY_USER:
+    if own[0].status not in ENDED_BY_USER:
         state["logs"].append(own[0].path.name)
-        write(state, file)
+        write_whole(file, json.dumps(state, indent=1) + "\n")
 
 
 def finished(name: str, digest: str, seed: int) -> Log:
@@ -147,11 +129,3 @@ def finished(name: str, digest: str, seed: int) -> Log:
     if not log.manifest or log.manifest["code"].get("digest") != digest or log.manifest.get("seed") != seed:
         raise ReadError(f"{shown(name)}: not the log of this campaign's seed {seed}")
     return log
-
-
-def write(state: dict[str, Any], file: Path) -> None:
-    """Write the state whole, in place of the one before."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(".part")
-    part.write_text(json.dumps(state, indent=1) + "\n")
-    os.replace(part, file)

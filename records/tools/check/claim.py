@@ -1,19 +1,20 @@
 """What a claim rests on: the runs of its logs, this checkout's track row and data, the attempts counted."""
-import json
 import re
 import statistics
 import sys
-import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from records.tools.read.log import RULE, Log, is_log, read_bytes, read_log, sha256
-from records.tools.read.trials import Trial, find_logs, load_trials, own_trial
-from records.tools.read.values import ReadError, is_finite, parse_json, shown
+from records.tools.check import significance
+from records.tools.check.significance import Verdict
+from records.tools.read.log import is_log, read_bytes, read_log, sha256
+from records.tools.read.logs import find_logs, load_runs
+from records.tools.read.run import Run
+from records.tools.read.tracks import accepted_harnesses, own_row, pinned_hashes
+from records.tools.read.values import ReadError, canonical, parse_json, shown
 
-ROOT = Path(__file__).resolve().parents[3]
 FALLBACK = "fineweb"  # the track of public logs, which name none
 LEDGER = "ledger.jsonl"
 RACE = "race.json"
@@ -24,49 +25,14 @@ ENDED_BY_OTHERS = (*ENDED_BY_USER, "rank_lost", "disk_full")
 
 
 @dataclass
-class Run:
-    """A trial, and of a log of format 1 every event in its order, with its number in the sequence."""
-
-    trial: Trial
-    sha256: str  # of its file
-    events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-
-    @property
-    def log(self) -> Log:
-        """The log, of format 1."""
-        assert self.trial.log is not None
-        return self.trial.log
-
-    @property
-    def run_id(self) -> str:
-        """The run's name, the file's where the log has none."""
-        return str(self.at("run_id") or self.trial.path.stem)
-
-    @property
-    def end(self) -> dict[str, Any]:
-        """The end line's fields; empty for an incomplete run."""
-        return self.log.end or {}
-
-    def at(self, *names: str) -> Any:
-        """Return what the manifest has under a name inside names, None where it has nothing."""
-        value: Any = self.trial.log.manifest if self.trial.log else None
-        for name in names:
-            value = value.get(name) if isinstance(value, dict) else None
-        return value
-
-    def of_kind(self, kind: str) -> list[dict[str, Any]]:
-        """Return the events of one kind."""
-        return [fields for found, fields in self.events if found == kind]
-
-
-@dataclass
-class Case:
+class Claim:
     """A claim and what it is held against."""
 
     runs: list[Run]
     track: str
     row: dict[str, Any]  # of the track, from this checkout
     pinned: dict[str, str]  # shard -> sha256, from this checkout's data folder; empty where there is none
+    accepted: dict[str, str]  # digests of the harnesses that this checkout accepts
     ledgers: list[Path] = field(default_factory=list)
     damage: dict[Path, ReadError] = field(default_factory=dict)  # of logs that are broken or were changed
     record: Path | None = None  # the folder of a published record
@@ -75,7 +41,7 @@ class Case:
     @property
     def own(self) -> list[Run]:
         """The runs whose logs have our format."""
-        return [run for run in self.runs if run.trial.log]
+        return [run for run in self.runs if run.log]
 
     @property
     def alpha(self) -> float:
@@ -86,39 +52,24 @@ class Case:
         """Return the last loss of each seed; the runs of one seed are one observation, their mean."""
         by_seed: dict[Any, list[float]] = {}
         for i, run in enumerate(self.runs):
-            trial, last = run.trial, run.trial.last
+            last = run.last
             loss = float("nan") if last is None or last.loss is None else last.loss
-            by_seed.setdefault(("run", i) if trial.seed is None else trial.seed, []).append(loss)
+            by_seed.setdefault(("run", i) if run.seed is None else run.seed, []).append(loss)
         return [v[0] if len(v) == 1 else statistics.fmean(v) for v in by_seed.values()]
 
 
-@dataclass(frozen=True)
-class Decision:
-    """What the declared rule says of a claim's losses."""
-
-    word: str  # PROVEN, PROMISING, NOT SHOWN, REFUTED or INVALID
-    reason: str
-    p: float | None
-
-
-def decide(case: Case) -> Decision:
+def decide(claim: Claim) -> Verdict:
     """Apply the declared rule to the losses of a claim's seeds."""
-    losses = case.losses()
-    if len(losses) == 1 and is_finite(losses[0]):  # of one run nothing can be told, which needs no scipy
-        return Decision("NOT SHOWN", f"val_loss {losses[0]:.4f}; one run has no spread", None)
-    from records.tools.check import significance
-    verdict = significance.decide(losses, case.row["target"], case.alpha)
-    return Decision(verdict.word, verdict.reason, verdict.test.p if verdict.test else None)
+    return significance.decide(claim.losses(), claim.row["target"], claim.alpha)
 
 
-def load_case(paths: Iterable[Path], track: str | None = None, ledger: Path | None = None,
-              root: Path | None = None) -> Case:
+def load_claim(paths: Iterable[Path], track: str | None = None, ledger: Path | None = None) -> Claim:
     """Return the claim that logs make, files or folders of them; a folder with a record.json is a record.
 
     track: for logs that name none. Raises ReadError where logs cannot be read, are of several tracks, or of
     one that this checkout does not have.
     """
-    paths, root = list(paths), root or ROOT
+    paths = list(paths)
     record = paths[0] if len(paths) == 1 and (paths[0] / "record.json").is_file() else None
     runs, damage, folders = [], {}, set()
     named = [record / "logs"] if record else paths
@@ -139,65 +90,19 @@ def load_case(paths: Iterable[Path], track: str | None = None, ledger: Path | No
         raise ReadError(f"{shown(', '.join(map(str, paths)))}: no logs there")
     track = one_track(runs, track)
     ledgers = [ledger] if ledger else sorted(f / LEDGER for f in folders if (f / LEDGER).is_file())
-    row = own_row(track, root)
-    pinned = pinned_hashes(root / str(row.get("data")) / "manifest.json")
+    row = own_row(track)
     races = [f for f in ([record / "race"] if record else sorted(folders)) if (f / RACE).is_file()]
-    return Case(runs, track, row, pinned, ledgers, damage, record, races)
-
-
-def load_runs(path: Path) -> list[Run]:
-    """Return the runs of one file. Raises ReadError."""
-    data = read_bytes(path)
-    if not is_log(data):
-        return [Run(trial, sha256(data)) for trial in load_trials(path)]
-    return [Run(own_trial(read_log(path, data)), sha256(data), all_events(data))]
-
-
-def all_events(data: bytes) -> list[tuple[str, dict[str, Any]]]:
-    """Return kind and fields of every `#:` line of a log that was read before, also of #:file."""
-    below = data.split(b"\n")
-    below = below[below.index(RULE) + 1:-1]
-    lines = [line[2:].decode() for line in below if line.startswith(b"#:") and line != b"#:endfile"]
-    return [(line.partition(" ")[0], parse_json(line.partition(" ")[2])) for line in lines]
+    return Claim(runs, track, row, pinned_hashes(row), accepted_harnesses(), ledgers, damage, record, races)
 
 
 def one_track(runs: list[Run], track: str | None) -> str:
     """Return the track that all runs name, or the given one where they name none."""
-    names = {run.trial.track for run in runs} - {None}
+    names = {run.track for run in runs} - {None}
     if len(names) > 1:
         raise ReadError(f"tracks {shown(', '.join(sorted(names)))}: a claim is of one; name its logs only")
     if names and track and track not in names:
         raise ReadError(f"the logs are of track {shown(names.pop())}, not of {shown(track)}")
     return next(iter(names), track or FALLBACK)
-
-
-def own_row(track: str, root: Path | None = None) -> dict[str, Any]:
-    """Return this checkout's row of a track. Raises ReadError where it has none."""
-    rows = tomllib.loads(((root or ROOT) / "harness" / "tracks.toml").read_text())
-    if track not in rows:
-        raise ReadError(f"track {shown(track)} is not in this checkout's harness/tracks.toml; it has "
-                        f"{', '.join(rows)}")
-    return rows[track]
-
-
-def row_of(trials: list[Trial]) -> dict[str, Any]:
-    """Return this checkout's row of the track that all trials name, empty where it has none."""
-    tracks = {trial.track for trial in trials}
-    try:
-        return own_row(str(tracks.pop())) if len(tracks) == 1 else {}
-    except ReadError:
-        return {}
-
-
-def pinned_hashes(path: Path) -> dict[str, str]:
-    """Return file name -> sha256 from a data folder's manifest.json; empty where there is none."""
-    if not path.is_file():
-        return {}
-    try:
-        files = parse_json(read_bytes(path).decode())["files"]
-        return {name: entry["sha256"] for name, entry in files.items()}
-    except (UnicodeDecodeError, KeyError, TypeError, AttributeError):
-        raise ReadError(f"{path.name}: no manifest of shards; fetch the data again") from None
 
 
 def attempts(ledger: Path, code: str, track: str) -> list[dict[str, Any]]:
@@ -232,11 +137,6 @@ def overridden(folder: Path, run_id: str) -> bool:
         return bool(read_log(path).manifest.get("overrides"))
     except ReadError:
         return False  # cut off, changed: it counts
-
-
-def canonical(value: Any) -> bytes:
-    """Return JSON as the log writes it, of values without floats."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
 def harness_digest(files: dict[str, bytes]) -> str:

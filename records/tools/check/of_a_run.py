@@ -6,14 +6,16 @@ from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from typing import Any
 
-from records.tools.check.claim import Case, Run, code_digest, harness_digest
+from records.tools.check.claim import Claim, code_digest, harness_digest
+from records.tools.read.run import Run
 from records.tools.read.values import json_text, number, shown
 
 # in these a run's track row may differ from the verifier's: words, and the set of accepted harnesses
 FREE_WORDS = {"name", "harness", "cost", "download", "fetch", "baselines"}
+FRONT = "harness/front/"  # the launcher, in the log but outside of both digests: no rank imports it
 PARTS = ("timed_ns", "setup_ns", "warmup_ns", "validation_ns", "checkpoint_ns", "unexplained_ns")
 TRIPWIRE = re.compile(r"(causality|environment|harness|tokens|validation|warmup): ")
-STUMBLES = (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError)
+IMPOSSIBLE = (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError)
 NOT_SHOWN = "the logs' format does not show it"
 SLACK_NS = 50_000_000  # two clocks are not read at one moment; NTP may steer by 200 ppm more
 
@@ -36,32 +38,32 @@ def require(holds: Any, what: str) -> None:
         raise Wrong(what)
 
 
-def per_run(check: Callable[[Run, Case], str]) -> Callable[[Case], Result]:
+def per_run(check: Callable[[Run, Claim], str]) -> Callable[[Claim], Result]:
     """Make a check of a claim out of one that looks at one run of ours and returns its evidence."""
     @functools.wraps(check)
-    def whole(case: Case) -> Result:
-        if not case.own:
+    def whole(claim: Claim) -> Result:
+        if not claim.own:
             return Result("unknown", NOT_SHOWN)
         fine: list[str] = []
         wrong: dict[str, list[str]] = {}
-        for run in case.own:
+        for run in claim.own:
             try:
-                fine.append(check(run, case))
+                fine.append(check(run, claim))
             except Wrong as error:
-                wrong.setdefault(str(error), []).append(run.trial.name)
-            except STUMBLES as error:
-                wrong.setdefault(stumbled(error), []).append(run.trial.name)
-        words = [f"{some(names, 2)}: {what}" for what, names in wrong.items()]
-        return Result("fail", some(words)) if wrong else Result("ok", some(fine))
+                wrong.setdefault(str(error), []).append(run.name)
+            except IMPOSSIBLE as error:
+                wrong.setdefault(impossible_value(error), []).append(run.name)
+        words = [f"{first_of(names, 2)}: {what}" for what, names in wrong.items()]
+        return Result("fail", first_of(words)) if wrong else Result("ok", first_of(fine))
     return whole
 
 
-def stumbled(error: Exception) -> str:
+def impossible_value(error: Exception) -> str:
     """Return in words that a log holds a value where no harness writes one."""
     return f"a value that no harness writes ({shown(f'{type(error).__name__}: {error}', 200)})"
 
 
-def some(texts: list[str], most: int = 3) -> str:
+def first_of(texts: list[str], most: int = 3) -> str:
     """Return the first of some texts, each once, fit for one line of a terminal."""
     texts = list(dict.fromkeys(texts))
     more = f"; and {len(texts) - most} more" if len(texts) > most else ""
@@ -74,12 +76,14 @@ def number_of(things: Sized, name: str) -> str:
 
 
 @per_run
-def code_hashes(run: Run, case: Case) -> str:
+def code_hashes(run: Run, claim: Claim) -> str:
     """The code digest is that of the script and the files that the log carries."""
     late = {event.get("path") for event in run.of_kind("late")}
     files = {path: file for path, file in run.log.files.items() if path not in late}
-    others = {path: file for path, file in files.items() if not path.startswith("harness/")}
-    require(run.at("code", "others") == {path: file.sha256 for path, file in others.items()},
+    named = run.at("code", "others")
+    others = {path: file for path, file in files.items()
+              if not path.startswith("harness/") or path in named and path.startswith(FRONT)}
+    require(named == {path: file.sha256 for path, file in others.items()},
             "the files in the log are not those of the manifest")
     digest = code_digest(run.log.script, run.at("code", "harness"),
                          {path: file.source for path, file in others.items()})
@@ -88,7 +92,7 @@ def code_hashes(run: Run, case: Case) -> str:
 
 
 @per_run
-def no_overrides(run: Run, case: Case) -> str:
+def no_overrides(run: Run, claim: Claim) -> str:
     """No flag changed a setting."""
     found = run.at("overrides")
     require(found == {}, f"overrides on the command line: {shown(json_text(found, None).strip())}")
@@ -96,66 +100,73 @@ def no_overrides(run: Run, case: Case) -> str:
 
 
 @per_run
-def sequence(run: Run, case: Case) -> str:
+def sequence(run: Run, claim: Claim) -> str:
     """The events are numbered from 1 without a gap; none was taken out or put in."""
-    numbers = [None if kind == "file" else fields.get("seq") for kind, fields in run.events]
-    for place, found in enumerate(numbers, start=1):
-        require(found is None and run.events[place - 1][0] == "file" or found == place,
-                f"event {place} says it is number {found}")
-    return f"{len(numbers)} events"
+    for place, event in enumerate(run.events, start=1):
+        found = event.fields.get("seq")
+        require(event.kind == "file" or found == place, f"event {place} says it is number {found}")
+    return f"{len(run.events)} events"
 
 
 @per_run
-def harness(run: Run, case: Case) -> str:
-    """The harness is one that this checkout accepts for the track, and it is the one in the log."""
+def harness(run: Run, claim: Claim) -> str:
+    """The harness is one that this checkout accepts, it is that in the log, and no rank ran its launcher."""
     late = {event.get("path") for event in run.of_kind("late")}
     inside = {path: file.source for path, file in run.log.files.items()
               if path.startswith("harness/") and path not in late}
     found = str(run.at("code", "harness"))
-    strange = [path for path in inside if not re.fullmatch(r"harness/(front/)?\w+\.py|harness/tracks\.toml", path)]
-    require(not strange, f"no file of a harness: {some(strange)}")
+    places = r"harness/(front/)?\w+\.py|harness/tracks\.toml"
+    strange = [path for path in inside if not re.fullmatch(places, path)]
+    require(not strange, f"no file of a harness: {first_of(strange)}")
+    front = [path for path in run.at("code", "others") if path.startswith(FRONT)]
+    require(not front, f"a rank imported {first_of(front)}, which the harness digest leaves out")
     require(harness_digest(inside) == found, "the harness in the log is not the one of the manifest's digest")
-    require(found in case.row.get("harness", {}), f"harness {found[:8]} is not accepted for {case.track} in "
-                                                  f"this checkout's harness/tracks.toml")
+    require(found in claim.accepted,
+            f"harness {found[:8]} is not accepted by this checkout's harness/tracks.toml")
     return f"harness {found[:8]}"
 
 
 @per_run
-def track(run: Run, case: Case) -> str:
+def track(run: Run, claim: Claim) -> str:
     """The run's rules are those of this checkout: data, validation tokens, target, limits, reduction."""
-    theirs, ours = ({k: v for k, v in row.items() if k not in FREE_WORDS and v not in (None, {})}
-                    for row in (run.log.track, case.row))
-    differ = sorted(k for k in theirs.keys() | ours.keys() if theirs.get(k) != ours.get(k))
-    words = [f"{k} is {theirs.get(k)}, this checkout says {ours.get(k)}" for k in differ]
-    require(not differ, f"the run's track row: {some(words)}")
-    require(run.at("reduction") == ours.get("reduction"), f"reduction {run.at('reduction')}")
-    return f"target {ours.get('target')}, {ours.get('val_tokens')} validation tokens"
+    differ = row_differences(run.log.track, claim.row)
+    require(not differ, f"the run's track row: {first_of(differ)}")
+    require(run.at("reduction") == claim.row.get("reduction"), f"reduction {run.at('reduction')}")
+    return f"target {claim.row.get('target')}, {claim.row.get('val_tokens')} validation tokens"
 
 
-def data(case: Case) -> Result:
+def row_differences(row: dict[str, Any], own: dict[str, Any]) -> list[str]:
+    """Return in what a track's row, out of a log, differs from this checkout's; free words do not count."""
+    theirs, ours = ({k: v for k, v in r.items() if k not in FREE_WORDS and v not in (None, {})}
+                    for r in (row, own))
+    return [f"{k} is {theirs.get(k)}, this checkout says {ours.get(k)}"
+            for k in sorted(theirs.keys() | ours.keys()) if theirs.get(k) != ours.get(k)]
+
+
+def data(claim: Claim) -> Result:
     """The shards are those that this checkout pins."""
-    found = shards(case)
-    if found.state != "ok" or case.pinned:
+    found = shards(claim)
+    if found.state != "ok" or claim.pinned:
         return found
     return Result("unknown", "this checkout pins no shards of the track; fetch its data")
 
 
 @per_run
-def shards(run: Run, case: Case) -> str:
+def shards(run: Run, claim: Claim) -> str:
     """The validation shard is long enough, and each shard is a pinned one where any is pinned."""
     shards = [*run.at("data", "train"), run.at("data", "val")]
     for shard in shards:
         name = str(shard.get("file"))
-        require(not case.pinned or case.pinned.get(name) == shard.get("sha256"),
+        require(not claim.pinned or claim.pinned.get(name) == shard.get("sha256"),
                 f"shard {name} has sha256 {str(shard.get('sha256'))[:8]}, pinned is "
-                f"{str(case.pinned.get(name))[:8]}")
+                f"{str(claim.pinned.get(name))[:8]}")
     n = run.at("data", "val", "tokens")
-    require(n > case.row["val_tokens"], f"{n} tokens in the validation shard")
+    require(n > claim.row["val_tokens"], f"{n} tokens in the validation shard")
     return f"{len(shards)} shards"
 
 
 @per_run
-def tokens(run: Run, case: Case) -> str:
+def tokens(run: Run, claim: Claim) -> str:
     """The run took the tokens that its recipe says, and no more than there are."""
     asked, end = run.at("data", "tokens"), run.end.get("tokens")
     have = sum(shard["tokens"] for shard in run.at("data", "train")) * run.at("data", "epochs")
@@ -167,23 +178,23 @@ def tokens(run: Run, case: Case) -> str:
 
 
 @per_run
-def parameters(run: Run, case: Case) -> str:
+def parameters(run: Run, claim: Claim) -> str:
     """The model has at most the active parameters that the track allows."""
-    active, most = run.at("parameters", "active"), case.row["max_active_parameters"]
+    active, most = run.at("parameters", "active"), claim.row["max_active_parameters"]
     require(0 < active <= most, f"{active} active parameters, the track allows {most}")
     return f"{active} active parameters of at most {most}"
 
 
 @per_run
-def status(run: Run, case: Case) -> str:
+def status(run: Run, claim: Claim) -> str:
     """Every run ended in order."""
-    found = run.trial.status
+    found = run.status
     require(found == "ok", f"status {found} {run.end.get('type', '')} {run.end.get('message', '')}".rstrip())
     return "ok"
 
 
 @per_run
-def complete(run: Run, case: Case) -> str:
+def complete(run: Run, claim: Claim) -> str:
     """No run was resumed or stopped early; every step and every validation is there."""
     steps, every = run.at("hyperparameters", "num_iterations"), run.at("hyperparameters", "val_every")
     require(run.at("resumed_from") is None, "resumed from a checkpoint")
@@ -193,41 +204,41 @@ def complete(run: Run, case: Case) -> str:
     require(0 < every and steps <= len(run.log.steps),  # else a list of steps that nobody made fills memory
             f"{steps} steps with a validation every {every} steps, in {len(run.log.steps)} step lines")
     expected = [*range(0, steps, every), steps]
-    require(validated == expected, f"validated at steps {some([str(s) for s in validated], 9)}")
+    require(validated == expected, f"validated at steps {first_of([str(s) for s in validated], 9)}")
     trained = [step.step for step in run.log.steps if step.train_loss is not None]
     require(trained == list(range(1, steps + 1)), f"{len(trained)} step lines of {steps}")
     return f"{steps} steps, {len(validated)} validations"
 
 
 @per_run
-def nothing_late(run: Run, case: Case) -> str:
+def nothing_late(run: Run, claim: Claim) -> str:
     """No project file was loaded after the start."""
     late = [str(event.get("path")) for event in run.of_kind("late")]
-    require(not late, f"loaded after the start: {some(late)}")
+    require(not late, f"loaded after the start: {first_of(late)}")
     return "none"
 
 
 @per_run
-def settings(run: Run, case: Case) -> str:
+def settings(run: Run, claim: Claim) -> str:
     """torch's compiler has its default settings."""
     found = run.at("sys", "settings")
-    require(found == [], f"not torch's defaults: {some([str(line) for line in found or ['unknown']])}")
+    require(found == [], f"not torch's defaults: {first_of([str(line) for line in found or ['unknown']])}")
     return "torch's defaults"
 
 
 @per_run
-def monotone(run: Run, case: Case) -> str:
+def monotone(run: Run, claim: Claim) -> str:
     """Training time grows from step to step and from validation to validation."""
     vals = [val.train_time_ns for val in run.log.vals]
     require(vals[:1] == [0] and all(a < b for a, b in zip(vals, vals[1:])),
-            f"training time at the validations: {some([str(ns) for ns in vals], 9)} ns")
+            f"training time at the validations: {first_of([str(ns) for ns in vals], 9)} ns")
     lines = [(step.step, step.train_time_ms) for step in run.log.steps]
     require(lines == sorted(lines), "a step line is earlier than the one above it")
     return f"{vals[-1] / 1e9:.1f} s of training"
 
 
 @per_run
-def wall(run: Run, case: Case) -> str:
+def wall(run: Run, claim: Claim) -> str:
     """Wall time is training, setup, warm-up, validation and checkpoints; next to nothing is unexplained."""
     parts, whole = [run.end.get(name) for name in PARTS], run.end.get("wall_ns")
     require(all(type(n) is int and n >= 0 for n in [*parts, whole]), "times are missing or negative")
@@ -242,7 +253,7 @@ def wall(run: Run, case: Case) -> str:
 
 
 @per_run
-def clocks(run: Run, case: Case) -> str:
+def clocks(run: Run, claim: Claim) -> str:
     """The host's clock was not set and the host not suspended during the run."""
     passed = {k: ns - run.at("clocks", k) for k, ns in run.end["clocks"].items() if ns is not None}
     off = abs(passed["realtime_ns"] - passed["monotonic_ns"])
@@ -253,29 +264,29 @@ def clocks(run: Run, case: Case) -> str:
 
 
 @per_run
-def tripwires(run: Run, case: Case) -> str:
+def tripwires(run: Run, claim: Claim) -> str:
     """No tripwire of the harness spoke: causality, environment, tokens, weights, the harness itself."""
     words = [str(event) for event in run.of_kind("tripwire")]
     message = str(run.end.get("message", ""))
     if run.end.get("type") == "Tripwire" or TRIPWIRE.match(message):
         words.append(message)
-    require(not words, some(words))
+    require(not words, first_of(words))
     return "silent"
 
 
 @per_run
-def lines(run: Run, case: Case) -> str:
+def lines(run: Run, claim: Claim) -> str:
     """The step lines and the end line say what the events say."""
     printed = [step for step in run.log.steps if step.val_loss is not None]
     events = run.of_kind("val")
-    text_bytes = case.row.get("val_bytes")
+    text_bytes = claim.row.get("val_bytes")
     require(len(printed) == len(events), f"{len(printed)} val_loss lines, {len(events)} val events")
     for step, val, event in zip(printed, run.log.vals, events):
         ms = val.train_time_ns / 1e6
         says = (step.step, f"{step.val_loss:.4f}", step.train_time_ms)
         expected = (val.step, f"{val.val_loss:.4f}", round(ms))
         require(says == expected, f"a line says {says}, its event {expected}")
-        bits = text_bytes and val.val_loss * case.row["val_tokens"] / math.log(2) / text_bytes
+        bits = text_bytes and val.val_loss * claim.row["val_tokens"] / math.log(2) / text_bytes
         require(bits is None or math.isclose(bits, number(event.get("bits_per_byte")), rel_tol=1e-9),
                 f"bits per byte at step {val.step} are not those of the loss")
     for step in run.log.steps:
@@ -290,7 +301,7 @@ def lines(run: Run, case: Case) -> str:
 
 
 @per_run
-def git(run: Run, case: Case) -> str:
+def git(run: Run, claim: Claim) -> str:
     """Which commit the checkout stood at; a dirty one is no fault: the log holds the code that ran."""
     dirty = {True: ", dirty", False: ""}.get(run.at("git", "dirty"), ", unknown whether clean")
     commit = str(run.at('git', 'commit'))

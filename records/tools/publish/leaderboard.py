@@ -1,15 +1,13 @@
-"""Writes each track's table in README.md from the records; rows reported elsewhere stand apart."""
+"""Writes each track's table in README.md from the records."""
 import argparse
 import difflib
-import re
-import tomllib
 from pathlib import Path
 from typing import Any
 
-from records.tools.check import claim as claims
-from records.tools.read.log import read_bytes
-from records.tools.publish.record import NAME, cell, replaced, with_sd
 from records.tools.check.of_a_run import number_of
+from records.tools.publish.record import NAME, cell, replaced, with_sd
+from records.tools.read import tracks
+from records.tools.read.log import read_bytes
 from records.tools.read.values import ReadError, json_text, need, number, parse_json, shown
 
 MARKER = "<!-- leaderboard {} {} -->"
@@ -18,8 +16,8 @@ MARKER = "<!-- leaderboard {} {} -->"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where one is old")
-    parser.add_argument("--readme", metavar="FILE", type=Path, default=claims.ROOT / "README.md")
-    parser.add_argument("--records", metavar="DIR", type=Path, default=claims.ROOT / "records")
+    parser.add_argument("--readme", metavar="FILE", type=Path, default=tracks.ROOT / "README.md")
+    parser.add_argument("--records", metavar="DIR", type=Path, default=tracks.ROOT / "records")
     parser.add_argument("--json", action="store_true", help="print one JSON object in place of words")
 
 
@@ -30,11 +28,11 @@ def main(arguments: argparse.Namespace) -> int:
         old = read_bytes(arguments.readme).decode()
     except UnicodeDecodeError as error:
         raise ReadError(f"{shown(name)}: {error}") from None
-    tracks = tomllib.loads((claims.ROOT / "harness" / "tracks.toml").read_text())
+    names = list(tracks.load_rows())
     new = old
     if not arguments.records.is_dir():
         raise ReadError(f"--records {shown(str(arguments.records))}: no such folder")
-    for track in tracks:
+    for track in names:
         begin, end = MARKER.format(track, "begin"), MARKER.format(track, "end")
         if (block := table(track, arguments.records)) or begin in new:  # a new track may have neither
             new = replaced(new, begin, end, f"{begin}\n{block}{end}", name)
@@ -46,41 +44,34 @@ def main(arguments: argparse.Namespace) -> int:
         except OSError as error:
             raise ReadError(f"{shown(name)}: cannot be written ({error.strerror})") from None
     if arguments.json:
-        print(json_text({"file": name, "tracks": list(tracks), "up_to_date": new == old,
+        print(json_text({"file": name, "tracks": names, "up_to_date": new == old,
                          "written": new != old and not arguments.check}, None), end="")
     elif arguments.check:
         pages = old.splitlines(True), new.splitlines(True)
         print("".join(difflib.unified_diff(*pages, name, "from the records")), end="")
         print(f"{name}: {'up to date' if new == old else 'not what the records give; run `leaderboard`'}")
     else:
-        print(f"{name}: {', '.join(tracks)}{'' if new != old else ': unchanged'}")
+        print(f"{name}: {', '.join(names)}{'' if new != old else ': unchanged'}")
     return int(arguments.check and new != old)
 
 
 def table(track: str, records: Path) -> str:
-    """Return a track's block: its records in order of date, then rows reported elsewhere; maybe empty."""
-    found = read_all(records / track, "*/record.json")
-    lines = []
-    if found:
-        lines = [f"**Records of `{track}`**, written by `python -m records leaderboard` from its folder:", "",
-                 "| # | record | date | training time (s) | steps | val_loss | hardware | verdict | speed |",
-                 "|---|---|---|---|---|---|---|---|---|"]
-        names = {str(record.get("code")): record["name"] for _, record in found}
-        lines += [row(i, path.parent.name, record, names) for i, (path, record) in enumerate(found, start=1)]
-    reported = read_all(records / "reported" / track, "*.json")
-    if reported:
-        lines += [""] * bool(lines) + [
-            f"Track `{track}`, **reported elsewhere, not verified here** (`records/reported/{track}/`):", "",
-            "| what | date | training time (s) | steps | val_loss | hardware | by | source |",
-            "|---|---|---|---|---|---|---|---|"]
-        lines += [reported_row(fields) for _, fields in reported]
+    """Return a track's block, its records in order of date; empty where there is none."""
+    found = read_all(records / track)
+    if not found:
+        return ""
+    names = {str(record.get("code")): record["name"] for _, record in found}
+    lines = [f"**Records of `{track}`**, written by `python -m records leaderboard` from its folder:", "",
+             "| # | record | date | training time (s) | steps | val_loss | hardware | verdict | speed |",
+             "|---|---|---|---|---|---|---|---|---|",
+             *(row(i, path.parent, record, names) for i, (path, record) in enumerate(found, start=1))]
     return "".join(f"{line}\n" for line in lines)
 
 
-def read_all(folder: Path, pattern: str) -> list[tuple[Path, dict[str, Any]]]:
-    """Return path and fields of the JSON files of a folder, records in the order in which they were made."""
+def read_all(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Return path and fields of each record.json of a folder, in the order in which they were made."""
     found = []
-    for path in folder.glob(pattern):
+    for path in folder.glob("*/record.json"):
         try:
             fields = parse_json(read_bytes(path).decode())
             for name in ("name", "date"):
@@ -91,21 +82,20 @@ def read_all(folder: Path, pattern: str) -> list[tuple[Path, dict[str, Any]]]:
     return sorted(found, key=lambda pair: (str(pair[1].get("begun")), str(pair[0])))
 
 
-def row(place: int, folder: str, record: dict[str, Any], names: dict[str, str]) -> str:
+def row(place: int, folder: Path, record: dict[str, Any], names: dict[str, str]) -> str:
     """Return a record's row. names: code digest -> name of the record with that code."""
     try:
-        if not NAME.fullmatch(record["name"]) or folder != f"{record['date']}_{record['name']}":
+        if not NAME.fullmatch(record["name"]) or folder.name != f"{record['date']}_{record['name']}":
             raise ValueError("name and date are not those of the folder")
         loss = f"{with_sd(record['val_loss'], 4)}, n={record['n']}"
-        cells = [place, f"[{cell(record['name'])}](records/{record['track']}/{folder})", cell(record["date"]),
-                 with_sd(record["train_time_s"], 1), record["steps"], loss,
-                 cell(f"{record['device']}, {number_of(range(record['world_size']), 'rank')}"),
-                 cell(record["significance"]["word"]),
-                 cell(speed(record["race"], names))]
+        hardware = f"{record['device']}, {number_of(range(record['world_size']), 'rank')}"
+        cells = [record["date"], with_sd(record["train_time_s"], 1), record["steps"], loss, hardware,
+                 record["significance"]["word"], speed(record["race"], names)]
+        link = f"[{cell(record['name'])}](records/{folder.parent.name}/{folder.name})"
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        raise ReadError(f"{shown(folder)}/record.json: {type(error).__name__}: {shown(str(error))}; "
+        raise ReadError(f"{shown(folder.name)}/record.json: {type(error).__name__}: {shown(str(error))}; "
                         f"run `verify` on it") from None
-    return f"| {' | '.join(map(str, cells))} |"
+    return f"| {place} | {link} | {' | '.join(cell(str(value)) for value in cells)} |"
 
 
 def speed(race: dict[str, Any] | None, names: dict[str, str]) -> str:
@@ -117,19 +107,3 @@ def speed(race: dict[str, Any] | None, names: dict[str, str]) -> str:
         return f"{race['verdict']} (against {other})"
     return f"{race['verdict']} than {other}: {number(race['difference_percent']):+.1f} %" \
         if race["verdict"] in ("faster", "slower") else f"{race['verdict']} against {other}"
-
-
-def reported_row(fields: dict[str, Any]) -> str:
-    """Return the row of a result that was reported elsewhere; what its logs lack stays empty."""
-    def mean(name: str, scale: float, digits: int) -> str:
-        value = fields.get(name)
-        value = value.get("mean") if isinstance(value, dict) else value
-        return "" if value is None else f"{number(value) * scale:.{digits}f}"
-    url = str(fields.get("url") or "")
-    plain = re.fullmatch(r"https?://[\w./~%:?=&#,+@-]{1,300}", url, re.ASCII)
-    cells = [cell(fields["name"]), cell(fields["date"]),
-             mean("train_time_ms", 1e-3, 1),
-             cell(str(fields.get("steps") or "")), mean("val_loss", 1, 4),
-             cell(str(fields.get("device") or "")), cell(str(fields.get("by") or "")),
-             f"[source](<{url}>)" if plain else cell(url)]
-    return f"| {' | '.join(cells)} |"

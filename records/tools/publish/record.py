@@ -6,9 +6,11 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from records.tools.check.claim import Case
-from records.tools.read.log import read_bytes
+from records.tools.check.claim import Claim
+from records.tools.check.of_a_claim import all_attempts, conclude
 from records.tools.check.of_a_run import number_of
+from records.tools.check.race import judge, read_race, side_of
+from records.tools.read.log import read_bytes
 from records.tools.read.values import ReadError, json_text, number, parse_json, shown
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,59}")
@@ -21,32 +23,32 @@ SECTIONS = {  # of a record's README: what a writer is asked
 }
 
 
-def build(case: Case, name: str) -> dict[str, Any]:
+def build(claim: Claim, name: str) -> dict[str, Any]:
     """Return what record.json says of a claim whose logs passed: nothing that the logs do not.
 
     Losses in nats per token, one a seed; times in s, one a run.
     """
-    from records.tools.check.of_a_claim import all_attempts, capped  # which import this module when they need it
-    runs = sorted(case.own, key=lambda run: run.run_id)
-    first, losses = runs[0], case.losses()
-    decided = capped(case, all_attempts(case))
+    runs = sorted(claim.own, key=lambda run: run.run_id)
+    first, losses = runs[0], claim.losses()
+    decided = conclude(claim, all_attempts(claim))
     begun, ended = (datetime.datetime.fromtimestamp(ns // 10**9, datetime.UTC) for ns in (
         min(run.at("clocks", "realtime_ns") for run in runs),
         max(run.end["clocks"]["realtime_ns"] for run in runs)))
     return {
-        "format": 1, "track": case.track, "name": name,
+        "format": 1, "track": claim.track, "name": name,
         "date": ended.date().isoformat(), "begun": begun.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "n": len(losses), "val_loss": spread(losses),
         "train_time_s": spread([run.end["train_time_ns"] / 1e9 for run in runs]),
         "steps": first.end["step"], "tokens": first.end["tokens"],
-        "parameters": first.at("parameters"), "world_size": first.trial.world_size,
-        "device": first.trial.device, "torch": first.trial.versions.get("torch"),
+        "parameters": first.at("parameters"), "world_size": first.world_size,
+        "device": first.device, "torch": first.versions.get("torch"),
         "code": first.at("code", "digest"), "script_sha256": first.at("code", "script"),
         "harness": first.at("code", "harness"), "target": first.at("track_row", "target"),
-        "significance": {"word": decided.word, "reason": decided.reason, "p": decided.p},
-        "race": raced(case.record, str(first.at("code", "digest"))),
+        "significance": {"word": decided.word, "reason": decided.reason,
+                         "p": six_digits(decided.test and decided.test.p)},
+        "race": raced(claim.record, str(first.at("code", "digest"))),
         "logs": [{"file": f"logs/{run.run_id}.txt", "sha256": run.sha256, "run_id": run.run_id,
-                  "seed": run.trial.seed, "val_loss": run.end["val_loss"],
+                  "seed": run.seed, "val_loss": run.end["val_loss"],
                   "train_time_s": run.end["train_time_ns"] / 1e9} for run in runs],
     }
 
@@ -57,21 +59,26 @@ def spread(values: list[float]) -> dict[str, Any]:
     return {"mean": statistics.fmean(values), "sd": sd, "values": values}
 
 
+def six_digits(p: float | None) -> float | None:
+    """Return p to six significant digits; what follows depends on how the tail of t is computed."""
+    return None if p is None else float(f"{p:.6g}")
+
+
 def raced(folder: Path | None, code: str) -> dict[str, Any] | None:
     """Return what the race of some code against another in a record's folder shows; None without a race."""
     if folder is None or not (folder / "race").is_dir():
         return None
-    from records.tools.again.race import judge, read_race, side_of
     race = read_race(folder / "race")
     side = side_of(race, code)
     other = race["AB".replace(side, "")]
-    names = ("verdict", "reason", "pairs", "p", "difference_s", "difference_percent", "attempts", "killed")
+    names = ("verdict", "reason", "pairs", "difference_s", "difference_percent", "attempts", "killed")
     found = judge(folder / "race", side)
     return {name: found.get(name) for name in names} | {
+        "p": six_digits(found["p"]),
         "against": {name: other.get(name) for name in ("code", "script")}}
 
 
-def page(record: dict[str, Any]) -> str:
+def block_of(record: dict[str, Any]) -> str:
     """Return the block of a record's README.md, between its markers."""
     loss, time, race = record["val_loss"], record["train_time_s"], record["race"]
     rows = {
@@ -129,7 +136,7 @@ def replaced(text: str, begin: str, end: str, block: str, name: str) -> str:
 def skeleton(record: dict[str, Any]) -> str:
     """Return a new record's README.md: the block, and sections that ask for words."""
     asked = "".join(f"\n## {title}\n\n<!-- {question} -->\n" for title, question in SECTIONS.items())
-    return f"# {record['name']}\n\n{page(record)}\n{asked}"
+    return f"# {record['name']}\n\n{block_of(record)}\n{asked}"
 
 
 def unanswered(text: str) -> list[str]:
@@ -139,23 +146,23 @@ def unanswered(text: str) -> list[str]:
     return [title for title in SECTIONS if not written.get(title)]
 
 
-def differences(case: Case) -> list[str]:
+def differences(claim: Claim) -> list[str]:
     """Return what in a record's folder is not what its logs give; nothing where all is."""
-    folder = case.record
+    folder = claim.record
     assert folder is not None
-    record = build(case, folder.name[len("2026-01-01_"):])
+    record = build(claim, folder.name[len("2026-01-01_"):])
     wrong = []
-    if (folder.name, folder.resolve().parent.name) != (f"{record['date']}_{record['name']}", case.track):
-        wrong.append(f"the folder should be {case.track}/{record['date']}_{record['name']}")
+    if (folder.name, folder.resolve().parent.name) != (f"{record['date']}_{record['name']}", claim.track):
+        wrong.append(f"the folder should be {claim.track}/{record['date']}_{record['name']}")
     if not NAME.fullmatch(record["name"]):
         wrong.append("the name has other characters than letters, digits, - and _")
-    there = {f"logs/{run.trial.path.name}" for run in case.own}
+    there = {f"logs/{run.path.name}" for run in claim.own}
     if there != (files := {log["file"] for log in record["logs"]}):
         wrong.append(f"logs are not named by their run id: {', '.join(sorted(there ^ files)[:3])}")
     if read_bytes(folder / "record.json") != json_text(record).encode():
         wrong.append(f"record.json: {first_difference(folder / 'record.json', record)}")
     text = read_bytes(folder / "README.md").decode(errors="replace")
-    if replaced(text, BEGIN, END, page(record), "README.md") != text:
+    if replaced(text, BEGIN, END, block_of(record), "README.md") != text:
         wrong.append("README.md: the block between its markers")
     return wrong
 

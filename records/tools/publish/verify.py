@@ -5,9 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from records.tools.check.of_a_claim import capped, run_checks
-from records.tools.check.claim import FEWEST, LEDGER, Case, load_case
-from records.tools.check.of_a_run import Result, number_of
+from records.tools.check.claim import FEWEST, LEDGER, Claim, load_claim
+from records.tools.check import of_a_claim
+from records.tools.check.of_a_claim import conclude
+from records.tools.check.of_a_run import IMPOSSIBLE, Result, first_of, impossible_value, number_of
+from records.tools.check.significance import Verdict
+from records.tools.publish.record import differences
 from records.tools.read.values import ReadError, json_text, shown
 
 NO_RULE = ("significance", "all_attempts")  # a claim that fails these alone is weak, not INVALID
@@ -15,18 +18,22 @@ MARKS = {"ok": "ok     ", "fail": "FAIL   ", "review": "REVIEW ", "unknown": "un
 
 
 @dataclass
-class Judged:
-    """A claim, what each check found, and the word."""
+class Judgement:
+    """A claim, what each check found, and what follows."""
 
-    case: Case
+    claim: Claim
     checks: dict[str, Result]
-    word: str
-    reason: str
+    verdict: Verdict
+
+    @property
+    def word(self) -> str:
+        """The verdict in a word."""
+        return self.verdict.word
 
     @property
     def code(self) -> int:
         """The exit code: 0 where no check fails and more runs may still show what is claimed."""
-        few = self.word == "NOT SHOWN" and len(self.case.runs) < FEWEST
+        few = self.word == "NOT SHOWN" and len(self.claim.runs) < FEWEST
         return int(bool(self.having("fail")) or not (few or self.word in ("PROVEN", "PROMISING")))
 
     @property
@@ -54,20 +61,20 @@ def main(arguments: argparse.Namespace) -> int:
 
     1 where one claim does not hold, 2 where one cannot be read; the others are judged all the same.
     """
-    judged, codes = [], []
+    judgements, codes = [], []
     for paths in claims(arguments.paths):
         try:
-            judged.append(judge(load_claim(paths, arguments)))
+            judgements.append(judge(claim_of(paths, arguments)))
         except ReadError as error:
             where = f"{shown(str(paths[0]), 300)}: " if (paths[0] / "record.json").is_file() else ""
             print(f"records verify: {where}{error}", file=sys.stderr)
             codes.append(2)
             continue
-        codes.append(judged[-1].code)
+        codes.append(judgements[-1].code)
         if not arguments.json:
-            print(text(judged[-1], arguments.stable))
+            print(text(judgements[-1], arguments.stable))
     if arguments.json:
-        print(json_text([as_json(each) for each in judged]), end="")
+        print(json_text([as_json(each) for each in judgements]), end="")
     return max(codes)
 
 
@@ -89,53 +96,83 @@ def of_records(path: Path) -> bool:
     return (path / "runs" / LEDGER).is_file()
 
 
-def load_claim(paths: list[Path], arguments: argparse.Namespace) -> Case:
+def claim_of(paths: list[Path], arguments: argparse.Namespace) -> Claim:
     """Return the claim that paths make. Raises ReadError."""
     if of_records(paths[0]) and not (paths[0] / "record.json").is_file():
         raise ReadError(f"{shown(str(paths[0]))}: no record lies below; name the logs of one claim")
     if bare := next((p for p in paths if (p / "logs").is_dir() and not (p / "record.json").is_file()), None):
         raise ReadError(f"{shown(str(bare))}: a record's folder without record.json; restore it, or name the "
                         f"logs alone")
-    return load_case(paths, arguments.track, arguments.ledger)
+    return load_claim(paths, arguments.track, arguments.ledger)
 
 
-def judge(case: Case) -> Judged:
+def rebuilt(claim: Claim) -> Result:
+    """record.json and the block in README.md are, byte for byte, what the logs give."""
+    if not claim.record:
+        return Result("unknown", "these logs are no record yet")
+    wrong = differences(claim)
+    return Result("fail", first_of(wrong)) if wrong else Result("ok", "record.json and README.md")
+
+
+CHECKS = (*of_a_claim.CHECKS, rebuilt)
+
+
+def check_all(claim: Claim) -> dict[str, Result]:
+    """Return what each check found, by name, in order.
+
+    A log that holds a value where no harness writes one fails the check that stumbles on it.
+    """
+    results = {}
+    for check in CHECKS:
+        if not claim.runs and check not in (of_a_claim.framing, of_a_claim.hashes):
+            results[check.__name__] = Result("unknown", "no whole log")
+            continue
+        try:
+            results[check.__name__] = check(claim)
+        except ReadError as error:
+            results[check.__name__] = Result("fail", str(error))
+        except IMPOSSIBLE as error:
+            results[check.__name__] = Result("fail", impossible_value(error))
+    return results
+
+
+def judge(claim: Claim) -> Judgement:
     """Run all checks on a claim and draw the conclusion."""
-    checks = run_checks(case)
-    judged = Judged(case, checks, "INVALID", "")
-    if broken := judged.broken:
-        judged.reason = f"{', '.join(broken)} failed"
+    judgement = Judgement(claim, check_all(claim), Verdict("INVALID", "", None))
+    if broken := judgement.broken:
+        judgement.verdict = Verdict("INVALID", f"{', '.join(broken)} failed", None)
     else:
-        decided = capped(case, checks["all_attempts"], checks["data"])
-        judged.word, judged.reason = decided.word, decided.reason
-    return judged
+        needed = judgement.checks["all_attempts"], judgement.checks["data"]
+        judgement.verdict = conclude(claim, *needed)
+    return judgement
 
 
-def text(judged: Judged, stable: bool) -> str:
+def text(judgement: Judgement, stable: bool) -> str:
     """Return what a claim's judgement looks like on a terminal."""
-    case = judged.case
+    claim = judgement.claim
     lines = [f"{MARKS[r.state]} {name}" + ("" if stable else f": {r.evidence}")
-             for name, r in judged.checks.items()]
-    head = f"{case.record}, " if case.record and not stable else ""
-    lines.insert(0, f"{head}track {case.track}, {number_of([*case.runs, *case.damage], 'run')}")
-    review = ", ".join(judged.having("review"))
-    lines.append(f"{judged.word}" + ("" if stable else f": {judged.reason}") +
+             for name, r in judgement.checks.items()]
+    head = f"{claim.record}, " if claim.record and not stable else ""
+    lines.insert(0, f"{head}track {claim.track}, {number_of([*claim.runs, *claim.damage], 'run')}")
+    review = ", ".join(judgement.having("review"))
+    lines.append(f"{judgement.word}" + ("" if stable else f": {judgement.verdict.reason}") +
                  (f" (REVIEW: {review})" if review else ""))
-    if len(case.own) < len(case.runs) and not judged.having("fail"):
+    if len(claim.own) < len(claim.runs) and not judgement.having("fail"):
         lines.append("nothing speaks against it, but the format shows little")
-    elif judged.code == 0 and judged.word == "NOT SHOWN":
-        decide = "decides" if len(case.runs) == 1 else "decide"
-        lines.append(f"sound, but {number_of(case.runs, 'log')} {decide} nothing; the first declared look is "
-                     f"at {FEWEST} runs")
+    elif judgement.code == 0 and judgement.word == "NOT SHOWN":
+        decide = "decides" if len(claim.runs) == 1 else "decide"
+        lines.append(f"sound, but {number_of(claim.runs, 'log')} {decide} nothing; the first declared look "
+                     f"is at {FEWEST} runs")
     return "\n".join(lines)
 
 
-def as_json(judged: Judged) -> dict[str, Any]:
+def as_json(judgement: Judgement) -> dict[str, Any]:
     """Return a claim's judgement for machines."""
-    case = judged.case
-    return {"record": case.record and str(case.record), "track": case.track, "word": judged.word,
-            "reason": judged.reason, "review": judged.having("review"), "exit_code": judged.code,
-            "runs": [{"file": str(run.trial.path), "run_id": run.run_id, "sha256": run.sha256}
-                     for run in case.runs],
+    claim = judgement.claim
+    return {"record": claim.record and str(claim.record), "track": claim.track, "word": judgement.word,
+            "reason": judgement.verdict.reason, "review": judgement.having("review"),
+            "exit_code": judgement.code,
+            "runs": [{"file": str(run.path), "run_id": run.run_id, "sha256": run.sha256}
+                     for run in claim.runs],
             "checks": [{"name": name, "result": r.state, "evidence": r.evidence}
-                       for name, r in judged.checks.items()]}
+                       for name, r in judgement.checks.items()]}

@@ -5,12 +5,10 @@ import re
 import unicodedata
 from pathlib import Path
 
-from records.tools.read.trials import load_trials
+from records.tools.read.logs import load_runs
 from records.tools.read.values import ReadError, shown
 
 UNNAMED = "train_gpt2.py"  # the script of a public log, which does not name it
-# names that Windows gives to devices, whatever their suffix
-DEVICES = {"con", "prn", "aux", "nul", *(f"{name}{i}" for name in ("com", "lpt") for i in range(10))}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,14 +20,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Extract and say what was written; return the exit code."""
-    trial, name = load_trials(arguments.log)[0], shown(arguments.log.name)
-    log = trial.log
-    if trial.code is None or (log and not log.manifest):
+    run, name = load_runs(arguments.log)[0], shown(arguments.log.name)
+    log = run.log
+    if run.code is None or (log and not log.manifest):
         raise ReadError(f"{name}: " + ("cut off above its manifest; it holds no whole script" if log
                                        else "a log of this layout carries no code"))
     script = log.script_path if log else UNNAMED
-    sources = {script: trial.code}
-    for path, source in trial.files.items():
+    sources = {script: run.code}
+    for path, source in run.files.items():
         if path in sources:
             raise ReadError(f"{name}: two files {shown(path)}")
         sources[path] = source
@@ -42,7 +40,7 @@ def main(arguments: argparse.Namespace) -> int:
         needs = [shown(str(log.track[name])) for name in ("data", "vocabulary") if name in log.track]
         data = " and ".join(needs) or "the data"
         print(f"a log carries code, not data; to run it there, add {data}, then:")
-        print(f"python {shown(script)} --track {shown(str(trial.track))} --seed {shown(str(trial.seed))}")
+        print(f"python {shown(script)} --track {shown(str(run.track))} --seed {shown(str(run.seed))}")
     return 0
 
 
@@ -88,9 +86,8 @@ def unsafe(path: str) -> str | None:
     for part in path.split("/"):
         if part in ("", ".", ".."):
             return "absolute, or leaves its folder"
-        stem = part.split(".")[0].strip().casefold()
-        if part.startswith((".", "-")) or part.endswith((".", " ")) or stem in DEVICES:
-            return "holds a hidden or reserved name"
+        if part.startswith((".", "-")) or part.endswith((".", " ")):
+            return "holds a hidden name, or one that ends in a dot or a space"
         if len(part.encode()) > 255:
             return "holds a name of over 255 bytes"
     return None

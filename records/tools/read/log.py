@@ -50,7 +50,7 @@ class Val:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Any other `#:kind {...}` line, as it stands: non-finite numbers are strings, see number()."""
+    """A `#:kind {...}` line, as it stands: non-finite numbers are strings, see number()."""
 
     kind: str
     fields: dict[str, Any]
@@ -75,7 +75,7 @@ class Log:
     environment: list[str] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     vals: list[Val] = field(default_factory=list)
-    events: list[Event] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)  # all of them, those above too, in order
     text: list[str] = field(default_factory=list)  # what the submission said
     end: dict[str, Any] | None = None
 
@@ -83,6 +83,11 @@ class Log:
     def script_path(self) -> str:
         """The script's path, relative to the repository; its name where it lay elsewhere."""
         return str(self.manifest.get("script"))
+
+    @property
+    def status(self) -> str:
+        """How the run ended; "incomplete" where there is no end line."""
+        return (self.end or {}).get("status", "incomplete")
 
     @property
     def track(self) -> dict[str, Any]:
@@ -198,6 +203,7 @@ class _Parser:
         if self.values > VALUES:
             raise ReadError(f"more than {VALUES} values in the events; a log has at most that many")
         fields = parse_json(text)
+        log.events.append(Event(kind, fields))
         if kind == "manifest":
             if log.manifest or fields.get("format") != 1:
                 raise ReadError("a second manifest" if log.manifest else
@@ -224,8 +230,6 @@ class _Parser:
             if sha256(above) != need(fields, "sha256", str):
                 raise ChangedLog("the lines above are not those whose sha256 the end line gives")
             log.end = fields
-        else:
-            log.events.append(Event(kind, fields))
 
     def _file_line(self, line: bytes) -> None:
         if line.startswith(b"|"):

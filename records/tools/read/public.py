@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from records.tools.read.trials import Point, Trial
+from records.tools.read.run import Point, Run
 from records.tools.read.values import ReadError, shown
 
-POINTS, TRIALS = 1 << 18, 1000  # in a file; 64 MiB of "s:1 trl:1" would take a gigabyte of memory
+POINTS, RUNS = 1 << 18, 1000  # in a file; 64 MiB of "s:1 trl:1" would take a gigabyte of memory
 NUMBER = rb"([-+]?(?:\d{1,40}(?:\.\d{1,40})?(?:e[-+]?\d{1,5})?|nan|inf))"
 WHOLE = rb"(\d{1,18})"
 END = rb"[ \t\r]*(?=\n|\Z)"
@@ -39,8 +39,8 @@ VERSIONS = {
 
 
 @dataclass
-class _Run:
-    """The lines of one trial."""
+class _Lines:
+    """The lines of one run."""
 
     start: int  # where its first line begins, in bytes
     last: int = -1  # the step of its latest line
@@ -50,14 +50,14 @@ class _Run:
     decimals: list[int] = field(default_factory=list)
 
 
-def read_public(path: Path, data: bytes) -> list[Trial]:
-    """Return the trials of a public log. A last line that is cut off is left out.
+def read_public(path: Path, data: bytes) -> list[Run]:
+    """Return the runs of a public log. A last line that is cut off is left out.
 
     Raises ReadError where there is no validation line, or there are more lines than any run has.
     """
     data = b"\n" + data  # so that each line, the first too, begins with a newline
     try:
-        runs = _runs(STEP, data) or _runs(LLMC, data)
+        runs = _lines_of_runs(STEP, data) or _lines_of_runs(LLMC, data)
         if not runs:
             raise ReadError("no log of a run: no validation line like step:1/2 val_loss:3.28 train_time:3ms "
                             "step_avg:1.50ms or s:1 tel:3.28")
@@ -72,22 +72,22 @@ def read_public(path: Path, data: bytes) -> list[Trial]:
     ends = [run.start for run in runs[1:]] + [len(data)]
     seeds = _seeds(data, [below, *(run.start for run in runs)])
     peaks = [PEAK.search(data, run.start, end) for run, end in zip(runs, ends)]
-    return [Trial(path, i, "llm.c" if llmc else f"public {layout}", None, run.steps, run.vals, run.train,
+    return [Run(path, i, "llm.c" if llmc else f"public {layout}", None, run.steps, run.vals, run.train,
                   min(run.decimals, default=None), script, files, seed=seed, world_size=world_size,
                   device=device, versions=versions, peak_memory_mib=int(peak[1]) if peak else None)
             for i, (run, seed, peak) in enumerate(zip(runs, seeds, peaks))]
 
 
-def _runs(pattern: re.Pattern[bytes], data: bytes) -> list[_Run]:
-    """Return the trials of a file, a new one where the step falls; none at all without a validation line."""
-    runs: list[_Run] = []
+def _lines_of_runs(pattern: re.Pattern[bytes], data: bytes) -> list[_Lines]:
+    """Return the lines of a file's runs, a new one where the step falls; none without a validation line."""
+    runs: list[_Lines] = []
     for count, (start, step, steps, kind, point, digits) in enumerate(_points(pattern, data)):
         if count >= POINTS:
             raise ReadError(f"more than {POINTS} lines of steps; a log has at most that many")
         if not runs or step < runs[-1].last:
-            if len(runs) == TRIALS:
-                raise ReadError(f"more than {TRIALS} trials; a log has at most that many")
-            runs.append(_Run(start))
+            if len(runs) == RUNS:
+                raise ReadError(f"more than {RUNS} runs; a log has at most that many")
+            runs.append(_Lines(start))
         run = runs[-1]
         run.last, run.steps = step, steps
         (run.vals if kind in (b"val", b"tel") else run.train).append(point)
@@ -136,7 +136,7 @@ def _split(code: bytes | None) -> tuple[bytes | None, dict[str, bytes]]:
     """Return the main script, and the helper files that were printed behind it by their names there."""
     if code is None:
         return None, {}
-    marks = list(islice(HELPER.finditer(code), TRIALS))
+    marks = list(islice(HELPER.finditer(code), RUNS))
     starts = [0, *(mark.end() for mark in marks)]
     ends = [*(mark.start() + 1 for mark in marks), len(code)]
     parts = [code[start:end] for start, end in zip(starts, ends)]
@@ -149,7 +149,7 @@ def _split(code: bytes | None) -> tuple[bytes | None, dict[str, bytes]]:
 
 def _device(data: bytes, start: int, end: int) -> tuple[str | None, int | None]:
     """Return the devices that nvidia-smi's table or a line of track 3 names, and the ranks of that line."""
-    rows = islice(GPU.finditer(data, start, end), TRIALS)
+    rows = islice(GPU.finditer(data, start, end), RUNS)
     kinds = Counter(row[1].decode(errors="replace") for row in rows)
     line = DEVICE.search(data, start, end)
     world_size = int(line[2]) if line else None
@@ -159,9 +159,9 @@ def _device(data: bytes, start: int, end: int) -> tuple[str | None, int | None]:
 
 
 def _seeds(data: bytes, borders: list[int]) -> list[int | None]:
-    """Return each trial's seed: the last stated above its first line, below that of the one before.
+    """Return each run's seed: the last stated above its first line, below that of the one before.
 
-    borders: where the code ends, and the first line of each trial.
+    borders: where the code ends, and the first line of each run.
     """
     seeds: list[int | None] = []
     for start, end in zip(borders, borders[1:]):
@@ -169,7 +169,7 @@ def _seeds(data: bytes, borders: list[int]) -> list[int | None]:
         for stated in SEED.finditer(data, start, end + 1):
             pass
         seeds.append(int(stated[1]) if stated else None)
-    if seeds[0] is None:  # stated behind a trial, if at all: of several, whose it is cannot be told
+    if seeds[0] is None:  # stated behind a run, if at all: of several, whose it is cannot be told
         stated = SEED.search(data, borders[1]) if len(seeds) == 1 else None
         return [int(stated[1]) if stated else None] + [None] * (len(seeds) - 1)
     return seeds

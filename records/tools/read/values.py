@@ -2,6 +2,8 @@
 import dataclasses
 import json
 import math
+import os
+from pathlib import Path
 from typing import Any
 
 DEPTH = 32  # of JSON; Python's own limit depends on how deep the caller stands
@@ -76,3 +78,16 @@ def json_text(value: Any, indent: int | None = 1) -> str:
             return {str(k): finite(w) for k, w in v.items()}
         return [finite(w) for w in v] if isinstance(v, (list, tuple)) else v
     return json.dumps(finite(value), sort_keys=True, indent=indent, allow_nan=False) + "\n"
+
+
+def canonical(value: Any) -> bytes:
+    """Return JSON as the log writes it, of values without floats."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def write_whole(path: Path, data: bytes | str) -> None:
+    """Write a file whole in place of the one before: aside, then renamed, so that a kill leaves either."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    part.write_bytes(data.encode() if isinstance(data, str) else data)
+    os.replace(part, path)

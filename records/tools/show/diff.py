@@ -5,13 +5,22 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from records.tools.read.extract import unsafe
+from records.tools.read.log import read_bytes
+from records.tools.read.run import Run
+from records.tools.read.values import ReadError, json_text, shown
 from records.tools.show import differences as compare
-from records.tools.show.differences import Side
-from records.tools.show.diff_text import Page
-from records.tools.read.values import json_text
+from records.tools.show.differences import Row
+from records.tools.show.group import Group, read_runs
+from records.tools.show.source import FileDiff, add_lines, file_diffs, stat_lines
+
+COLOURS = {"bold": "1", "dim": "2", "red": "31", "green": "32", "cyan": "36"}
+FACTS = ("hyperparameters", "environment", "data")
+CURVE_ROWS = 12
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,22 +38,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Compare and print; return the exit code, 0 for compared."""
     paths = arguments.a, arguments.b
-    loaded = [None if path.suffix == ".py" else compare.load_side(path) for path in paths]
-    a, b = (side or compare.script_side(path, other)
-            for path, side, other in zip(paths, loaded, loaded[::-1]))
+    loaded = [None if path.suffix == ".py" else load_group(path) for path in paths]
+    a, b = (group or script_group(path, other)
+            for path, group, other in zip(paths, loaded, loaded[::-1]))
     found = report(a, b)
     if arguments.json:
-        print(json_text(found, None), end="")
+        print(json_text({**found, "code": [diff.facts for diff in found["code"]]}, None), end="")
         return 0
     coloured = arguments.color == "always" or (
         arguments.color == "auto" and sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         and os.environ.get("TERM") != "dumb")
-    page = Page(coloured, shutil.get_terminal_size().columns, arguments.stat, arguments.harness)
-    put("\n".join(page.lines(found)) + "\n", sys.stdout.isatty() and not arguments.no_pager)
+    printer = Printer(coloured, shutil.get_terminal_size().columns, arguments.stat, arguments.harness)
+    write("\n".join(printer.lines(found)) + "\n", sys.stdout.isatty() and not arguments.no_pager)
     return 0
 
 
-def put(text: str, may_page: bool) -> None:
+def write(text: str, may_page: bool) -> None:
     """Write text to stdout, through git's choice of pager where it is longer than the screen."""
     pager = shlex.split(os.environ.get("PAGER", "less -FRX"))
     long = text.count("\n") >= shutil.get_terminal_size().lines
@@ -56,63 +65,192 @@ def put(text: str, may_page: bool) -> None:
         sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
-def report(a: Side, b: Side) -> dict[str, Any]:
+def load_group(path: Path) -> Group:
+    """Return the runs of a log or of a record's folder. Raises ReadError where there are none."""
+    logs = path / "logs" if (path / "logs").is_dir() else path
+    runs = read_runs([logs], once=False)
+    return Group(shown(path.resolve().name, 60) if path.is_dir() else runs[0].name, runs)
+
+
+def script_group(path: Path, other: Group | None) -> Group:
+    """Return a script of the working tree, with those project files beside it that the other side carries."""
+    roots = [folder for folder in path.resolve().parents if (folder / "harness").is_dir()][:1]
+    files = {}
+    for name in other.runs[0].files if other else ():
+        found = [root / name for root in [*roots, path.resolve().parent] if (root / name).is_file()]
+        if found and not unsafe(name):  # the name is a stranger's
+            files[name] = read_bytes(found[0])
+    return Group(shown(path.name, 60), [Run(path, 0, "script", code=read_bytes(path), files=files)], True)
+
+
+def report(a: Group, b: Group) -> dict[str, Any]:
     """Return all that `--json` prints, dataclasses in it: what differs, curves, time and verdict."""
-    found: dict[str, Any] = {"a": head(a), "b": head(b), "code": compare.code(a, b)}
-    found["code_known"] = all(side.trials[0].code is not None for side in (a, b))
-    found["mixed"] = [name for name, side in (("A", a), ("B", b))
-                      if len({(t.code, tuple(sorted(t.files.items()))) for t in side.trials}) > 1]
+    heads = {name: {"name": group.name, "script": group.script, "finished": len(group.finished),
+                    "runs": [run.facts() for run in group.runs]} for name, group in (("a", a), ("b", b))}
+    found: dict[str, Any] = {**heads, "code": file_diffs(a.runs[0], b.runs[0]), "code_error": None}
+    try:
+        add_lines(found["code"])
+    except ReadError as error:
+        found["code_error"] = str(error)
+    found["code_known"] = all(group.runs[0].code is not None for group in (a, b))
+    found["mixed"] = [name for name, group in (("A", a), ("B", b))
+                      if len({(run.code, tuple(sorted(run.files.items()))) for run in group.runs}) > 1]
     if a.script or b.script:
         return found
-    for name in ("hyperparameters", "environment", "data"):
+    for name in FACTS:
         found[name] = compare.rows(getattr(compare, name), a, b)
     found["incomparable"] = compare.incomparable(a, b)
     if not found["incomparable"]:
         found |= {"curve": compare.curve(a, b), "equal_time": compare.equal_time(a, b)}
-        found["verdict"] = verdict(a, b)
+        found["verdict"] = compare.verdict(a, b)
     found["time"] = {"a": compare.speed(a), "b": compare.speed(b)}
     return found
 
 
-def head(side: Side) -> dict[str, Any]:
-    """Return who a side is: name, track, runs, seeds, how the runs ended, loss and time of each."""
-    facts = [trial.facts() for trial in side.trials]
-    return {"name": side.name, "script": side.script, "finished": len(side.finished), "runs": facts}
+class Printer:
+    """Writes a comparison as text for a terminal: coloured or not, width in columns."""
+
+    def __init__(self, coloured: bool, width: int, stat: bool = False, harness: bool = False):
+        self.coloured, self.width, self.stat, self.harness = coloured, max(width, 40), stat, harness
+
+    def paint(self, text: str, *colours: str) -> str:
+        """Return text in colours, where there are any."""
+        if not self.coloured or not colours:
+            return text
+        return f"\x1b[{';'.join(COLOURS[colour] for colour in colours)}m{text}\x1b[m"
+
+    def cut(self, text: str, width: int | None = None) -> str:
+        """Return text for one line of the terminal or of a column, ending in dots where it is too long."""
+        width = width or self.width
+        return shown(text, width if len(text) <= width else max(width - 3, 1))
+
+    def lines(self, found: dict[str, Any]) -> Iterator[str]:
+        """Yield the lines; a section in which nothing differs is left out."""
+        parts = [name for name in ("code", *FACTS)
+                 if any(name == "code" or row.a != row.b for row in found.get(name) or [])]
+        differ = f"differ in {', '.join(parts)}" if parts else "no difference in what both sides tell"
+        losses = (found.get("verdict") or {}).get("difference")
+        differ += "" if losses is None else f"; final loss B - A = {losses:+.4f}"
+        yield self.paint(self.cut(differ), "bold")
+        for name in ("a", "b"):
+            yield self.cut(f"{name.upper()}  {group_line(found[name])}")
+        yield from self.code(found)
+        for name in FACTS:
+            if found.get(name):
+                yield from self.section(name)
+                yield from self.facts(found[name])
+        if found["a"]["script"] or found["b"]["script"]:
+            return
+        yield from self.losses(found)
+        yield from self.time(found["time"])
+        yield from self.section("verdict")
+        yield " " + (found["incomparable"] or found["verdict"]["words"])
+
+    def section(self, name: str) -> list[str]:
+        """Return an empty line and the name of a section."""
+        return ["", self.paint(name, "bold")]
+
+    def code(self, found: dict[str, Any]) -> Iterator[str]:
+        """Yield the files that differ, as diffs or counted."""
+        diffs: list[FileDiff] = [diff for diff in found["code"] if self.harness or not diff.harness]
+        hidden = len(found["code"]) - len(diffs)
+        if not (found["code"] or found["mixed"] or not found["code_known"]):
+            return
+        yield from self.section("code")
+        for name in found["mixed"]:
+            yield f" the runs of {name} differ in code; its first one is compared"
+        if not found["code_known"]:
+            yield " unknown: a log without code"
+        if found["code_error"]:
+            yield f" {', '.join(diff.name for diff in diffs)}: {found['code_error']}"
+        elif self.stat:
+            yield from stat_lines(diffs, self.width, self.coloured)
+        else:
+            for diff in diffs:
+                yield from (self.paint(line, "bold") for line in diff.lines[:2])
+                for line in diff.lines[2:]:
+                    yield self.paint(line, *{"-": ["red"], "+": ["green"], "@": ["cyan"]}.get(line[:1], []))
+        if hidden:
+            yield f" harness differs: {hidden} file{'s' * (hidden > 1)}; --harness shows them"
+
+    def facts(self, rows: list[Row]) -> Iterator[str]:
+        """Yield a table old -> new; facts that neither side tells stand in one last line."""
+        cells = [[shown(row.name, 28), *("unknown" if value is None else value for value in (row.a, row.b))]
+                 for row in rows if row.a is not None or row.b is not None]
+        if cells:
+            wide = max(len(row[0]) for row in cells)
+            room = self.width - wide - 7
+            b_wide = min(max(len(row[2]) for row in cells), room // 2)
+            a_wide = min(max(len(row[1]) for row in cells), room - b_wide)
+            for name, a, b in cells:
+                old, new = f"{self.cut(a, a_wide):<{a_wide}}", self.cut(b, room - a_wide)
+                yield f" {name:<{wide}}  {self.paint(old, 'red')} -> {self.paint(new, 'green')}"
+        if rest := [row.name for row in rows if row.a is None and row.b is None]:
+            yield self.cut(f" unknown on both sides: {', '.join(rest)}")
+
+    def losses(self, found: dict[str, Any]) -> Iterator[str]:
+        """Yield the losses at common steps and at equal training time, and where B is better."""
+        for name, unit, title in (("curve", "step", "loss at common validated steps"),
+                                  ("equal_time", "time_s", "loss at equal training time (s)")):
+            points = found.get(name) or []
+            if not points:
+                continue
+            yield from self.section(title)
+            if name == "equal_time":
+                yield from self.apart(found["time"])
+            spread = any(p[sd] is not None for p in points for sd in ("a_sd", "b_sd"))
+            heads = [unit.removesuffix("_s"), "A", "B", "B - A", *(["sd of A", "sd of B"] if spread else [])]
+            yield self.paint("".join(f"{text:>10}" for text in heads), "dim")
+            last = len(points) - 1
+            kept = (points if last < CURVE_ROWS else
+                    [points[round(i * last / (CURVE_ROWS - 1))] for i in range(CURVE_ROWS)])
+            for point in kept:
+                yield self.point(point, unit, spread)
+            better = [p for p in points if p["difference"] < 0]
+            since = next((i for i in range(len(points)) if all(p in better for p in points[i:])), None)
+            text = f" B is lower at {len(better)} of {len(points)}"
+            yield text + ("" if since is None else f", and at all from {points[since][unit]:g} on")
+
+    def point(self, point: dict[str, Any], unit: str, spread: bool) -> str:
+        """Return one line of a table of losses."""
+        difference = point["difference"]
+        colour = ["green"] if difference < 0 else ["red"] if difference > 0 else []
+        where = f"{point[unit]:>10.1f}" if unit == "time_s" else f"{point[unit]:>10}"
+        sds = "".join(f"{'-' if sd is None else f'{sd:.4f}':>10}" for sd in (point["a_sd"], point["b_sd"]))
+        return (f"{where}{point['a']:>10.4f}{point['b']:>10.4f}"
+                + self.paint(f"{difference:>+10.4f}", *colour) + (sds if spread else ""))
+
+    def time(self, time: dict[str, Any]) -> Iterator[str]:
+        """Yield time per step and in all."""
+        yield from self.section("time")
+        for title, key, unit in (("a step", "ms_per_step", "ms"), ("in all", "total_s", "s")):
+            x, y = time["a"][key], time["b"][key]
+            cells = ("unknown" if value is None else f"{value:.2f} {unit}" for value in (x, y))
+            change = f"{y / x - 1:>+10.1%}" if x and y is not None else ""
+            yield f" {title:<8}{''.join(f'{cell:>14}' for cell in cells)}{change}"
+        yield f" a step: A {time['a']['found']}, B {time['b']['found']}"
+        yield from self.apart(time)
+
+    def apart(self, time: dict[str, Any]) -> Iterator[str]:
+        """Yield a warning where not all runs say that they ran on the same kind of device."""
+        devices = {*time["a"]["devices"], *time["b"]["devices"]}
+        if len(devices) > 1 or devices == {"None"}:
+            yield self.paint(" not on one device: these times do not compare", "red")
 
 
-def verdict(a: Side, b: Side) -> dict[str, Any]:
-    """Return what the final losses say: paired where both sides ran the same seeds, else Welch's test."""
-    (a_step, x), (b_step, y) = compare.finals(a), compare.finals(b)
-    found: dict[str, Any] = {"a_step": a_step, "b_step": b_step, "a_seeds": len(x), "b_seeds": len(y),
-                             "difference": None}
-    lost = [f"{len(side.trials) - len(side.finished)} of {len(side.trials)} runs of {name}"
-            for name, side in (("A", a), ("B", b)) if 0 < len(side.finished) < len(side.trials)]
-    if lost:  # dropping them would be a choice after the fact
-        return {**found, "words": f"{' and '.join(lost)} did not end in order with a finite loss: no test"}
-    if not x or not y:
-        return {**found, "words": "no finished run with a finite loss on one side: nothing to test"}
-    difference = sum(y.values()) / len(y) - sum(x.values()) / len(x)
-    found["difference"] = difference
-    lead = f"B - A = {difference:+.5f}"
-    lead += "" if a_step == b_step else f" (B after {b_step} steps, A after {a_step})"
-    if len(x) < 2 or len(y) < 2:
-        sd = compare.RUN_TO_RUN_SD.get(str(a.trials[0].track))
-        found["in_sd"] = difference / sd if sd else None
-        known = f", {difference / sd:+.1f} times the known run-to-run sd {sd}" if sd else ""
-        single = len(x) == len(y) == 1
-        return {**found, "words": f"{lead}{known}; " + (
-            "one run against one run decides nothing" if single else "a side of one seed decides nothing")}
-    try:
-        from records.tools.check.significance import ALPHA, differences, paired, welch
-    except ImportError as error:
-        return {**found, "words": f"{lead}; no test: {error}; pip install -r records/requirements.txt"}
-    same = x.keys() == y.keys() and all(isinstance(seed, int) for seed in x)
-    lower, higher = ((paired(differences([new[s] for s in x], [old[s] for s in x])) if same
-                      else welch(list(new.values()), list(old.values()))) for new, old in ((y, x), (x, y)))
-    name = f"paired over {len(x)} seeds" if same else f"Welch, {len(y)} and {len(x)} seeds"
-    found |= {"test": name, "t": lower.t, "df": lower.df, "p_b_lower": lower.p, "p_b_higher": higher.p}
-    if lower.degenerate:
-        return {**found, "words": f"{lead}; the runs do not spread, so there is no test"}
-    word, p = ("lower", lower.p) if difference < 0 else ("higher", higher.p)
-    says = f"B is {word}" if p < ALPHA else "no difference shown"
-    return {**found, "words": f"{lead}: {says} ({name}: one-sided p {p:.2g}, wanted below {ALPHA})"}
+def group_line(head: dict[str, Any]) -> str:
+    """Return what stands on a side, in one line."""
+    runs = head["runs"]
+    if head["script"]:
+        return f"{head['name']}  script of the working tree"
+    words = [head["name"], *({str(run["track"]) for run in runs} - {"None"})]
+    if len(runs) == 1:
+        [run] = runs
+        words += [f"seed {run['seed']}"] if run["seed"] is not None else []
+        words += [str(run["status"])] if run["status"] else []
+        if run["val_loss"] is not None:
+            words.append(f"{run['val_loss']:.4f} at {run['step']}/{run['steps'] or '?'}")
+        return "  ".join(words)
+    seeds = sorted({run["seed"] for run in runs if run["seed"] is not None})
+    words.append(f"{len(runs)} runs, {head['finished']} finished")
+    return "  ".join(words + [f"seeds {' '.join(map(str, seeds))}"] * bool(seeds))

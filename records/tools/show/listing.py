@@ -1,4 +1,4 @@
-"""Lists runs, one line a trial."""
+"""Lists runs, one line a run."""
 import argparse
 import math
 import os
@@ -9,7 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from records.tools.read.trials import find_logs, load_trials
+from records.tools.read.logs import find_logs, load_runs
 from records.tools.read.values import ReadError, json_text, shown
 
 FEW = 64  # files that one process reads sooner than several would start
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("paths", metavar="PATH", nargs="+", type=Path, help="a log, or a folder to search")
     parser.add_argument("--track", metavar="NAME", help="list the runs of this track alone")
-    parser.add_argument("--json", action="store_true", help="print a JSON array with all facts of each trial")
+    parser.add_argument("--json", action="store_true", help="print a JSON array with all facts of each run")
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -49,7 +49,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def read_all(paths: list[Path]) -> Iterator[list[dict[str, Any]] | str]:
-    """Yield the facts of each file's trials, in order of the paths, or in one line why it is no log."""
+    """Yield the facts of each file's runs, in order of the paths, or in one line why it is no log."""
     if len(paths) <= FEW:
         yield from map(facts_of, paths)
         return
@@ -61,15 +61,15 @@ def read_all(paths: list[Path]) -> Iterator[list[dict[str, Any]] | str]:
 
 
 def facts_of(path: Path) -> list[dict[str, Any]] | str:
-    """Return the facts of a file's trials, or in one line why it is no log."""
+    """Return the facts of a file's runs, or in one line why it is no log."""
     try:
-        return [trial.facts() for trial in load_trials(path)]
+        return [run.facts() for run in load_runs(path)]
     except ReadError as error:
         return str(error)
 
 
 def line_of(facts: dict[str, Any]) -> list[str]:
-    """Return the columns of a trial: what its log lacks is a dash."""
+    """Return the columns of a run: what its log lacks is a dash."""
     step, steps = facts["step"], facts["steps"]
     file = facts["file"] + (f"#{facts['trial']}" if facts["trial"] else "")
     cells = [facts["status"], facts["track"], step if step == steps or steps is None else f"{step}/{steps}",

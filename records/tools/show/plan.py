@@ -1,12 +1,20 @@
 """Tells how many runs a claim needs: one test, the declared looks, and a comparison of times."""
 import argparse
 import json
+import math
+import random
 from collections.abc import Sequence
+from itertools import accumulate
 
-import numpy as np
-from scipy.special import stdtrit
-
-from records.tools.check.significance import LOOKS, SIGMA, power, runs_needed, time_runs_needed
+from records.tools.check.significance import (
+    ALPHA,
+    LOOKS,
+    SIGMA,
+    power,
+    runs_needed,
+    time_runs_needed,
+)
+from records.tools.check.student import t_quantile
 from records.tools.read.values import ReadError
 
 CAMPAIGNS = 50_000  # simulated; the standard error of a chance is at most 0.0023
@@ -19,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sigma", type=float, default=SIGMA, metavar="NATS",
                         help="sd of the final loss between seeds (default: %(default)s)")
     parser.add_argument("--power", type=float, default=0.9, help="chance to show it (default: %(default)s)")
-    parser.add_argument("--alpha", type=float, default=0.01, help="chance to err (default: %(default)s)")
+    parser.add_argument("--alpha", type=float, default=ALPHA, help="chance to err (default: %(default)s)")
     parser.add_argument("--minutes", type=float, help="what one run takes, for the hours")
     parser.add_argument("--effect", type=float, help="relative gain in time to show: 0.005 is 0.5 %%")
     parser.add_argument("--cv", type=float, help="sd over mean of times on one host; with --effect")
@@ -63,22 +71,25 @@ def make_plan(arguments: argparse.Namespace) -> dict:
 def campaign(d: float, alpha: float, looks: Sequence[int]) -> tuple[list[float], float]:
     """Return the chance to have accepted by each look, and the expected runs until then or the last look.
 
-    d: distance of the mean from the target in standard deviations. Simulated, the same on every call.
+    d: distance of the mean from the target in standard deviations. Simulated, the same on every call, not
+    run by run: mean and squares of the runs between two looks are a normal and a chi-square number.
     """
-    draws = np.random.default_rng(0).standard_normal((CAMPAIGNS, looks[-1]))
-    accepted = first_acceptances(draws, d, alpha, looks)
-    chances = [float(((accepted > 0) & (accepted <= look)).mean()) for look in looks]
-    return chances, float(np.where(accepted > 0, accepted, looks[-1]).mean())
-
-
-def first_acceptances(draws: np.ndarray, target: float, alpha: float, looks: Sequence[int]) -> np.ndarray:
-    """Return for each row of losses the look at which decide() first says PROVEN, or 0."""
-    accepted = np.zeros(len(draws), int)
-    for look in reversed(looks):
-        seen = draws[:, :look]
-        t = (seen.mean(axis=1) - target) / (seen.std(axis=1, ddof=1) / np.sqrt(look))
-        accepted[t < stdtrit(look - 1, alpha / len(looks))] = look
-    return accepted
+    draw = random.Random(0)
+    new = [look - before for before, look in zip((0, *looks), looks)]
+    limits = [t_quantile(look - 1, alpha / len(looks)) / math.sqrt(look * (look - 1)) for look in looks]
+    accepted = dict.fromkeys(looks, 0)
+    for _ in range(CAMPAIGNS):
+        mean = squares = 0.0  # squares: summed over deviations from the mean
+        for look, m, limit in zip(looks, new, limits):
+            apart = draw.gauss(-d, 1 / math.sqrt(m)) - mean
+            mean += apart * m / look
+            squares += draw.gammavariate((m - 1) / 2, 2) + apart**2 * m * (look - m) / look
+            if mean < limit * math.sqrt(squares):  # as decide() says PROVEN
+                accepted[look] += 1
+                break
+    by_look = list(accumulate(accepted.values()))
+    runs = sum(look * count for look, count in accepted.items()) + looks[-1] * (CAMPAIGNS - by_look[-1])
+    return [count / CAMPAIGNS for count in by_look], runs / CAMPAIGNS
 
 
 def lines(arguments: argparse.Namespace, plan: dict) -> list[str]:

@@ -8,10 +8,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from records.tools.show.listing import duration, loss
 from records.tools.read.log import sha256
-from records.tools.read.trials import Point, Trial, load_trials
+from records.tools.read.logs import load_runs
+from records.tools.read.run import Point, Run
 from records.tools.read.values import ReadError, json_text, number, shown
+from records.tools.show.listing import duration, loss
 
 WIDTH, HEIGHT = 64, 10  # of the chart, in characters
 BRAILLE = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # the dot in each row and column of a cell
@@ -29,77 +30,70 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Show a run; return the exit code."""
-    trials = load_trials(arguments.log)
-    if not 0 <= (arguments.trial or 0) < len(trials):
-        raise ReadError(f"{shown(arguments.log.name)}: no trial {arguments.trial}, expected one of 0 to "
-                        f"{len(trials) - 1}")
-    trial = trials[arguments.trial or 0]
+    runs = load_runs(arguments.log)
+    if not 0 <= (arguments.trial or 0) < len(runs):
+        raise ReadError(f"{shown(arguments.log.name)}: no run {arguments.trial}, expected one of 0 to "
+                        f"{len(runs) - 1}")
+    run = runs[arguments.trial or 0]
     if arguments.json:
-        sys.stdout.write(json_text(whole(trial, arguments.stable)))
+        sys.stdout.write(json_text(whole(run, arguments.stable)))
         return 0
-    if len(trials) > 1 and arguments.trial is None:
-        print(f"records show: trial 0 of {len(trials)}; --trial N shows another", file=sys.stderr)
-    for line in page(trial, arguments.stable):
+    if len(runs) > 1 and arguments.trial is None:
+        print(f"records show: run 0 of {len(runs)}; --trial N shows another", file=sys.stderr)
+    for line in page(run, arguments.stable):
         print(line)
     return 0
 
 
-def whole(trial: Trial, stable: bool) -> dict[str, Any]:
+def whole(run: Run, stable: bool) -> dict[str, Any]:
     """Return what `show --json` prints."""
-    facts = {**trial.facts(), "versions": trial.versions, "hyperparameters": trial.hyperparameters,
-             "files": {path: sha256(source) for path, source in trial.files.items()},
+    facts = {**run.facts(), "versions": run.versions, "hyperparameters": run.hyperparameters,
+             "files": {path: sha256(source) for path, source in run.files.items()},
              "vals": [{"step": point.step, "val_loss": point.loss, "tokens": point.tokens,
-                       **({} if stable else {"train_time_ms": point.time_ms})} for point in trial.vals],
-             "overrides": mapping(trial.log.manifest.get("overrides")) if trial.log else None,
-             "warnings": warnings(trial)}
+                       **({} if stable else {"train_time_ms": point.time_ms})} for point in run.vals],
+             "overrides": mapping(run.at("overrides")) if run.log else None,
+             "warnings": warnings(run)}
     return {name: fact for name, fact in facts.items()
             if not stable or name not in ("file", "train_time_ms", "device")}
 
 
-def page(trial: Trial, stable: bool) -> Iterator[str]:
+def page(run: Run, stable: bool) -> Iterator[str]:
     """Yield the lines that show a run; where stable, those alone that equal runs share."""
-    log = trial.log
-    yield from head(trial, stable)
-    yield from part("settings", pairs(trial.hyperparameters))
-    if log:
-        yield from part("overrides", pairs(mapping(log.manifest.get("overrides"))))
-        yield from part("data", pairs(mapping(log.manifest.get("data"))))
-        if not stable:
-            environment = {name: log.manifest.get(name) for name in ("sys", "git", "launch", "calibration")}
-            yield from part("environment", (line for name, facts in environment.items()
-                                            for line in pairs(mapping(facts), f"{name}.")))
-    curve = chart(trial.vals, encodable("\u28ff"))
-    if curve:
+    yield from head(run, stable)
+    yield from part("settings", pairs(run.hyperparameters))
+    yield from part("overrides", pairs(mapping(run.at("overrides"))))
+    yield from part("data", pairs(mapping(run.at("data"))))
+    if not stable:
+        yield from part("environment", (line for name in ("sys", "git", "launch", "calibration")
+                                        for line in pairs(mapping(run.at(name)), f"{name}.")))
+    if curve := chart(run.vals, encodable("\u28ff")):
         yield from ("", "val_loss", *curve)
-    yield from part("validations", validations(trial, stable))
-    if log:
-        yield from part("scalars", scalars(trial))
-        if not stable:
-            yield from part("text", (f"  {shown(line, 200)}" for line in log.text))
-        yield from part("end", end(trial, stable))
-    yield from part("warnings", (f"  {line}" for line in warnings(trial)))
+    yield from part("validations", validations(run, stable))
+    yield from part("scalars", scalars(run))
+    if run.log and not stable:
+        yield from part("text", (f"  {shown(line, 200)}" for line in run.log.text))
+    yield from part("end", end(run, stable))
+    yield from part("warnings", (f"  {line}" for line in warnings(run)))
 
 
-def head(trial: Trial, stable: bool) -> Iterator[str]:
+def head(run: Run, stable: bool) -> Iterator[str]:
     """Yield what the run is: track, code, seed, ranks, versions."""
-    manifest = trial.log.manifest if trial.log else {}
-    code = mapping(manifest.get("code"))
     facts = {
-        "file": None if stable else trial.name, "format": trial.format, "status": trial.status,
-        "track": trial.track, "target": trial.log and trial.log.track.get("target"),
-        "result": trial.last and f"val_loss {loss(trial.last.loss)} at step {trial.last.step}"
-                                 + ("" if trial.steps is None else f" of {trial.steps}"),
-        "time": None if stable or not trial.last else duration(trial.last.time_ms),
-        "script": manifest.get("script"), "code sha256": trial.code_sha256, "digest": code.get("digest"),
-        "harness": code.get("harness"), "seed": trial.seed, "world size": trial.world_size,
-        "device": None if stable else trial.device, "versions": trial.versions or None,
-        "parameters": manifest.get("parameters"),
-        "peak memory": f"{trial.peak_memory_mib} MiB" if trial.peak_memory_mib and not stable else None,
+        "file": None if stable else run.name, "format": run.format, "status": run.status,
+        "track": run.track, "target": run.log and run.log.track.get("target"),
+        "result": run.last and f"val_loss {loss(run.last.loss)} at step {run.last.step}"
+                                 + ("" if run.steps is None else f" of {run.steps}"),
+        "time": None if stable or not run.last else duration(run.last.time_ms),
+        "script": run.at("script"), "code sha256": run.code_sha256, "digest": run.at("code", "digest"),
+        "harness": run.at("code", "harness"), "seed": run.seed, "world size": run.world_size,
+        "device": None if stable else run.device, "versions": run.versions or None,
+        "parameters": run.at("parameters"),
+        "peak memory": f"{run.peak_memory_mib} MiB" if run.peak_memory_mib and not stable else None,
     }
     for line in pairs({name: fact for name, fact in facts.items() if fact is not None}):
         yield line[2:]
     yield from part("files", (f"  {sha256(source)[:8]}  {shown(path, 100)}"
-                              for path, source in sorted(trial.files.items())))
+                              for path, source in sorted(run.files.items())))
 
 
 def part(title: str, lines: Iterable[str]) -> Iterator[str]:
@@ -162,37 +156,34 @@ def chart(points: list[Point], braille: bool) -> list[str]:
             f"{'step':>10}  {first:<{WIDTH // 2}}{last:>{WIDTH // 2}}"]
 
 
-def validations(trial: Trial, stable: bool) -> Iterator[str]:
+def validations(run: Run, stable: bool) -> Iterator[str]:
     """Yield the table of validations, with as many digits as the log has."""
-    if not trial.vals:
+    if not run.vals:
         return
-    digits = None if trial.val_decimals is None else min(trial.val_decimals, 15)
+    digits = None if run.val_decimals is None else min(run.val_decimals, 15)
     yield f"  {'step':>8}  {'val_loss':>20}  {'tokens':>14}" + ("" if stable else f"  {'time':>12}")
-    for point in trial.vals:
+    for point in run.vals:
         value = repr(point.loss) if digits is None else f"{point.loss:.{digits}f}"
         time = "" if stable else f"  {duration(point.time_ms) or '-':>12}"
         yield f"  {point.step:>8}  {value:>20}  {'-' if point.tokens is None else point.tokens:>14}{time}"
 
 
-def scalars(trial: Trial) -> Iterator[str]:
+def scalars(run: Run) -> Iterator[str]:
     """Yield for each scalar that the submission logged: how often, first, last, lowest, highest."""
     found: dict[str, list[float]] = {}
-    for event in trial.log.events if trial.log else []:
-        if event.kind == "scalar":
-            for name, value in event.fields.items():
-                if name not in ("seq", "step") and isinstance(value, (int, float, str)):
-                    found.setdefault(name, []).append(number(value))
+    for fields in run.of_kind("scalar"):
+        for name, value in fields.items():
+            if name not in ("seq", "step") and isinstance(value, (int, float, str)):
+                found.setdefault(name, []).append(number(value))
     for name, values in sorted(found.items()):
         numbers = {"first": values[0], "last": values[-1], "lowest": min(values), "highest": max(values)}
         words = ", ".join(f"{word} {value:.6g}" for word, value in numbers.items())
         yield f"  {shown(name, 40):<24}  {len(values)} times, {words}"
 
 
-def end(trial: Trial, stable: bool) -> Iterator[str]:
+def end(run: Run, stable: bool) -> Iterator[str]:
     """Yield how the run ended, and where its wall time went."""
-    facts = trial.log.end if trial.log else None
-    if not facts:
-        return
+    facts = run.end
     names = ("status", "step", "val_loss", "bits_per_byte", "weights", "weights_sha256", "rank", "type",
              "message", "signal", "ranks")
     yield from pairs({name: facts[name] for name in names if name in facts})
@@ -207,31 +198,30 @@ def end(trial: Trial, stable: bool) -> Iterator[str]:
             yield f"  {name:<24}  {ns / 1e9:10.3f} s  {100 * ns / wall:5.1f} %"
 
 
-def warnings(trial: Trial) -> list[str]:
+def warnings(run: Run) -> list[str]:
     """Return what a reader of the run must know before trusting its numbers."""
     found: list[str] = []
-    log, last = trial.log, trial.last
+    last = run.last
     if last is None:
         found.append("no validation")
     elif last.loss is None or not math.isfinite(last.loss):
         found.append(f"the last loss is {last.loss}")
-    if last and trial.steps is not None and last.step != trial.steps:
-        found.append(f"the last validation is of step {last.step}, the run was to take {trial.steps}")
-    if log is None:
+    if last and run.steps is not None and last.step != run.steps:
+        found.append(f"the last validation is of step {last.step}, the run was to take {run.steps}")
+    if run.log is None:
         return found
-    manifest, facts = log.manifest, log.end or {}
-    if log.end is None:
+    if not run.end:
         found.append("incomplete: there is no end line; the run was killed, or the log was cut off")
-    elif trial.status != "ok":
-        found.append(f"status {shown(trial.status or '')}")
-    if facts.get("type") == "Tripwire":
-        found.append(f"tripwire: {shown(str(facts.get('message')), 200)}")
-    found += [f"late: {shown(str(event.fields.get('path')))} was loaded after the start"
-              for event in log.events if event.kind == "late"]
-    if overrides := mapping(manifest.get("overrides")):
+    elif run.status != "ok":
+        found.append(f"status {shown(run.status or '')}")
+    if run.end.get("type") == "Tripwire":
+        found.append(f"tripwire: {shown(str(run.end.get('message')), 200)}")
+    found += [f"late: {shown(str(fields.get('path')))} was loaded after the start"
+              for fields in run.of_kind("late")]
+    if overrides := mapping(run.at("overrides")):
         found.append(f"{len(overrides)} hyperparameters were overridden on the command line")
-    if manifest.get("resumed_from"):
+    if run.at("resumed_from"):
         found.append("resumed from a checkpoint")
-    if settings := mapping(manifest.get("sys")).get("settings"):
+    if settings := run.at("sys", "settings"):
         found.append(f"settings that are not torch's defaults: {shown(json.dumps(settings), 200)}")
     return found

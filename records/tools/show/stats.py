@@ -1,38 +1,20 @@
 """Tests the final losses of runs against a target, or against those of other runs."""
 import argparse
 import dataclasses
-import hashlib
-import json
 import math
-import re
-import statistics
-from collections.abc import Hashable
-from dataclasses import dataclass
+import sys
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Any
 
 from records.tools.check import significance
-from records.tools.check.claim import row_of
+from records.tools.read.tracks import row_of
 from records.tools.check.significance import ALPHA, SIGMA, Test
-from records.tools.show.stats_text import against_text, compare_text, earliest_text, sample_text
-from records.tools.read.trials import Point, Trial, find_logs, load_trials
+from records.tools.read.run import Run
 from records.tools.read.values import ReadError, is_finite, json_text, number, shown
+from records.tools.show.group import Group, Outcome, groups_of, kind, outcome, read_runs
 
-SEED = re.compile(rb"(?im)^(\s*seed\s*=\s*)\d+")  # public scripts that differ in this line alone are one code
 HOLDS = ("PROVEN", "PROMISING")
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What counts of a group of runs: one loss for each distinct seed, the mean where a seed was repeated."""
-
-    runs: list[str]
-    step: int | None
-    losses: dict[Hashable, float]  # by seed; a run that tells none stands for itself
-    times_ms: dict[Hashable, float | None]  # charged until that validation
-    decimals: int | None  # digits behind the point of all losses; None: full precision
-    invalid: list[str]  # what keeps runs from being evidence; no loss is tested then
-    notes: list[str]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,28 +42,41 @@ def main(arguments: argparse.Namespace) -> int:
     for value in (arguments.target, arguments.margin):
         if value is not None and not math.isfinite(value):
             raise ReadError(f"{value} is no loss; expected a finite number of nats")
-    new = load(arguments.logs)
-    sample = collect(new, arguments.step)
-    report: dict[str, Any] = {"runs": sample.runs, "step": sample.step, "notes": sample.notes}
-    codes, text = [], sample_text(sample.runs, len(sample.losses), sample.step, sample.notes)
+    group = load(arguments.logs)
+    new = outcome(group, arguments.step)
+    report: dict[str, Any] = head(group, new)
+    codes, lines = [], list(head_lines(group, new))
     if arguments.vs is None or arguments.target is not None:
-        target = track_target(new) if arguments.target is None else arguments.target
-        alpha = row_of(new).get("significance", {}).get("alpha", ALPHA)
-        judged = earliest(new, target, alpha) if arguments.earliest else against(sample, target, alpha)
+        target = track_target(group.runs) if arguments.target is None else arguments.target
+        alpha = row_of(group.runs).get("significance", {}).get("alpha", ALPHA)
+        judged = earliest(group, target, alpha) if arguments.earliest else against(new, target, alpha)
         report["target"] = judged
-        text += earliest_text(judged) if arguments.earliest else against_text(judged, sample.decimals)
+        lines += earliest_lines(judged) if arguments.earliest else against_lines(judged)
         codes.append(exit_code(judged))
     if arguments.vs is not None:
-        old_trials = load(arguments.vs)
-        check_track(new + old_trials)
-        old = collect(old_trials, arguments.step)
-        compared = compare(sample, old, arguments.margin, places(new + old_trials))
-        report["vs"] = {"runs": old.runs, "step": old.step, "notes": old.notes, **compared}
-        text += ["against", *sample_text(old.runs, len(old.losses), old.step, old.notes)]
-        text += compare_text(compared)
+        other = load(arguments.vs)
+        both = [*group.runs, *other.runs]
+        if len(tracks := sorted({run.track for run in both if run.track})) > 1:
+            raise ReadError(f"tracks {shown(', '.join(tracks))}: their losses do not compare")
+        old = outcome(other, arguments.step)
+        compared = compare(new, old, arguments.margin, places(both))
+        report["vs"] = {**head(other, old), **compared}
+        lines += ["against", *head_lines(other, old), *compare_lines(compared)]
         codes.append(exit_code(compared))
-    print(json_text(report) if arguments.json else "\n".join(text) + "\n", end="")
+    print(json_text(report) if arguments.json else "\n".join(lines) + "\n", end="")
     return 1 if 1 in codes else max(codes)
+
+
+def head(group: Group, found: Outcome) -> dict[str, Any]:
+    """Return what was read, for JSON."""
+    return {"runs": [run.name for run in group.runs], "step": found.step, "notes": found.notes}
+
+
+def head_lines(group: Group, found: Outcome) -> Iterator[str]:
+    """Yield what was read, for people."""
+    at = "" if found.step is None else f" at step {found.step}"
+    yield f"{len(group.runs)} runs, {len(found.losses)} distinct seeds with a loss{at}"
+    yield from (f"note: {note}" for note in found.notes)
 
 
 def exit_code(judged: dict[str, Any]) -> int:
@@ -92,202 +87,163 @@ def exit_code(judged: dict[str, Any]) -> int:
     return int(judged["word"] not in HOLDS)
 
 
-def load(paths: list[Path]) -> list[Trial]:
+def load(paths: list[Path]) -> Group:
     """Return the runs of some logs. Raises ReadError for none, copies, or runs of more than one kind."""
-    trials = [trial for path in find_logs(paths) for trial in load_trials(path)]
-    if not trials:
-        raise ReadError(f"{shown(', '.join(map(str, paths)))}: no log there")
-    seen: dict[Hashable, Trial] = {}
-    groups: dict[str, list[Trial]] = {}
-    for trial in trials:
-        if trial.last and trial.last.time_ms:  # two runs do not take the same time at every validation
-            if (first := seen.setdefault(tuple(trial.vals), trial)) is not trial:
-                raise ReadError(f"{first.name} and {trial.name} are the same run; it counts once")
-        groups.setdefault(json.dumps(kind(trial), sort_keys=True), []).append(trial)
-    if len(groups) > 1:
-        kinds = [kind(group[0]) for group in groups.values()]
+    runs = read_runs(paths)
+    groups = groups_of(runs)
+    if len(groups) > 1 and all(run.log is None and run.code is None for run in runs):
+        print(f"records stats: {len(runs)} logs do not carry their code; taken for one", file=sys.stderr)
+    elif len(groups) > 1:
+        kinds = [kind(group.runs[0]) for group in groups]
         differ = [name for name in kinds[0] if any(k[name] != kinds[0][name] for k in kinds)]
-        names = [f"{len(group)} like {group[0].name}" for group in groups.values()]
+        names = [f"{len(group.runs)} like {group.name}" for group in groups]
         names[3:] = ["..."] if names[3:] else []
         raise ReadError(f"runs of {len(groups)} kinds that differ in {', '.join(differ)} "
                         f"({'; '.join(names)}); test one kind at a time, or one --vs another")
-    return trials
+    return Group(runs[0].name, runs)
 
 
-def kind(trial: Trial) -> dict[str, Any]:
-    """Return what runs must share to be seeds of one another."""
-    manifest = trial.log.manifest if trial.log else {}
-    if trial.log:
-        if not manifest:
-            raise ReadError(f"{trial.name}: cut off above its manifest; what it ran is unknown")
-        code = manifest["code"].get("digest")
-    else:
-        sources = [trial.code or b"", *(f for _, f in sorted(trial.files.items()))]
-        code = hashlib.sha256(b"\0".join(SEED.sub(rb"\1", source) for source in sources)).hexdigest()
-    return {"track": trial.track, "code": code, "hyperparameters": trial.hyperparameters,
-            "reduction": manifest.get("reduction")}
-
-
-def check_track(trials: list[Trial]) -> None:
-    """Raise ReadError where logs name more than one track."""
-    if len(tracks := sorted({trial.track for trial in trials if trial.track})) > 1:
-        raise ReadError(f"tracks {shown(', '.join(tracks))}: their losses do not compare")
-
-
-def track_target(trials: list[Trial]) -> float:
+def track_target(runs: list[Run]) -> float:
     """Return the target of the runs' track: this checkout's, of a track that it lacks the logs' own."""
-    if row := row_of(trials):
+    if row := row_of(runs):
         return float(row["target"])
-    found = {number(row["target"]) for row in (t.log.track for t in trials if t.log) if "target" in row}
+    found = {number(run.log.track["target"]) for run in runs if run.log and "target" in run.log.track}
     if len(found) != 1 or not is_finite(target := found.pop()):
         raise ReadError("the logs do not give one target; name it with --target")
     return target
 
 
-def collect(trials: list[Trial], step: int | None = None) -> Sample:
-    """Return the losses after the last step, or after the one that is given.
-
-    Raises ReadError where last steps differ, for runs of unequal length are no sample, and where no run
-    has that step.
-    """
-    points: dict[Hashable, list[Point]] = {}
-    names: dict[Hashable, list[str]] = {}
-    invalid, notes = [], []
-    for i, trial in enumerate(trials):
-        point = measured(trial, step)
-        if isinstance(point, str):
-            invalid.append(point)
-            continue
-        key = ("run", i) if trial.seed is None else trial.seed
-        points.setdefault(key, []).append(point)
-        names.setdefault(key, []).append(trial.name)
-    validated = sorted({point.step for trial in trials for point in trial.vals})
-    if step is not None and step not in validated:
-        raise ReadError(f"no run has a validation at step {step}; "
-                        f"there are {len(validated)}, the last ones at {validated[-5:]}")
-    steps = sorted({point.step for group in points.values() for point in group})
-    if len(steps) > 1:
-        raise ReadError(f"the runs end at steps {', '.join(map(str, steps[:5]))}; name one with --step")
-    notes += [f"seed {seed} was run {len(runs)} times and counts once, by its mean: {', '.join(runs)}"
-              for seed, runs in names.items() if len(runs) > 1]
-    if unknown := sum(trial.seed is None for trial in trials):
-        notes.append(f"{unknown} logs do not tell their seed; each is taken for a seed of its own")
-    decimals = [trial.val_decimals for trial in trials]
-    return Sample([trial.name for trial in trials], steps[0] if steps else step,
-                  {seed: statistics.mean(p.loss for p in group) for seed, group in points.items()},
-                  {seed: mean_time(group) for seed, group in points.items()},
-                  None if None in decimals else min(decimals), invalid, notes)
-
-
-def mean_time(points: list[Point]) -> float | None:
-    """Return the mean time, None where one is unknown."""
-    times = [point.time_ms for point in points]
-    return statistics.mean(times) if all(map(is_finite, times)) else None
-
-
-def measured(trial: Trial, step: int | None) -> Point | str:
-    """Return the validation that counts of a run, or what keeps it from being evidence."""
-    orderly = (None, "ok") if step is None else (None, "ok", "stopped")  # public logs tell no status
-    if trial.status not in orderly:
-        return f"{trial.name}: ended {shown(trial.status)}"
-    point = trial.last if step is None else next((p for p in trial.vals if p.step == step), None)
-    if point is None or point.loss is None:
-        return f"{trial.name}: no validation" + ("" if step is None else f" at step {step}")
-    if step is None and trial.steps and point.step != trial.steps:
-        return (f"{trial.name}: its last validation is at step {point.step} of {trial.steps}; "
-                f"--step {point.step} judges it there")
-    return point if is_finite(point.loss) else f"{trial.name}: val_loss {point.loss} at step {point.step}"
-
-
-def against(sample: Sample, target: float, alpha: float = ALPHA) -> dict[str, Any]:
-    """Return all that the sample says of mean < target, with the verdict."""
-    if sample.invalid:
-        return {"target": target, "word": "INVALID", "reason": "; ".join(sample.invalid), "test": None}
-    losses, n = list(sample.losses.values()), len(sample.losses)
+def against(found: Outcome, target: float, alpha: float = ALPHA) -> dict[str, Any]:
+    """Return all that losses say of mean < target, with the verdict."""
+    if found.invalid:
+        return {"target": target, "word": "INVALID", "reason": "; ".join(found.invalid), "test": None}
+    losses, n = list(found.losses.values()), len(found.losses)
     verdict = significance.decide(losses, target, alpha)
     test = verdict.test
     passes, left, _, z_p = significance.z_rule(test.mean, n, target)
-    below = sum(loss <= target for loss in losses)
-    found = {"target": target, "word": verdict.word, "reason": verdict.reason,
-             "test": dataclasses.asdict(test), "alpha": alpha,
-             "bound": significance.upper_bound(test, 1 - alpha),
-             "rounding_robust_p": None,
-             "z_rule": {"passes": passes, "left": left, "p": z_p,
-                        "sd_limit": significance.largest_sd(n) if n > 1 else None},
-             "below": {"runs": below, "chance": significance.clopper_pearson_lower(below, n, 1 - alpha)},
-             "e_value": significance.e_values(losses, target, SIGMA, SIGMA)[-1],
-             "power": None, "runs_for_90": None}
-    if sample.decimals in (4, 5, 6):
-        found["rounding_robust_p"] = significance.rounding_robust_p(losses, target, sample.decimals)
+    judged = {"target": target, "word": verdict.word, "reason": verdict.reason, "alpha": alpha,
+              "test": dataclasses.asdict(test), "bound": significance.upper_bound(test, 1 - alpha),
+              "z_rule": {"passes": passes, "left": left, "p": z_p},
+              "below": {"runs": sum(loss <= target for loss in losses)}, "power": None, "runs_for_90": None}
     if not test.degenerate and test.t < -0.01:  # above that, the number of runs has no use
         d = -test.t / math.sqrt(n)
-        found |= {"power": significance.power(n, d, alpha),
-                  "runs_for_90": significance.runs_needed(d, 1, 0.9, alpha)}
-    return found
+        judged |= {"power": significance.power(n, d, alpha),
+                   "runs_for_90": significance.runs_needed(d, 1, 0.9, alpha)}
+    return judged
 
 
-def earliest(trials: list[Trial], target: float, alpha: float = ALPHA) -> dict[str, Any]:
+def against_lines(found: dict[str, Any]) -> list[str]:
+    """Return the tests of losses against a target, for people."""
+    lines = [f"target      {found['target']:.7g}"]
+    verdict = f"{found['word']}: {found['reason']}"
+    if found["test"] is None:
+        return [*lines, verdict]
+    test, z = Test(**found["test"]), found["z_rule"]
+    spread = "" if test.sd is None else f", sd {test.sd:.3g}"
+    lines += [f"mean        {test.mean:.7g}{spread}", test_line("t test", test),
+              f"{100 * (1 - found['alpha']):g} % bound  {found['bound']:.7g}",
+              f"z rule      {'passes' if z['passes'] else 'fails'}: {z['left']:.5g}, 0.004 needed; "
+              f"p {z['p']:.3g} if sigma is {SIGMA}"]
+    if found["power"] is not None:
+        lines.append(f"power       {found['power']:.3g} if mean and sd are as measured; 0.9 takes "
+                     f"{found['runs_for_90']} runs")
+    known = "; verify counts the attempts that are not here" if found["word"] == "PROVEN" else ""
+    return [*lines, f"in reach    {found['below']['runs']} of {test.n} runs at or below the target",
+            verdict + known]
+
+
+def earliest(group: Group, target: float, alpha: float = ALPHA) -> dict[str, Any]:
     """Return the earliest step that may be claimed: backwards from the last, up to the first failure.
 
     A fixed sequence of tests needs no correction for their number; the earliest step that passes, looked
     for from the front, would be the best of many.
     """
-    shared = set.intersection(*({point.step for point in trial.vals} for trial in trials))
+    shared = set.intersection(*({point.step for point in run.vals} for run in group.runs))
     walked, passed = [], []
-    last = max((trial.last.step for trial in trials if trial.last), default=None)
+    last = max((run.last.step for run in group.runs if run.last), default=None)
     for step in sorted(shared | {last}, reverse=True):
-        found = against(collect(trials, step), target, alpha)
+        found = against(outcome(group, step), target, alpha)
         walked.append({"step": step, "word": found["word"], "p": (found["test"] or {}).get("p")})
         if found["word"] not in HOLDS:
             break
         passed.append(found)
+    judged = {"target": target, "walked": walked}
     if not passed:
-        return {"target": target, "step": None, "walked": walked, "word": found["word"],
-                "reason": found["reason"], "test": found["test"]}
+        return {**judged, "step": None, **{name: found[name] for name in ("word", "reason", "test")}}
     word = max((one["word"] for one in passed), key=HOLDS.index)
     step = walked[len(passed) - 1]["step"]
-    return {"target": target, "step": step, "walked": walked, "word": word, "test": passed[-1]["test"],
+    return {**judged, "step": step, "word": word, "test": passed[-1]["test"],
             "reason": f"step {step} is the earliest; from the last step back to it every test passes"}
 
 
-def places(trials: list[Trial]) -> str | None:
+def earliest_lines(found: dict[str, Any]) -> list[str]:
+    """Return the steps that were tested, the last one first, for people."""
+    steps = [f"step {w['step']:<6} " + ("" if w["p"] is None else f"p {w['p']:<9.3g} ") + w["word"]
+             for w in found["walked"]]
+    return [f"target      {found['target']:.7g}", *steps, f"{found['word']}: {found['reason']}"]
+
+
+def places(runs: list[Run]) -> str | None:
     """Return why times do not compare, None where nothing speaks against it."""
-    found = {trial.device and f"{trial.device}, {trial.world_size} ranks" for trial in trials}
+    found = {run.device and f"{run.device}, {run.world_size} ranks" for run in runs}
     if None in found:
         return "not all logs tell their device"
     return None if len(found) == 1 else f"devices differ ({shown('; '.join(sorted(found)), 200)})"
 
 
-def compare(new: Sample, old: Sample, margin: float | None, apart: str | None) -> dict[str, Any]:
+def compare(new: Outcome, old: Outcome, margin: float | None, apart: str | None) -> dict[str, Any]:
     """Return what new minus old is, in loss and where it can be told in time, with the verdict on the loss.
 
     apart: why times do not compare.
     """
     if new.invalid or old.invalid:
         return {"word": "INVALID", "reason": "; ".join(new.invalid + old.invalid), "test": None}
-    found: dict[str, Any] = {"loss": both(new.losses, old.losses)}
+    found: dict[str, Any] = {"loss": tests(new.losses, old.losses)}
     if margin is not None:
-        found["margin"] = {"nats": margin, **both(new.losses, old.losses, margin)}
-    [gain] = significance.differences([found["loss"]["old"]], [found["loss"]["new"]])
-    passes, left = significance.pairwise_rule(gain, old.step - new.step, len(new.losses), len(old.losses))
+        found["margin"] = {"nats": margin, **tests(new.losses, old.losses, margin)}
+    passes, left = significance.pairwise_rule(-found["loss"]["welch"]["mean"], old.step - new.step,
+                                              len(new.losses), len(old.losses))
     found["pairwise_rule"] = {"passes": passes, "left": left}
     times = list(new.times_ms.values()) + list(old.times_ms.values())
     found["no_time"] = apart or ("not all logs tell their time" if None in times else None)
-    found["time"] = None if found["no_time"] else both(new.times_ms, old.times_ms)
-    judged = found["loss" if margin is None else "margin"]
-    name = "paired" if new.losses.keys() == old.losses.keys() and judged["paired"] else "welch"
-    test = Test(**judged[name])
+    found["time"] = None if found["no_time"] else tests(new.times_ms, old.times_ms)
+    name, test = significance.lower(new.losses, old.losses, margin or 0)
     claim = "the new loss is lower" if margin is None else f"the new loss is worse by less than {margin:g}"
     level = "no spread, no test" if test.degenerate else f"p {test.p:.3g}, wanted below {ALPHA:g}"
-    return {**found, "word": significance.plain_word(test, ALPHA), "test": judged[name],
+    return {**found, "word": significance.plain_word(test), "test": dataclasses.asdict(test),
             "reason": f"{claim}: {level} ({name})"}
 
 
-def both(new: dict[Hashable, float], old: dict[Hashable, float], margin: float = 0) -> dict[str, Any]:
+def tests(new: dict[Hashable, float], old: dict[Hashable, float], margin: float = 0) -> dict[str, Any]:
     """Return means, Welch's test and, over the seeds that both have, the paired one of new - old < margin."""
     shared = [seed for seed in new if isinstance(seed, int) and seed in old]
     a, b = list(new.values()), list(old.values())
-    pairs = significance.differences([new[seed] for seed in shared], [old[seed] for seed in shared])
+    paired = significance.paired([new[seed] for seed in shared], [old[seed] for seed in shared],
+                                 margin) if len(shared) > 1 else None
     return {"new": significance.one_sample(a, 0).mean, "old": significance.one_sample(b, 0).mean,
-            "welch": dataclasses.asdict(significance.non_inferiority(a, b, margin)),
-            "paired": dataclasses.asdict(significance.paired(pairs, margin)) if len(pairs) > 1 else None}
+            "welch": dataclasses.asdict(significance.welch(a, b, margin)),
+            "paired": paired and dataclasses.asdict(paired)}
+
+
+def compare_lines(found: dict[str, Any]) -> list[str]:
+    """Return the tests of runs against other runs, for people."""
+    lines = []
+    for name, unit, label in (("loss", 1, "loss"), ("margin", 1, "margin"), ("time", 1e3, "seconds")):
+        if part := found.get(name):
+            new, old = part["new"] / unit, part["old"] / unit
+            lines.append(f"{label:<11} new {new:.7g}, old {old:.7g}, difference {new - old:+.4g}"
+                         + (f", allowed {part['nats']:g}" if name == "margin" else ""))
+            lines += [test_line(test, Test(**part[test])) for test in ("welch", "paired") if part[test]]
+    if found["test"] is not None:
+        rule = found["pairwise_rule"]
+        lines.append(f"pairwise    {'passes' if rule['passes'] else 'fails'}: {rule['left']:.5g}, 0.004 "
+                     "needed where 100 steps count 0.0045")
+        lines.append(f"times do not compare: {found['no_time']}" if found["no_time"] else
+                     "times compare only where all ran in turns on one host; logs do not tell it, see race")
+    return [*lines, f"{found['word']}: {found['reason']}"]
+
+
+def test_line(name: str, test: Test) -> str:
+    """Return the numbers of a test."""
+    numbers = "no spread, no p" if test.degenerate else f"t {test.t:.4g}, df {test.df:.4g}, p {test.p:.3g}"
+    return f"{name:<11} {numbers}, {test.n} values"

@@ -1,10 +1,20 @@
 """What the launcher settles before ranks start."""
+import ast
+import os
+import signal
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.launcher import api
 
+from harness.front import launch
 from harness.front.launch import choose_ranks, number
+from harness.runlog import ROOT
 from harness.track import load_tracks
+from records.tools.read.log import read_log
 
 
 RECIPES = {"fineweb": dict(seq_len=1024, batch_tokens=524_288, micro_batch=64),
@@ -35,3 +45,44 @@ def test_nodes_share_a_step_evenly():
 def test_a_count_is_a_whole_number_of_at_least_1(text):
     with pytest.raises(ValueError, match=f"--nnodes {text}: expected a whole number of at least 1"):
         number("nnodes", text)
+
+
+def failure(*codes: int) -> ChildFailedError:
+    return ChildFailedError("run", {rank: ProcessFailure(rank, 1, code, "") for rank, code in enumerate(codes)})
+
+
+@pytest.mark.parametrize("ends, code", [
+    (None, 0), (failure(3, 3), 3), (failure(-9, 4), 4), (failure(5, -15), 5), (failure(-11), 139),
+    (SignalException("", signal.SIGTERM), 143)])
+def test_the_exit_code_is_the_one_that_ranks_agree_on(monkeypatch, ends, code):
+    """That of a rank which left by itself; where all were killed, 128 and the first one's signal."""
+    def agent(config, python):
+        def run(*command):
+            if ends:
+                raise ends
+        return run
+
+    monkeypatch.setattr(api, "elastic_launch", agent)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    assert launch.start(["x.py"], 2, 1, None, None) == code
+
+
+def test_a_program_leaves_with_the_exit_code_of_its_run(project):
+    project.run(1, "--seq_len=48", code=2)
+
+
+def test_the_launcher_names_only_what_every_published_runs_harness_has():
+    """`rerun` puts it before the harness of a log, which may be older than this one."""
+    wanted = {(node.module, alias.name) for path in Path(launch.__file__).parent.glob("*.py")
+              for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)
+              for alias in node.names if (node.module or "").startswith("harness.")
+              and not node.module.startswith("harness.front")}
+    assert len(wanted) >= 8
+    logs = {log.manifest["code"]["harness"]: log for log in map(read_log, ROOT.glob("records/*/*/logs/*.txt"))}
+    for log in logs.values():
+        for module, name in wanted:
+            body = ast.parse(log.files[f"{module.replace('.', '/')}.py"].source).body
+            found = {getattr(node, "name", None) for node in body} | {
+                n.id for node in body if isinstance(node, ast.Assign) for n in ast.walk(node)
+                if isinstance(n, ast.Name)}
+            assert name in found, f"{log.path.name}: its {module} has no {name}"

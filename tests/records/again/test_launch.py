@@ -1,9 +1,11 @@
 """Code comes out of logs and trees onto the right harness, and nothing of a log takes the referee's place."""
-import subprocess
+import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
 from synthetic import HARNESS, campaign, change, checkout, digest, setting, sound, write
+from tiny import RECORD, ROOT, result
 
 from records.tools.again import launch as launches
 from records.tools.read.log import read_log
@@ -21,11 +23,6 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-def git(root: Path, *words: str) -> str:
-    command = ["git", "-c", "user.name=t", "-c", "user.email=t@t", *words]
-    return subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout.strip()
-
-
 def refused(path: Path) -> str:
     with pytest.raises(ReadError) as caught:
         launches.load(path)
@@ -40,41 +37,83 @@ def test_a_log_comes_out_with_this_checkouts_harness_and_its_own_digest(root, tm
     assert code.digest == read_log(log).manifest["code"]["digest"]
 
 
-def test_the_harness_is_never_taken_out_of_the_log(root, tmp_path):
+def test_a_file_that_was_loaded_late_is_no_part_of_the_harness(root, tmp_path):
     def hostile(run):
         run.late = {"harness/late.py": b"evil", "harness/tracks.toml": b"evil"}
     code = launches.load(campaign(tmp_path, 1, hostile)[0])
     assert not [path for path, source in {**code.base, **code.files}.items() if b"evil" in source]
 
 
-def test_an_accepted_older_harness_comes_out_of_the_history(root, tmp_path):
-    git(root, "init", "-q")
-    git(root, "add", "-A")
-    git(root, "commit", "-qm", "old")
-    commit = git(root, "rev-parse", "HEAD")
+def test_an_accepted_older_harness_is_the_logs_and_what_starts_it_the_checkouts(root, tmp_path):
+    """The launcher that the old harness had stays a file of its digest, and starts nothing."""
+    old = {**HARNESS, "harness/launch.py": b"old\n"}
     tracks = root / "harness" / "tracks.toml"
-    tracks.write_text(tracks.read_text().replace("0" * 40, commit))
+    tracks.write_text(tracks.read_text().replace(digest(HARNESS), digest(old)))
     (root / "harness" / "run.py").write_bytes(b"steps = 9\n")
-    code = launches.load(campaign(tmp_path, 1)[0])
-    assert code.base["harness/run.py"] == b"steps = 8\n" and code.base["run.sh"] == b"exit 7\n"
-    assert launches.harness_digest(code.base) == digest(HARNESS)
+    (root / "harness" / "front").mkdir()
+    (root / "harness" / "front" / "launch.py").write_bytes(b"new\n")
+    [log] = campaign(tmp_path, 1, setting(files={**old, "harness/front/launch.py": b"evil"}))
+    base = launches.load(log).base
+    assert {path: base[path] for path in old} == old and launches.harness_digest(base) == digest(old)
+    assert base["harness/front/launch.py"] == b"new\n" and base["run.sh"] == b"exit 7\n"
 
 
-def test_a_commit_that_does_not_hold_what_tracks_toml_says_is_refused(root, tmp_path):
-    git(root, "init", "-q")
-    (root / "harness" / "run.py").write_bytes(b"steps = 9\n")
-    [log] = campaign(tmp_path, 1)
-    assert "not in this repository's history" in refused(log)
-    git(root, "add", "-A")
-    git(root, "commit", "-qm", "other")
-    tracks = root / "harness" / "tracks.toml"
-    tracks.write_text(tracks.read_text().replace("0" * 40, git(root, "rev-parse", "HEAD")))
-    assert "holds another harness" in refused(log)
+def test_the_row_is_this_checkouts_and_its_rules_must_be_the_logs(root, tmp_path):
+    """Once the row came from the harness's commit: a rerun to 4.365 nats announced 4.561.
+
+    A row out of a log would name the command that the launcher runs where shards are missing.
+    """
+    [log] = campaign(tmp_path / "1", 1, change("track_row.fetch", "evil"))
+    table = tomllib.loads(launches.load(log).base["harness/tracks.toml"].decode())
+    assert set(table) == {"tiny"} and table["tiny"]["fetch"] == "false" and table["tiny"]["target"] == 5.0
+    [log] = campaign(tmp_path / "2", 1, change("track_row.target", 5.2))
+    assert "another than this checkout's: target is 5.2, this checkout says 5.0" in refused(log)
+
+
+@pytest.mark.parametrize("record", sorted((ROOT / "records").glob("*/*/record.json")),
+                         ids=lambda path: path.parent.name)
+def test_every_shipped_record_finds_its_harness_in_its_log_and_the_row_that_it_was_held_to(record):
+    code = launches.load(record.parent)
+    manifest = code.log.manifest
+    assert launches.harness_digest(code.base) == manifest["code"]["harness"]
+    row = tomllib.loads(code.base["harness/tracks.toml"].decode())[code.track]
+    assert row["target"] == manifest["track_row"]["target"]
+    assert launches.find_log(Path(record.parent.name)).path == code.log.path
+
+
+def test_this_checkouts_launcher_starts_the_harness_of_a_shipped_record(project):
+    """A run of the tiny track on the referee that the record's log carries."""
+    log = launches.find_log(RECORD)
+    row = (project.folder / "harness" / "tracks.toml").read_text().partition("[tiny]")[2]
+    shutil.rmtree(project.folder / "harness")
+    for path, source in launches.harness_of(log).items():
+        (project.folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (project.folder / path).write_bytes(source)
+    with open(project.folder / "harness" / "tracks.toml", "a") as f:
+        f.write(f"[tiny]{row}")
+    project.run(1)
+    [new] = project.logs()
+    assert result(new)["status"] == "ok"
+    assert read_log(new).manifest["code"]["harness"] == log.manifest["code"]["harness"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("record", sorted((ROOT / "records").glob("*/*/record.json")),
+                         ids=lambda path: path.parent.name)
+def test_a_shipped_record_runs_again_from_its_log(record, tmp_path):
+    """Two steps; before the first, the loss is that of the record to the bit where weights start at zero."""
+    code = launches.load(record.parent)
+    flags = [*code.flags, f"--seed={code.log.manifest['seed']}", "--nproc_per_node=1", "--stop_at_step=2"]
+    with launches.Signals() as signals:
+        new = read_log(launches.run(code, code.track, flags, tmp_path, signals))
+    assert new.manifest["code"]["digest"] == code.digest and new.end["status"] == "stopped"
+    assert abs(new.vals[0].val_loss - code.log.vals[0].val_loss) < 1e-5  # float32, summed in another order
 
 
 @pytest.mark.parametrize("break_it, message", [
-    (setting(files={**HARNESS, "harness/run.py": b"steps = 1\n"}), "could not tell: track tiny accepts no"),
+    (setting(files={**HARNESS, "harness/run.py": b"steps = 1\n"}), "could not tell: harness/tracks.toml "),
     (change("track", "nowhere"), "not in this checkout"),
+    (setting(more=[("late", {"path": "harness/run.py"})]), "harness digest in its manifest is not that of"),
     (change("script", "harness/train.py"), "a place of the harness's"),
     (change("script", "Harness/train.py"), "a place of the harness's"),
     (change("script", "run.sh"), "a place of the harness's"),

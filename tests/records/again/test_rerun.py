@@ -1,6 +1,5 @@
 """python -m records rerun: bit-equal on the same host, close elsewhere, and a tampered log is found out."""
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +68,7 @@ def test_on_another_processor_losses_must_be_close_and_the_rule_is_named(tmp_pat
     assert judged(tmp_path / "2", elsewhere, loss(2, 4.901 + 0.0056))[0] == "not reproduced"
     verdict, _, rule = judged(tmp_path / "3", elsewhere, loss(2, 4.95), tolerance=0.1)
     assert verdict == "reproduced" and "the track's tolerance" in rule
+    assert judged(tmp_path / "4", elsewhere, loss(2, 4.95), tolerance=4.95 - 4.901)[0] == "reproduced"  # itself
 
 
 @pytest.mark.parametrize("name, value", [("sys.torch", "2.12.0"), ("sys.threads", 4), ("reduction", "fast"),
@@ -134,12 +134,12 @@ def test_a_public_log_says_why_it_cannot_be_run(tmp_path, capsys):
     assert "no log of format 1" in first and "nothing to compare a run with" in second
 
 
-def test_help_ends_in_an_example_whose_flags_exist(tmp_path, capsys, monkeypatch):
-    """The example is run up to the log that it names, which is a place holder."""
+@pytest.mark.parametrize("name", [name for name, (*_, room) in COMMANDS.items() if room.startswith("again.")])
+def test_the_help_of_what_runs_code_ends_in_its_example(name, tmp_path, capsys, monkeypatch):
+    """That of rerun is run up to the log that it names, which is a place holder."""
     with pytest.raises(SystemExit):
-        main(["rerun", "--help"])
-    example, out = COMMANDS["rerun"][1], capsys.readouterr().out
-    assert out.strip().endswith(example) and re.search(r"--json +print", out)
+        main([name, "--help"])
+    assert capsys.readouterr().out.strip().endswith(example := COMMANDS[name][1])
     monkeypatch.chdir(tmp_path)
-    assert main(example.split()[3:]) == 2
-    assert "ONE.txt: cannot be read" in capsys.readouterr().err
+    if name == "rerun":
+        assert main(example.split()[3:]) == 2 and "ONE.txt: cannot be read" in capsys.readouterr().err

@@ -4,34 +4,30 @@ from pathlib import Path
 
 import pytest
 
+from broken import ONE_RUN, states
+from synthetic import HARNESS, campaign, change, race_logs, raced, setting
+
 from records.tools.check import of_a_claim as checks
-from records.tools.check import of_a_run as run_checks
-from records.tools.check.claim import Case, load_case
-from synthetic import HARNESS, campaign, change, checkout, race_logs, raced, setting
-from test_of_a_claim import ONE_RUN, states
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """A checkout."""
-    return checkout(tmp_path / "checkout")
+from records.tools.check import of_a_run
+from records.tools.check.claim import Claim, load_claim
+from records.tools.publish.verify import check_all
 
 
 def test_attempts_that_were_not_submitted_are_counted(root):
     logs = campaign(root, n=5)
-    assert states(logs, root) == {}
-    found = checks.run_checks(load_case(logs[:4], root=root))
-    assert found["all_attempts"] == run_checks.Result("fail", "1 of 5 attempts are not among the logs: 1 ok")
+    assert states(logs) == {}
+    found = check_all(load_claim(logs[:4]))
+    assert found["all_attempts"] == of_a_run.Result("fail", "1 of 5 attempts are not among the logs: 1 ok")
     with open(root / "runs" / "ledger.jsonl", "a") as ledger:
-        code = load_case(logs, root=root).runs[0].at("code", "digest")
+        code = load_claim(logs).runs[0].at("code", "digest")
         for run_id, digest in (("killed", code), ("other", "f" * 64)):
             entry = {"what": "start", "run_id": run_id, "track": "tiny", "code": digest}
             ledger.write(json.dumps(entry) + "\n")
-    assert "2 of 6 attempts are not among the logs: 1 incomplete, 1 ok" == checks.run_checks(
-        load_case(logs[:4], root=root))["all_attempts"].evidence
+    assert "2 of 6 attempts are not among the logs: 1 incomplete, 1 ok" == check_all(
+        load_claim(logs[:4]))["all_attempts"].evidence
     (root / "runs" / "ledger.jsonl").rename(root / "ledger.jsonl")
-    assert checks.all_attempts(load_case(logs, root=root)).state == "unknown"
-    assert checks.all_attempts(load_case(logs, ledger=root / "ledger.jsonl", root=root)).state == "fail"
+    assert checks.all_attempts(load_claim(logs)).state == "unknown"
+    assert checks.all_attempts(load_claim(logs, ledger=root / "ledger.jsonl")).state == "fail"
 
 
 @pytest.mark.parametrize("status, seed, state", [
@@ -39,26 +35,26 @@ def test_attempts_that_were_not_submitted_are_counted(root):
     ("incomplete", 9, "fail"), ("failed", 2, "fail"), ("nonfinite", 2, "fail"), ("ok", 2, "fail")])
 def test_an_attempt_that_was_ended_may_be_repeated_with_its_seed(status, seed, state, root):
     logs = campaign(root)
-    code = load_case(logs, root=root).runs[0].at("code", "digest")
+    code = load_claim(logs).runs[0].at("code", "digest")
     with open(root / "runs" / "ledger.jsonl", "a") as ledger:
         facts = {"what": "start", "run_id": "x", "track": "tiny", "code": code, "seed": seed}
         ledger.write(json.dumps(facts) + "\n")
         if status != "incomplete":
             ledger.write(json.dumps({"what": "end", "run_id": "x", "status": status}) + "\n")
-    assert checks.all_attempts(load_case(logs, root=root)).state == state
+    assert checks.all_attempts(load_claim(logs)).state == state
 
 
 def test_a_run_with_overrides_is_another_experiment_and_no_attempt(root):
     logs = campaign(root, n=5, change=change("overrides", {"lr": 0.2}))
-    assert states(logs[1:], root) == {}
+    assert states(logs[1:]) == {}
 
 
-def with_race(root: Path, **how) -> Case:
+def with_race(root: Path, **how) -> Claim:
     """Return a sound record's claim with a race, whose logs are spoilt as told."""
-    case = load_case(campaign(root), root=root)
-    case.record = root / "record"
-    raced(case.record / "race", **how)
-    return case
+    claim = load_claim(campaign(root))
+    claim.record = root / "record"
+    raced(claim.record / "race", **how)
+    return claim
 
 
 @pytest.mark.parametrize("side", ["A", "B"])
@@ -74,10 +70,10 @@ def test_a_race_fails_where_a_run_of_either_side_fails_a_check(what, side, root)
 
 def test_a_race_on_one_harness_that_the_track_does_not_accept_fails(root):
     strange = setting(files={**HARNESS, "harness/run.py": b"steps = 7\n"})
-    case = load_case(campaign(root, change=strange, which=None), root=root)
-    case.record = root / "record"
-    raced(case.record / "race", spoil=strange)
-    found = checks.race(case)
+    claim = load_claim(campaign(root, change=strange, which=None))
+    claim.record = root / "record"
+    raced(claim.record / "race", spoil=strange)
+    found = checks.race(claim)
     assert found.state == "fail" and found.evidence.startswith("harness: ")
     assert "not accepted" in found.evidence
 
@@ -92,25 +88,25 @@ def test_late_code_and_settings_of_a_raced_run_are_named_together(root):
 
 
 def test_a_race_with_flags_or_of_another_track_fails(root):
-    case = with_race(root, spoil=change("overrides", {"lr": 1}))
-    assert "no_overrides: " in checks.race(case).evidence
-    case.track = "other"
-    assert "track tiny, the logs are of other" in checks.race(case).evidence
+    claim = with_race(root, spoil=change("overrides", {"lr": 1}))
+    assert "no_overrides: " in checks.race(claim).evidence
+    claim.track = "other"
+    assert "track tiny, the logs are of other" in checks.race(claim).evidence
 
 
 def test_a_race_is_reported_and_killed_or_unclear_ones_ask_for_a_reader(root):
-    case = with_race(root)
-    found = checks.race(case)
+    claim = with_race(root)
+    found = checks.race(claim)
     assert found.state == "ok" and found.evidence.startswith("faster: A against B over 4 pairs")
-    file = case.record / "race" / "race.json"
+    file = claim.record / "race" / "race.json"
     plan = json.loads(file.read_text())
     plan["attempts"].insert(4, {"run": 4, "log": None})
     file.write_text(json.dumps(plan))
-    found = checks.race(case)
+    found = checks.race(claim)
     assert found.state == "review" and found.evidence.endswith("; 1 of 11 attempts were killed")
     plan["attempts"] = plan["attempts"][:4]
     file.write_text(json.dumps(plan))
-    assert checks.race(case).state == "review" and "could not tell" in checks.race(case).evidence
+    assert checks.race(claim).state == "review" and "could not tell" in checks.race(claim).evidence
 
 
 def test_runs_that_the_ledger_does_not_know_are_counted(root):
@@ -119,36 +115,36 @@ def test_runs_that_the_ledger_does_not_know_are_counted(root):
     ledger = root / "runs" / "ledger.jsonl"
     lines = ledger.read_text().splitlines(True)
     ledger.write_text("".join(line for line in lines if logs[0].stem not in line))
-    result = checks.all_attempts(load_case(logs, root=root))
+    result = checks.all_attempts(load_claim(logs))
     assert result.state == "fail" and "the ledger does not know 1 of 5 runs" in result.evidence
-    assert checks.all_attempts(load_case(logs[:3], root=root)).state == "review"
+    assert checks.all_attempts(load_claim(logs[:3])).state == "review"
     ledger.write_text("")
-    assert "does not know 5 of 5" in checks.all_attempts(load_case(logs, root=root)).evidence
+    assert "does not know 5 of 5" in checks.all_attempts(load_claim(logs)).evidence
 
 
 def test_the_runs_of_a_race_are_counted_by_its_race_json(root):
     logs = race_logs(raced(root / "race"), "A")
-    result = checks.all_attempts(load_case(logs, root=root))  # race.json lies beside them
-    assert result == run_checks.Result("ok", "4 attempts, all here")
-    assert checks.all_attempts(load_case(race_logs(root / "race", "A", first=0), root=root)).state == "ok"
-    result = checks.all_attempts(load_case(logs[:3], root=root))
+    result = checks.all_attempts(load_claim(logs))  # race.json lies beside them
+    assert result == of_a_run.Result("ok", "4 attempts, all here")
+    assert checks.all_attempts(load_claim(race_logs(root / "race", "A", first=0))).state == "ok"
+    result = checks.all_attempts(load_claim(logs[:3]))
     assert result.state == "review" and "1 of 4 attempts are not among the logs: 1 ok" in result.evidence
     copies = [root / "x" / log.name for log in logs]
     copies[0].parent.mkdir()
     for log, copy in zip(logs, copies):
         copy.write_bytes(log.read_bytes())
-    assert checks.all_attempts(load_case(copies, root=root)).state == "unknown"
+    assert checks.all_attempts(load_claim(copies)).state == "unknown"
 
 
 def test_the_better_half_of_a_race_is_no_record(root):
     """Eight runs of one side, and the four with the least loss submitted."""
     logs = race_logs(raced(root / "race", n=8), "B")[:4]
-    result = checks.all_attempts(load_case(logs, root=root))
+    result = checks.all_attempts(load_claim(logs))
     assert result.state == "fail" and "4 of 8 attempts" in result.evidence
 
 
 def test_a_log_that_was_not_the_races_is_not_known_by_its_name(root):
     logs = race_logs(raced(root / "race"), "A")
-    case = load_case(logs, root=root)
-    case.runs[0].sha256 = "f" * 64
-    assert checks.all_attempts(case).state == "fail"
+    claim = load_claim(logs)
+    claim.runs[0].sha256 = "f" * 64
+    assert checks.all_attempts(claim).state == "fail"

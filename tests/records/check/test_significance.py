@@ -1,25 +1,17 @@
 """Known answers (40-digit arithmetic on the decimal inputs), boundaries, and the error rate of campaigns."""
 import json
 import math
-import subprocess
-import sys
 from decimal import Decimal
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.special import nctdtr, stdtr, stdtrit
+from scipy.special import nctdtr, stdtrit
 
 from records.tools.check import significance as s
-from records.tools.show.plan import first_acceptances
 
 VECTORS = json.loads(Path(__file__).with_name("statistics_vectors.json").read_text())
 ONE_SAMPLE = [case for case in VECTORS["one_sample_less_than"] if isinstance(case["expect"], dict)]
-E_PROCESS = VECTORS["e_process_halfnormal_sigma_known"]["cases"]
-NAMED = {"fp8n": "modded 2026-07-17 FP8DownProjection this_pr", "pr299": "modded pr299",
-         "PR235": "modded PR235", "soft": "modded SoftCap README, n=80"}
-X = {short: next(c["x"] for c in ONE_SAMPLE if c["name"] == name) for short, name in NAMED.items()}
 
 
 def exactly(digits: str | float):
@@ -51,23 +43,39 @@ def test_the_other_side_is_tested_by_mirrored_numbers():
 
 
 @pytest.mark.parametrize("case", VECTORS["welch_less"], ids=ids(VECTORS["welch_less"]))
-def test_welch_and_non_inferiority_give_the_known_answers(case):
+def test_welch_gives_the_known_answers_with_a_margin_too(case):
     test, expect = s.welch(case["a"], case["b"], case["margin"]), case["expect"]
     assert (test.mean, test.se) == (exactly(expect["diff"]), exactly(expect["se"]))
     assert (test.t, test.df) == (exactly(expect["t"]), exactly(expect["df"]))
     assert test.p == exactly(expect["p_less"])
-    assert s.non_inferiority(case["a"], case["b"], case["margin"]) == test
+    assert s.lower(dict(enumerate(case["a"])), {("run", i): b for i, b in enumerate(case["b"])},
+                   case["margin"]) == ("welch", test)
 
 
 def test_paired_gives_the_known_answer():
     [case] = VECTORS["paired_less"]
-    test = s.paired([Fraction(str(a)) - Fraction(str(b)) for a, b in zip(case["a"], case["b"], strict=True)])
+    test = s.paired(case["a"], case["b"])
     for name in ("n", "mean", "sd", "t", "df", "p"):
         assert getattr(test, name) == exactly(case["expect"][name]), name
 
 
+def test_equal_seeds_are_compared_in_pairs_whatever_their_order_and_others_are_not():
+    new, old = {0: 3.1, 1: 3.2, 2: 3.4}, {2: 3.5, 0: 3.3, 1: 3.3}
+    assert s.lower(new, old) == ("paired", s.paired([3.1, 3.2, 3.4], [3.3, 3.3, 3.5]))
+    assert s.lower(new, old, 0.5) == ("paired", s.paired([3.1, 3.2, 3.4], [3.3, 3.3, 3.5], 0.5))
+    assert s.lower(new, {0: 3.3, 1: 3.3})[0] == s.lower({"a": 1, "b": 2}, {"a": 3, "b": 3})[0] == "welch"
+    way, test = s.lower({0: 3.1}, {0: 3.3})
+    assert way == "welch" and test.degenerate
+
+
+def test_gains_that_are_equal_in_every_pair_are_no_test():
+    """Subtracted in floats they differ in their last bits, and p would be 1e-40."""
+    new = [4.9971, 4.9978, 4.9987, 4.9984]
+    assert s.paired(new, [4.9981, 4.9988, 4.9997, 4.9994]).degenerate
+
+
 @pytest.mark.parametrize("case", VECTORS["z_track3"], ids=lambda case: f"{case['n']} of {case['mean']}")
-def test_the_z_rule_is_exact_at_its_boundary(case):
+def test_the_z_rule_holds_at_its_boundary(case):
     """Four runs of mean 3.278 pass; floats give 0.0039999999999995595 and fail them."""
     passes, left, z, p = s.z_rule(case["mean"], case["n"], 3.28)
     assert passes == case["pass_"]
@@ -90,36 +98,6 @@ def test_the_pairwise_rule_gives_the_known_answers():
     assert s.pairwise_rule("0.004", 0, 2, 2)[0] and not s.pairwise_rule("0.0039999", 0, 2, 2)[0]
 
 
-@pytest.mark.parametrize("case", VECTORS["rounding_sensitivity"], ids=ids(VECTORS["rounding_sensitivity"]))
-def test_rounding_robust_p_gives_the_known_answers(case):
-    x = X[case["name"]]
-    assert s.one_sample(x, 3.28).p == exactly(case["p"])
-    assert s.rounding_robust_p(x, 3.28, 4) == exactly(case["p_all_plus_half_ulp"])
-
-
-@pytest.mark.parametrize("case", E_PROCESS, ids=ids(E_PROCESS))
-def test_e_values_give_the_known_answers(case):
-    assert s.e_values(case["x"], 3.28, 0.0013, 0.0013) == [near(e) for e in case["e"]]
-
-
-def test_a_loss_far_from_the_target_gives_an_e_value_at_either_end_of_the_floats():
-    assert s.e_values([0.0], 3.28, 0.0013, 0.0013) == [math.inf]
-    assert 0 < s.e_values([6.0], 3.28, 0.0013, 0.0013)[0] < 1e-3
-
-
-def test_the_distributions_that_scipy_gives_hold_to_the_last_digits():
-    for case in VECTORS["student_t_cdf"]:
-        assert stdtr(float(case["df"]), float(case["t"])) == exactly(case["p"])
-    for n, critical in VECTORS["t_crit_one_sided_001"].items():
-        assert stdtrit(int(n) - 1, 0.99) == near(critical)
-
-
-def test_clopper_pearson_gives_the_known_answers():
-    for tries, bound in VECTORS["clopper_pearson_lower99"].items():
-        assert s.clopper_pearson_lower(*map(int, tries.split("/"))) == exactly(bound)
-    assert s.clopper_pearson_lower(0, 5) == 0
-
-
 def test_str_float_and_decimal_are_the_same_number():
     x = [3.2791, 3.2778, 3.2787]
     kinds = (str, float, Decimal, np.float64)
@@ -131,23 +109,24 @@ def test_no_digit_is_lost_where_the_spread_is_far_below_the_target():
     """Shifting losses and target by a million changes nothing; floats would lose nine of the digits."""
     x = ["0.0012345678901", "0.0012345678905", "0.0012345678910"]
     far = s.one_sample([f"1000000{v[1:]}" for v in x], "1000000.0012345678915")
-    here = s.one_sample(x, "0.0012345678915")
-    assert (far.t, far.p, far.sd) == (here.t, here.p, here.sd)
+    here = s.one_sample(x, "0.0012345678915")  # 22 digits of the far mean are left of 28, 9 behind its spread
+    assert (far.t, far.p, far.sd) == (exactly(here.t), exactly(here.p), exactly(here.sd))
 
 
 @pytest.mark.parametrize("x", [[3.279] * 3, [3.27], ["3.2790", "3.279"]])
 def test_without_spread_there_is_no_p(x):
     test = s.one_sample(x, 3.28)
     assert test.degenerate and (test.t, test.p, test.df) == (None, None, None)
-    assert s.upper_bound(test) == math.inf and s.rounding_robust_p(x, 3.28, 4) is None
+    assert s.upper_bound(test) == math.inf
     assert s.welch(x, x).degenerate and s.plain_word(test) == "NOT SHOWN"
 
 
 def test_losses_at_the_ends_of_the_floats_are_no_crash():
     assert s.one_sample([1.7e308, -1.7e308, 1e-320], 3.28).p == pytest.approx(0.5, abs=0.01)
     assert s.one_sample([1e-320, 2e-320], 3.28).p < 1e-100
-    with pytest.raises(ValueError, match="no values"):
-        s.one_sample([], 3.28)
+    for values in ([], [3.28, math.nan], [math.inf]):
+        with pytest.raises(ValueError, match="expected finite numbers"):
+            s.one_sample(values, 3.28)
 
 
 @pytest.mark.parametrize("case", ONE_SAMPLE, ids=ids(ONE_SAMPLE))
@@ -155,12 +134,6 @@ def test_the_bound_is_below_the_target_where_the_test_passes(case):
     test = s.one_sample(case["x"], case["mu0"])
     assert (s.upper_bound(test) < case["mu0"]) == (test.p < 0.01)
     assert s.one_sample(case["x"], s.upper_bound(test, 0.95)).p == pytest.approx(0.05, rel=1e-6)
-
-
-def test_the_largest_sd_is_exceeded_by_a_twentieth_of_samples():
-    sds = np.random.default_rng(0).normal(0, 0.0013, (20_000, 10)).std(axis=1, ddof=1)
-    # the share's standard error is 0.0015
-    assert (sds > s.largest_sd(10)).mean() == pytest.approx(0.05, abs=0.006)
 
 
 @pytest.mark.parametrize("n, d, expect", [(5, 1, 0.218376), (10, 1, 0.638949), (20, 0.5, 0.401803)])
@@ -221,10 +194,14 @@ def test_decide_says_what_losses_show_and_why(losses, word, reason):
 def test_a_whole_sweep_of_declared_looks_errs_no_more_often_than_alpha():
     """Peeking at 4, 8, 16 and 32 runs, true mean at the target, 100,000 campaigns; standard error 0.0003."""
     draws = np.random.default_rng(1).standard_normal((100_000, 32))
-    accepted = first_acceptances(draws, 0, 0.01, s.LOOKS)
+    accepted = np.zeros(len(draws), int)
+    for look in reversed(s.LOOKS):
+        seen = draws[:, :look]
+        t = seen.mean(axis=1) / (seen.std(axis=1, ddof=1) / np.sqrt(look))
+        accepted[t < stdtrit(look - 1, 0.01 / len(s.LOOKS))] = look
     assert 0.007 < (accepted > 0).mean() <= 0.01
-    shown = [*np.flatnonzero(accepted)[:100], *range(100)]
-    for row, runs in zip(draws[shown].tolist(), accepted[shown], strict=True):  # the same rule as decide's
+    picked = [*np.flatnonzero(accepted)[:100], *range(100)]
+    for row, runs in zip(draws[picked].tolist(), accepted[picked], strict=True):  # the same rule as decide's
         proven = (look for look in s.LOOKS if s.decide(row[:look], 0).word == "PROVEN")
         assert next(proven, 0) == runs
 
@@ -237,11 +214,3 @@ def test_a_look_after_each_run_errs_several_times_as_often():
     mean = sums[:, 3:] / n
     t = mean / np.sqrt((squares[:, 3:] - n * mean**2) / (n - 1) / n)
     assert ((t < stdtrit(n - 1, 0.01)).any(axis=1)).mean() == pytest.approx(0.049, abs=0.005)
-
-
-def test_the_import_loads_nothing_heavier_than_scipy_special():
-    heavy = ("scipy.stats", "scipy.optimize", "scipy.integrate", "matplotlib", "torch")
-    code = f"import sys, records.tools.check.significance; print([m for m in {heavy} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                          cwd=Path(__file__).parents[3])
-    assert done.stdout == "[]\n"

@@ -1,11 +1,11 @@
-"""The tables of README.md are what the records say; what others reported stands apart, and is called so."""
+"""The tables of README.md are what the records say, and nothing else."""
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 
-from records.tools.check import claim as claims
+from records.tools.read import tracks
 from records.tools.publish import leaderboard
 from records.__main__ import COMMANDS, main
 from synthetic import campaign, checkout
@@ -15,21 +15,12 @@ PAGE = "# x\n<!-- leaderboard tiny begin -->\n<!-- leaderboard tiny end -->\nbel
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch) -> Path:
-    """A checkout with a page, a record, and a row that was reported elsewhere."""
+    """A checkout with a page and a record."""
     root = checkout(tmp_path / "checkout")
-    monkeypatch.setattr(claims, "ROOT", root)
+    monkeypatch.setattr(tracks, "ROOT", root)
     (root / "README.md").write_text(PAGE)
     main(["submit", *map(str, campaign(root)), "--name", "A_b", "--to", str(root / "records")])
     return root
-
-
-def reported(root: Path, **fields: object) -> None:
-    """Write a row as `import` does."""
-    folder = root / "records" / "reported" / "tiny"
-    folder.mkdir(parents=True, exist_ok=True)
-    row = {"name": "Old", "date": "2024-10-10", "url": "https://example.org/x", "by": None, "steps": "3000",
-           "val_loss": {"mean": 3.2781}, "train_time_ms": {"mean": 90_000.0}, "device": None}
-    (folder / "2024-10-10_Old.json").write_text(json.dumps(row | fields))
 
 
 def test_a_row_says_what_record_json_says(root):
@@ -69,24 +60,16 @@ def test_a_track_without_records_has_an_empty_block():
     assert leaderboard.table("tiny", Path("nowhere")) == ""
 
 
-def test_rows_reported_elsewhere_stand_apart(root):
-    reported(root)
-    lines = leaderboard.table("tiny", root / "records").split("\n")
-    apart = next(i for i, line in enumerate(lines) if "**reported elsewhere, not verified here**" in line)
-    row = "| Old | 2024-10-10 | 90.0 | 3000 | 3.2781 |  |  | [source](<https://example.org/x>) |"
-    assert row in lines[apart:]
-    assert not [line for line in lines[:apart] if "Old" in line]
-
-
-@pytest.mark.parametrize("fields", [
-    {"name": "<script>alert(1)</script>"}, {"name": "a | b"}, {"name": "[x](javascript:x)"},
-    {"by": "**b**\n|x"}, {"url": "javascript:alert(1)"}, {"url": "https://x/)|<b>"},
-    {"device": "\x1b[31m\u202e"}])
-def test_a_strangers_row_carries_no_markup(root, fields):
-    reported(root, **fields)
+@pytest.mark.parametrize("name, value", [
+    ("device", "<script>alert(1)</script>"), ("device", "a | b"), ("device", "[x](javascript:x)"),
+    ("device", "\x1b[31m\u202e"), ("steps", "**b**\n# x"), ("n", "<b>"), ("track", "../<b>")])
+def test_a_strangers_record_carries_no_markup(name, value, root):
+    """steps, n and track of a record.json went into the page as they stood."""
+    path = root / "records" / "tiny" / "2026-01-01_A_b" / "record.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
     row = leaderboard.table("tiny", root / "records").strip().split("\n")[-1]
     plain = row.replace("\\|", "").replace("\\*", "").replace("\\[", "").replace("\\]", "")
-    assert plain.count("|") == 9
+    assert row.startswith("| 1 |") and plain.count("|") == 10
     assert not any(word in plain for word in ("<s", "<b", "](j", "**", "\x1b", "\u202e"))
 
 

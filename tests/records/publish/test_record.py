@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from records.tools.check import claim as claims
+from harness.runlog import sha256
+
+from records.tools.read import tracks
 from records.tools.publish import record
 from records.__main__ import main
-from records.tools.check.claim import load_case
+from records.tools.check.claim import load_claim
 from records.tools.read.values import ReadError
 from synthetic import campaign, checkout, race_logs, raced
 
@@ -17,7 +19,7 @@ from synthetic import campaign, checkout, race_logs, raced
 def folder(tmp_path: Path, monkeypatch) -> Path:
     """The folder of a sound record."""
     root = checkout(tmp_path / "checkout")
-    monkeypatch.setattr(claims, "ROOT", root)
+    monkeypatch.setattr(tracks, "ROOT", root)
     logs = campaign(root)
     assert main(["submit", *map(str, logs), "--name", "First-1", "--to", str(root / "records")]) == 0
     shutil.rmtree(root / "runs")
@@ -35,11 +37,11 @@ def test_a_record_says_what_its_logs_say(folder):
     assert found["significance"]["word"] == "PROVEN" and found["target"] == 5.0 and found["race"] is None
     assert [log["seed"] for log in found["logs"]] == [1, 2, 3, 4]
     for log in found["logs"]:
-        assert claims.sha256((folder / log["file"]).read_bytes()) == log["sha256"]
+        assert sha256((folder / log["file"]).read_bytes()) == log["sha256"]
 
 
 def test_a_sound_record_is_rebuilt_to_the_byte(folder):
-    assert record.differences(load_case([folder])) == []
+    assert record.differences(load_claim([folder])) == []
     assert main(["verify", str(folder)]) == 0
 
 
@@ -56,14 +58,6 @@ def test_what_was_typed_by_hand_is_found(folder, file, old, new, words, capsys):
     assert main(["verify", str(folder)]) == 1
     line = next(line for line in capsys.readouterr().out.split("\n") if "rebuilt" in line)
     assert line.startswith("FAIL") and words in line
-
-
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch) -> Path:
-    """A checkout that the commands take for their own."""
-    root = checkout(tmp_path / "checkout")
-    monkeypatch.setattr(claims, "ROOT", root)
-    return root
 
 
 def submitted(root: Path, logs: list[Path], code: int = 0) -> Path:
@@ -116,7 +110,7 @@ def test_killed_attempts_of_a_race_stand_in_the_record(root, capsys):
 
 def test_a_verifier_without_the_data_finds_the_same_record_and_says_less_of_it(folder, capsys):
     """record.json is what the logs give; what a checkout lacks must not make it another."""
-    (claims.ROOT / "data" / "tiny" / "manifest.json").unlink()
+    (tracks.ROOT / "data" / "tiny" / "manifest.json").unlink()
     capsys.readouterr()
     assert main(["verify", str(folder), "--json"]) == 0
     [claim] = json.loads(capsys.readouterr().out)
@@ -127,12 +121,12 @@ def test_a_verifier_without_the_data_finds_the_same_record_and_says_less_of_it(f
 def test_words_outside_of_the_block_are_the_writers_own(folder):
     with open(folder / "README.md", "a") as f:
         f.write("\nMore words.\n")
-    assert record.differences(load_case([folder])) == []
+    assert record.differences(load_claim([folder])) == []
 
 
 def test_a_record_under_another_name_or_date_is_found(folder):
     moved = folder.rename(folder.with_name("2025-01-01_First-1"))
-    assert any("2026-01-01_First-1" in line for line in record.differences(load_case([moved])))
+    assert any("2026-01-01_First-1" in line for line in record.differences(load_claim([moved])))
 
 
 def test_a_log_that_was_taken_out_is_found(folder, capsys):

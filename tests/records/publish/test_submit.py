@@ -4,17 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from records.tools.check import claim as claims
 from records.__main__ import main
-from synthetic import campaign, change, checkout, race_logs, raced
-
-
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch) -> Path:
-    """A checkout that the commands take for their own."""
-    root = checkout(tmp_path / "checkout")
-    monkeypatch.setattr(claims, "ROOT", root)
-    return root
+from synthetic import campaign, change, race_logs, raced
 
 
 def submit(root: Path, logs: list[Path], *more: str, name: str = "Muon") -> int:

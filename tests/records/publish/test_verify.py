@@ -6,22 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from synthetic import SCRIPT, campaign, change, checkout, ending, resealed, setting, sound
 
-from harness.runlog import canonical
-from records.tools.check import claim as claims
+from harness.runlog import canonical, sha256
+from records.tools.read import tracks
 from records.tools.check import significance
 from records.tools.publish import verify
 from records.__main__ import main
-from synthetic import HARNESS, SCRIPT, campaign, change, checkout, ending, resealed, setting, sound, write
-from test_of_a_claim import unexplained
-
-
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch) -> Path:
-    """A checkout that the commands take for their own."""
-    root = checkout(tmp_path / "checkout")
-    monkeypatch.setattr(claims, "ROOT", root)
-    return root
 
 
 def found(arguments: list, capsys, code: int) -> dict:
@@ -56,7 +47,7 @@ def test_each_check_prints_one_line_with_its_evidence(root, capsys):
     main(["verify", *map(str, campaign(root))])
     lines = capsys.readouterr().out.strip().split("\n")
     assert lines[0] == "track tiny, 4 runs" and lines[-1].startswith("PROVEN: mean 4.9025")
-    assert len(lines) == 2 + len(verify.run_checks.__globals__["CHECKS"])
+    assert len(lines) == 2 + len(verify.CHECKS)
     assert all(": " in line for line in lines[1:])
 
 
@@ -163,9 +154,9 @@ def test_public_logs_are_never_invalid_for_being_old(capsys):
 
 def test_verify_loads_neither_scipy_nor_torch_for_one_log(root):
     log = campaign(root, n=1)[0]
-    code = ("import sys\nfrom pathlib import Path\nfrom records.tools.check import claim as claims\n"
+    code = ("import sys\nfrom pathlib import Path\nfrom records.tools.read import tracks\n"
             "from records.__main__ import main\n"
-            f"claims.ROOT = Path({str(root)!r}); main(['verify', {str(log)!r}])\n"
+            f"tracks.ROOT = Path({str(root)!r}); main(['verify', {str(log)!r}])\n"
             "heavy = {'torch', 'numpy', 'scipy'} & set(sys.modules); sys.exit(str(heavy) if heavy else 0)")
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3], capture_output=True,
                           text=True)
@@ -174,12 +165,12 @@ def test_verify_loads_neither_scipy_nor_torch_for_one_log(root):
 
 def test_a_log_of_todays_harness_passes_all_checks(project, monkeypatch, capsys):
     """A real run, with flags that make it tiny: these alone keep it from being a record."""
-    monkeypatch.setattr(claims, "ROOT", project.folder)
+    monkeypatch.setattr(tracks, "ROOT", project.folder)
     harness = (project.folder / "harness").glob("*.py")
-    sources = {path.name: claims.sha256(path.read_bytes()) for path in harness}
-    accepted = claims.sha256(canonical(sources).encode())
-    with open(project.folder / "harness" / "tracks.toml", "a") as f:
-        f.write(f'harness = {{ "{accepted}" = "0" }}\n')
+    sources = {path.name: sha256(path.read_bytes()) for path in harness}
+    accepted = sha256(canonical(sources).encode())
+    rows = project.folder / "harness" / "tracks.toml"
+    rows.write_text(rows.read_text().replace("[harness]\n", f'[harness]\n{accepted} = "today"\n'))
     [done] = project.many(("train_gpt2.py", []))
     claim = found([done["log"]], capsys, 1)
     assert claim["failed"] == ["code"] and "overrides" in claim["checks"][4]["evidence"]
@@ -214,9 +205,6 @@ INCIDENTS = {
         "data", change("data.train", [{"file": "v_0.bin", "tokens": 1000, "sha256": "e" * 64}]), None),
     "the only log is a traceback": ("status", traceback, None),
     "the third seed came from another configuration": ("code", change("hyperparameters.batch_tokens", 32), 2),
-    "a run was repeated on another GPU": ("place", lambda run: run.manifest["sys"].update(cpu="Other"), 3),
-    "work sat outside the timed region": ("wall", unexplained, 0),
-    "the referee was another": ("harness", setting(files={**HARNESS, "harness/run.py": b"#\n"}), None),
 }
 
 
@@ -254,23 +242,10 @@ def test_a_p_value_from_repeats_of_a_seed_is_met(root, capsys):
     assert claim["word"] == "NOT SHOWN" and "one run has no spread" in claim["reason"]
 
 
-def test_logs_that_nobody_saved_are_met(root, capsys):
-    logs = campaign(root, n=6)
-    logs[0].unlink(), logs[1].unlink()
-    assert "2 of 6 attempts" in next(c["evidence"] for c in found(logs[2:], capsys, 1)["checks"]
-                                     if c["name"] == "all_attempts")
-
-
 def test_two_attempts_in_one_file_are_met(root, capsys):
     logs = campaign(root)
     logs[0].write_bytes(logs[0].read_bytes() + logs[1].read_bytes())
     assert found(logs, capsys, 1)["failed"] == ["framing"]
-
-
-def test_a_change_of_the_seed_is_no_improvement(root, capsys):
-    """An agent "improved" by another seed: a single run decides nothing."""
-    logs = [write(root / "runs", sound(9))]
-    assert found(logs, capsys, 0)["word"] == "NOT SHOWN"
 
 
 def test_a_time_from_another_host_is_no_claim_of_speed(root, capsys):

@@ -1,4 +1,4 @@
-"""Hostile and broken input: trials or one clear line, never a traceback, never much memory, never a lie."""
+"""Hostile and broken input: runs or one clear line, never a traceback, never much memory, never a lie."""
 import json
 import os
 import subprocess
@@ -10,14 +10,15 @@ from unittest import mock
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_log import BODY, SCRIPT, manifest, sealed, write_log
+from small_logs import BODY, SCRIPT, manifest, sealed, write_log
 
 from harness.runlog import RULE, RunLog
 from records.tools.read import log as reader
 from records.__main__ import main
 from records.tools.read.log import FILE_BYTES
-from records.tools.read.trials import Trial, find_logs, load_trials
-from records.tools.read.values import DEPTH, ReadError, parse_json
+from records.tools.read.logs import find_logs, load_runs
+from records.tools.read.run import Run
+from records.tools.read.values import ReadError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 ROOT = Path(__file__).resolve().parents[3]
@@ -26,20 +27,20 @@ STEP = "step:{}/4 val_loss:{} train_time:{}ms step_avg:1.00ms\n"
 
 def holding(data: bytes) -> AbstractContextManager:
     """Let every file hold these bytes; thousands of files would be slow to write."""
-    return mock.patch("records.tools.read.trials.read_bytes", return_value=data)
+    return mock.patch("records.tools.read.logs.read_bytes", return_value=data)
 
 
-def load(data: bytes) -> list[Trial]:
-    """Return the trials that some bytes hold, or nothing where they are refused in one clear line."""
+def load(data: bytes) -> list[Run]:
+    """Return the runs that some bytes hold, or nothing where they are refused in one clear line."""
     try:
         with holding(data):
-            trials = load_trials(Path("a.txt"))
+            runs = load_runs(Path("a.txt"))
     except ReadError as error:
         assert str(error).startswith("a.txt: ") and str(error).isprintable() and len(str(error)) < 400
         return []
-    assert trials
-    json.dumps([trial.facts() for trial in trials])
-    return trials
+    assert runs
+    json.dumps([run.facts() for run in runs])
+    return runs
 
 
 def refused(capsys: pytest.CaptureFixture, *words: object) -> str:
@@ -81,23 +82,6 @@ def test_a_device_without_end_is_not_read(capsys):
     assert "not an ordinary file" in refused(capsys, "list", "/dev/zero")
 
 
-@pytest.mark.parametrize("text, words", [
-    ('{"a":1,"a":2}', "a key given twice"), ('{"a":{"b":1,"b":1}}', "a key given twice"),
-    ('{"a":NaN}', "NaN"), ('{"a":-Infinity}', "Infinity"),
-    ('{"a":' + "[" * DEPTH + "]" * DEPTH + "}", "nested deeper"),
-    ('{"a":' + "[" * 900 + "]" * 900 + "}", "nested deeper"), ("[" * 100_000, "not JSON"), ("[]", "list"),
-    ('{"a":' + "9" * 5000 + "}", "not JSON"), ("", "not JSON"), ('{"a":1}{}', "not JSON"),
-])
-def test_json_that_two_readers_might_take_in_two_ways_is_refused(text, words):
-    with pytest.raises(ReadError, match=words):
-        parse_json(text)
-
-
-def test_json_as_deep_as_ours_is_read():
-    text = '{"a":' * (DEPTH - 1) + "1" + "}" * (DEPTH - 1)
-    assert parse_json(text) and parse_json('{"a":"NaN","b":"inf"}') == {"a": "NaN", "b": "inf"}
-
-
 @pytest.mark.parametrize("line", [
     b'#:val {"step":1,"step":2,"val_loss":1.0,"tokens":1,"train_time_ns":1}\n',
     b'#:val {"step":1,"val_loss":NaN,"tokens":1,"train_time_ns":1}\n',
@@ -120,8 +104,8 @@ def test_text_of_a_submission_never_counts_as_an_event_or_a_step(tmp_path):
     log.text('#:end {"status":"ok"}\n' + RULE + '\n#:manifest {"format":1}\r#:val {"step":4}\n' +
              STEP.format(4, "0.1", 1) + "\u2028s:1 tel:0.1\n> step\x1b[2J\n|x\n#:endfile")
     log.end("failed")
-    [trial] = load_trials(log.path)
-    assert (trial.format, trial.status, trial.vals, trial.train) == ("1", "failed", [], [])
+    [run] = load_runs(log.path)
+    assert (run.format, run.status, run.vals, run.train) == ("1", "failed", [], [])
 
 
 def test_strangers_characters_are_shown_escaped(tmp_path, capsys):
@@ -150,10 +134,10 @@ def test_strangers_characters_are_shown_escaped(tmp_path, capsys):
 
 @pytest.mark.parametrize("path", sorted(FIXTURES.iterdir()), ids=lambda path: path.name)
 def test_a_public_log_cut_at_any_byte_gives_what_stands_above_the_cut(path):
-    data, whole = path.read_bytes(), load_trials(path)
-    vals = [(p.step, repr(p.loss), p.time_ms) for trial in whole for p in trial.vals]
+    data, whole = path.read_bytes(), load_runs(path)
+    vals = [(p.step, repr(p.loss), p.time_ms) for run in whole for p in run.vals]
     for size in range(len(data)):
-        found = [(p.step, repr(p.loss), p.time_ms) for trial in load(data[:size]) for p in trial.vals]
+        found = [(p.step, repr(p.loss), p.time_ms) for run in load(data[:size]) for p in run.vals]
         assert found == vals[:len(found)]
     assert len(found) >= len(vals) - 1
 
@@ -161,9 +145,9 @@ def test_a_public_log_cut_at_any_byte_gives_what_stands_above_the_cut(path):
 def test_our_log_cut_at_any_byte_gives_what_stands_above_the_cut(tmp_path):
     data = write_log(tmp_path).read_bytes()
     for size in range(len(data)):
-        trials = load(data[:size])
-        assert all(t.status == "incomplete" and len(t.vals) <= 2 for t in trials)
-        assert bool(trials) == (data[:size].find(b"\n" + RULE.encode() + b"\n#:manifest ") >= 0)
+        runs = load(data[:size])
+        assert all(t.status == "incomplete" and len(t.vals) <= 2 for t in runs)
+        assert bool(runs) == (data[:size].find(b"\n" + RULE.encode() + b"\n#:manifest ") >= 0)
 
 
 NUMBERS = ["99999999999999999999", "1" * 400, "1e400", "-1e400", "nan", "inf", "-inf", "1e-400", "0" * 5000,

@@ -6,7 +6,8 @@ import pytest
 
 from records.tools.read import public
 from records.tools.read.public import read_public
-from records.tools.read.trials import Trial, load_trials
+from records.tools.read.logs import load_runs
+from records.tools.read.run import Run
 from records.tools.read.values import ReadError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -31,58 +32,58 @@ EXPECTED = {  # format, step, steps, loss, ms, decimals, device, world size, see
 }
 
 
-def read(data: bytes) -> Trial:
-    """Return the one trial of some bytes."""
-    [trial] = read_public(Path("a.txt"), data)
-    return trial
+def read(data: bytes) -> Run:
+    """Return the one run of some bytes."""
+    [run] = read_public(Path("a.txt"), data)
+    return run
 
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_each_layout_is_read(name):
-    [trial] = load_trials(FIXTURES / name)
-    last = trial.last
-    found = (trial.format, last.step, trial.steps, last.loss, last.time_ms, trial.val_decimals, trial.device,
-             trial.world_size, trial.seed, trial.versions.get("torch"), trial.peak_memory_mib, trial.code)
+    [run] = load_runs(FIXTURES / name)
+    last = run.last
+    found = (run.format, last.step, run.steps, last.loss, last.time_ms, run.val_decimals, run.device,
+             run.world_size, run.seed, run.versions.get("torch"), run.peak_memory_mib, run.code)
     assert repr(found) == repr((*EXPECTED[name][:4], last.time_ms, *EXPECTED[name][5:]))  # repr: nan
     assert last.time_ms == EXPECTED[name][4]
-    assert trial.status is None and trial.track is None and trial.log is None
+    assert run.status is None and run.track is None and run.log is None
 
 
 def test_helper_files_behind_a_dash_rule_are_apart_from_the_script():
-    [trial] = load_trials(FIXTURES / "layout_d.txt")
-    assert trial.files == {"triton_kernels.py": b"def kernel():\n    pass\n", "other.py": b"y = 2\n"}
+    [run] = load_runs(FIXTURES / "layout_d.txt")
+    assert run.files == {"triton_kernels.py": b"def kernel():\n    pass\n", "other.py": b"y = 2\n"}
 
 
 def test_versions_are_those_of_the_environment():
-    [trial] = load_trials(FIXTURES / "layout_d.txt")
-    assert trial.versions == {"python": "3.12.7", "torch": "2.10.0+cu128", "cuda": "12.8", "triton": "3.6.0",
+    [run] = load_runs(FIXTURES / "layout_d.txt")
+    assert run.versions == {"python": "3.12.7", "torch": "2.10.0+cu128", "cuda": "12.8", "triton": "3.6.0",
                               "driver": "500.10.01"}
 
 
 def test_training_lines_are_points_with_or_without_a_loss():
-    [trial] = load_trials(FIXTURES / "layout_a.txt")
-    assert [(p.step, p.loss, p.time_ms) for p in trial.train] == [(1, 10.9001, 500), (10, 6.5, 1000),
+    [run] = load_runs(FIXTURES / "layout_a.txt")
+    assert [(p.step, p.loss, p.time_ms) for p in run.train] == [(1, 10.9001, 500), (10, 6.5, 1000),
                                                                  (20, 5.6, 2000)]
-    [trial] = load_trials(FIXTURES / "layout_d.txt")
-    assert [(p.step, p.loss) for p in trial.train] == [(1, None)]
-    [trial] = load_trials(FIXTURES / "llmc.log")
-    assert [(p.step, p.loss) for p in trial.train] == [(0, 11.0091), (1, 10.9598), (2, 10.4)]
-    assert [(p.step, p.loss) for p in trial.vals] == [(0, 11.0092), (2, 10.5), (3, 10.25)]
+    [run] = load_runs(FIXTURES / "layout_d.txt")
+    assert [(p.step, p.loss) for p in run.train] == [(1, None)]
+    [run] = load_runs(FIXTURES / "llmc.log")
+    assert [(p.step, p.loss) for p in run.train] == [(0, 11.0091), (1, 10.9598), (2, 10.4)]
+    assert [(p.step, p.loss) for p in run.vals] == [(0, 11.0092), (2, 10.5), (3, 10.25)]
 
 
 def test_several_trials_in_a_file_are_told_apart_where_the_step_falls():
-    trials = load_trials(FIXTURES / "layout_d_trials.txt")
-    assert [(t.index, t.seed, t.last.loss, len(t.vals)) for t in trials] == [(0, 41, 3.1, 2), (1, 42, 3.2, 2),
+    runs = load_runs(FIXTURES / "layout_d_trials.txt")
+    assert [(t.index, t.seed, t.last.loss, len(t.vals)) for t in runs] == [(0, 41, 3.1, 2), (1, 42, 3.2, 2),
                                                                            (2, 43, 3.3, 2)]
-    assert {t.device for t in trials} == {"2 x NVIDIA A40"} and {t.world_size for t in trials} == {2}
-    assert len({t.code_sha256 for t in trials}) == 1
+    assert {t.device for t in runs} == {"2 x NVIDIA A40"} and {t.world_size for t in runs} == {2}
+    assert len({t.code_sha256 for t in runs}) == 1
 
 
 def test_a_seed_that_stands_behind_a_trial_is_given_to_none():
-    """Which trial it is of cannot be told, and a wrong seed would hide a repeat."""
-    trials = read_public(Path("a.txt"), VAL + b"trial:1/2 seed:5\n" + VAL.replace(b":1/", b":0/") +
+    """Which run it is of cannot be told, and a wrong seed would hide a repeat."""
+    runs = read_public(Path("a.txt"), VAL + b"trial:1/2 seed:5\n" + VAL.replace(b":1/", b":0/") +
                          b"trial:2/2 seed:6\n")
-    assert [t.seed for t in trials] == [None, None]
+    assert [t.seed for t in runs] == [None, None]
     assert read(VAL + b"seed:5\n").seed == 5
 
 
@@ -107,8 +108,8 @@ def test_a_script_without_a_last_newline_comes_out_without():
     (b"step:1/2 val_loss:3 train_time:30ms step_avg:30ms  \r", 3.0, 0),
 ])
 def test_numbers_that_are_not_plain_are_read(line, loss, decimals):
-    trial = read(line + b"\n")
-    assert repr(trial.last.loss) == repr(loss) and trial.val_decimals == decimals
+    run = read(line + b"\n")
+    assert repr(run.last.loss) == repr(loss) and run.val_decimals == decimals
 
 
 def test_fewest_digits_of_all_validations_count():
@@ -142,7 +143,7 @@ def test_more_steps_than_any_run_has_are_refused(monkeypatch):
     monkeypatch.setattr(public, "POINTS", 5000)
     with pytest.raises(ReadError, match="more than 5000 lines of steps"):
         read(b"s:1 tel:1\n" * 5001)
-    with pytest.raises(ReadError, match="trials"):
+    with pytest.raises(ReadError, match="runs"):
         read((VAL + VAL.replace(b":1/", b":0/")) * 2000)
 
 

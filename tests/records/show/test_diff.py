@@ -1,27 +1,36 @@
 """python -m records diff: what differs between two sides, and what their losses prove."""
 import json
 import math
+import subprocess
 from pathlib import Path
 
 import pytest
+from small_logs import SCRIPT, write_log
 
-from records.tools.show import differences as compare
-from records.tools.show import diff
 from records.__main__ import COMMANDS, main
-from records.tools.show.differences import Side
-from records.tools.read.trials import Point, Trial
-from test_log import SCRIPT, write_log
+from records.tools.read.run import Point, Run
+from records.tools.show import diff
+from records.tools.show import differences as compare
+from records.tools.show.group import Group, step_times
+from records.tools.show.source import FileDiff, add_lines, file_diffs
 
 
-def trial(*losses: float, name: str = "t", ms: float = 10, every: int = 2, **facts) -> Trial:
+def run(*losses: float, name: str = "t", ms: float = 10, every: int = 2, **facts) -> Run:
     """Return a run by hand, validated every so many steps of so many ms each."""
     vals = [Point(every * i, loss, every * i * ms) for i, loss in enumerate(losses)]
-    return Trial(Path(name), 0, "by hand", vals=vals, **{"code": b"x = 1\n", **facts})
+    return Run(Path(name), 0, "by hand", vals=vals, **{"code": b"x = 1\n", **facts})
 
 
-def side(*trials: Trial) -> Side:
-    """Return a side by hand."""
-    return Side(trials[0].path.name, list(trials))
+def side(*runs: Run) -> Group:
+    """Return a group by hand."""
+    return Group(runs[0].path.name, list(runs))
+
+
+def sources(a: Run, b: Run) -> list[FileDiff]:
+    """Return the files of two runs that differ, with their lines."""
+    found = file_diffs(a, b)
+    add_lines(found)
+    return found
 
 
 def changed(log: Path, *changes: tuple[bytes, bytes]) -> Path:
@@ -58,22 +67,23 @@ def test_sections_without_a_difference_are_left_out(tmp_path, capsys):
 
 
 def test_code_is_compared_file_by_file_the_harness_in_one_line(tmp_path, capsys):
-    a = trial(code=b"one\ntwo\n", files={"harness/a.py": b"1\n", "lab/b.py": b"1\n", "lab/same.py": b"\n"})
-    b = trial(code=b"one\n2\n3\n", files={"harness/a.py": b"2\n", "lab/same.py": b"\n"})
-    first, second, third = compare.code(side(a), side(b))
+    a = run(code=b"one\ntwo\n", files={"harness/a.py": b"1\n", "lab/b.py": b"1\n", "lab/same.py": b"\n"})
+    b = run(code=b"one\n2\n3\n", files={"harness/a.py": b"2\n", "lab/same.py": b"\n"})
+    first, second, third = sources(a, b)
     assert first.lines[2:] == ["@@ -1,2 +1,3 @@", " one", "-two", "+2", "+3"]
     assert (first.added, first.removed) == (2, 1)
     assert (second.a, second.b, second.removed) == ("lab/b.py", None, 1) and third.harness
-    text = "\n".join(diff.Page(False, 80, stat=True).lines(diff.report(side(a), side(b))))
+    text = "\n".join(diff.Printer(False, 80, stat=True).lines(diff.report(side(a), side(b))))
     assert " script => none" not in text and "| 3 ++-\n" in text and "| 1 -\n" in text
     assert "harness differs: 1 file; --harness shows them" in text and "harness/a.py" not in text
-    text = "\n".join(diff.Page(False, 80, harness=True).lines(diff.report(side(a), side(b))))
+    text = "\n".join(diff.Printer(False, 80, harness=True).lines(diff.report(side(a), side(b))))
     assert "--- a/harness/a.py\n+++ b/harness/a.py\n" in text and "--harness" not in text
 
 
 def test_a_last_line_without_an_end_is_a_difference():
-    found = compare.file_diff("a", "b", b"x\n", b"x")
-    assert found.lines[-1] == "+\\ No newline at end of file" and found.added == 1
+    [found] = sources(run(code=b"x\n"), run(code=b"x"))
+    assert found.lines[-2:] == ["+x", "\\ No newline at end of file"]
+    assert (found.added, found.removed) == (1, 1)
 
 
 def test_a_log_is_compared_with_a_script_of_the_working_tree(tmp_path, capsys):
@@ -92,12 +102,12 @@ def test_a_stranger_s_log_cannot_show_files_outside_of_the_working_tree(tmp_path
     script = tmp_path / "tree" / "train.py"
     script.parent.mkdir()
     script.write_text("x = 1\n")
-    other = side(trial(files={"../secret": b"", str(tmp_path / "secret"): b""}))
-    assert compare.script_side(script, other).trials[0].files == {}
+    other = side(run(files={"../secret": b"", str(tmp_path / "secret"): b""}))
+    assert diff.script_group(script, other).runs[0].files == {}
 
 
 def test_losses_are_compared_at_the_steps_that_all_runs_validated():
-    a, b = side(trial(6.0, 5.0, 4.0), trial(6.0, 5.5, 5.0)), side(trial(6.0, 4.75))
+    a, b = side(run(6.0, 5.0, 4.0), run(6.0, 5.5, 5.0)), side(run(6.0, 4.75))
     points = compare.curve(a, b)
     assert [p["step"] for p in points] == [0, 2]
     assert points[1] == {"step": 2, "a": 5.25, "b": 4.75, "difference": -0.5, "a_sd": math.sqrt(0.125),
@@ -106,7 +116,7 @@ def test_losses_are_compared_at_the_steps_that_all_runs_validated():
 
 def test_losses_at_equal_time_lie_on_the_lines_between_validations():
     """B takes half the time a step; until it ends after 40 ms, A has gone from 6 to 4."""
-    a, b = side(trial(6.0, 5.0, 4.0, 3.0, 2.0)), side(trial(6.0, 4.0, 2.0, ms=5, every=4))
+    a, b = side(run(6.0, 5.0, 4.0, 3.0, 2.0)), side(run(6.0, 4.0, 2.0, ms=5, every=4))
     points = compare.equal_time(a, b)
     assert [round(p["time_s"], 6) for p in points] == [0.008, 0.016, 0.024, 0.032, 0.04]
     assert [round(p["a"], 9) for p in points] == [5.6, 5.2, 4.8, 4.4, 4.0]
@@ -114,16 +124,16 @@ def test_losses_at_equal_time_lie_on_the_lines_between_validations():
 
 
 def test_runs_without_a_clock_have_no_times():
-    a = side(Trial(Path("a"), 0, "llm.c", vals=[Point(0, 5.0, None), Point(2, 4.0, None)]))
+    a = side(Run(Path("a"), 0, "llm.c", vals=[Point(0, 5.0, None), Point(2, 4.0, None)]))
     assert compare.equal_time(a, a) == [] and compare.speed(a)["ms_per_step"] is None
-    text = "\n".join(diff.Page(False, 80).lines(diff.report(a, a)))
+    text = "\n".join(diff.Printer(False, 80).lines(diff.report(a, a)))
     assert "unknown: a log without code" in text and "unknown       unknown" in text
 
 
 def test_time_per_step_is_the_median_of_steps_in_a_row():
     lines = [Point(step, None, ms) for step, ms in ((1, 10), (2, 22), (4, 90), (5, 100), (6, 111))]
-    assert compare.step_times(trial(train=lines)) == [12, 10, 11]
-    assert compare.speed(side(trial(6.0, 5.0, train=lines)))["ms_per_step"] == 11
+    assert step_times(run(train=lines)) == [12, 10, 11]
+    assert compare.speed(side(run(6.0, 5.0, train=lines)))["ms_per_step"] == 11
 
 
 def test_a_clock_that_starts_late_does_not_make_steps_fast():
@@ -133,75 +143,73 @@ def test_a_clock_that_starts_late_does_not_make_steps_fast():
 
 
 def test_one_run_against_one_decides_nothing(tmp_path):
-    words = diff.verdict(side(trial(5.0, 4.0)), side(trial(5.0, 3.0)))["words"]
+    words = compare.verdict(side(run(5.0, 4.0)), side(run(5.0, 3.0)))["words"]
     assert words == "B - A = -1.00000; one run against one run decides nothing"
-    a, b = (side(trial(3.2800 + shift, track="fineweb")) for shift in (0, -0.0026))
-    found = diff.verdict(a, b)
+    a, b = (side(run(3.2800 + shift, track="fineweb")) for shift in (0, -0.0026))
+    found = compare.verdict(a, b)
     assert found["in_sd"] == pytest.approx(-2)
     assert "-2.0 times the known run-to-run sd 0.0013" in found["words"]
 
 
 def test_repeats_of_a_seed_and_copies_of_a_curve_count_once():
-    same_seed = side(trial(5.0, 4.0, seed=1), trial(5.0, 4.2, seed=1))
+    same_seed = side(run(5.0, 4.0, seed=1), run(5.0, 4.2, seed=1))
     assert compare.finals(same_seed) == (2, {1: pytest.approx(4.1)})
-    copies = side(trial(5.0, 4.0), trial(5.0, 4.0), trial(5.0, 4.2))
+    copies = side(run(5.0, 4.0), run(5.0, 4.0), run(5.0, 4.2))
     assert sorted(compare.finals(copies)[1].values()) == [4.0, 4.2]
-    assert "one run" not in (words := diff.verdict(same_seed, copies)["words"]) and "one seed" in words
+    assert "one run" not in (words := compare.verdict(same_seed, copies)["words"]) and "one seed" in words
 
 
 def test_runs_that_did_not_finish_are_in_no_verdict():
-    a = side(trial(5.0, 4.0, seed=0, status="ok"), trial(5.0, 9.0, seed=1, status="incomplete"),
-             trial(5.0, math.nan, seed=2, status="nonfinite"))
+    a = side(run(5.0, 4.0, seed=0, status="ok"), run(5.0, 9.0, seed=1, status="incomplete"),
+             run(5.0, math.nan, seed=2, status="nonfinite"))
     assert compare.finals(a) == (2, {0: 4.0})
-    assert "2 of 3 runs of A did not end in order" in diff.verdict(a, side(trial(4.0)))["words"]
-    assert "nothing to test" in diff.verdict(side(trial(4.0)), side(trial(math.nan)))["words"]
+    assert "2 of 3 runs of A did not end in order" in compare.verdict(a, side(run(4.0)))["words"]
+    assert "nothing to test" in compare.verdict(side(run(4.0)), side(run(math.nan)))["words"]
 
 
 def test_the_verdict_is_paired_at_the_same_seeds_and_welch_s_otherwise():
     """By hand: differences -0.3, -0.2, -0.4 have t = -0.3 / (0.1 / sqrt(3)), two degrees of freedom."""
-    pytest.importorskip("scipy")
-    a = side(*(trial(5.0, loss, seed=i) for i, loss in enumerate((4.0, 5.0, 6.0))))
-    b = side(*(trial(5.0, loss, seed=i) for i, loss in enumerate((3.7, 4.8, 5.6))))
-    found = diff.verdict(a, b)
+    a = side(*(run(5.0, loss, seed=i) for i, loss in enumerate((4.0, 5.0, 6.0))))
+    b = side(*(run(5.0, loss, seed=i) for i, loss in enumerate((3.7, 4.8, 5.6))))
+    found = compare.verdict(a, b)
     assert found["test"] == "paired over 3 seeds" and found["t"] == pytest.approx(-0.3 / (0.1 / math.sqrt(3)))
     t = found["t"]
     assert found["p_b_lower"] == pytest.approx(0.5 + t / (2 * math.sqrt(2 + t * t)))  # Student's t, df = 2
     assert "no difference shown" in found["words"]
-    for one in b.trials:
+    for one in b.runs:
         one.seed += 10
-    found = diff.verdict(a, b)
+    found = compare.verdict(a, b)
     assert found["test"] == "Welch, 3 and 3 seeds" and found["p_b_lower"] > 0.3
 
 
 def test_the_verdict_says_which_side_is_lower():
-    pytest.importorskip("scipy")
-    a, b = (side(*(trial(5.0, loss + i / 1000, seed=i + first) for i in range(4)))
+    a, b = (side(*(run(5.0, loss + i / 1000, seed=i + first) for i in range(4)))
             for loss, first in ((4.0, 0), (3.9, 10)))
-    assert "B is lower" in diff.verdict(a, b)["words"] and "B is higher" in diff.verdict(b, a)["words"]
-    flat = side(trial(5.0, 4.0, seed=0), trial(5.0, 4.0, seed=1))
-    assert "do not spread" in diff.verdict(flat, flat)["words"]
+    assert "B is lower" in compare.verdict(a, b)["words"] and "B is higher" in compare.verdict(b, a)["words"]
+    flat = side(run(5.0, 4.0, seed=0), run(5.0, 4.0, seed=1))
+    assert "do not spread" in compare.verdict(flat, flat)["words"]
 
 
 def test_losses_of_two_tracks_are_not_compared(tmp_path, capsys):
-    a, b = side(trial(5.0, 4.0, track="one")), side(trial(5.0, 3.0, track="other"))
+    a, b = side(run(5.0, 4.0, track="one")), side(run(5.0, 3.0, track="other"))
     found = diff.report(a, b)
     assert "curve" not in found and "verdict" not in found
-    assert list(diff.Page(False, 80).lines(found))[-1] == " track differs: the losses do not compare"
+    assert list(diff.Printer(False, 80).lines(found))[-1] == " track differs: the losses do not compare"
 
 
 def test_times_of_different_devices_come_with_a_warning():
-    a, b = side(trial(5.0, 4.0, device="8 x H100")), side(trial(5.0, 3.0, device="H200"))
-    text = "\n".join(diff.Page(False, 80).lines(diff.report(a, b)))
+    a, b = side(run(5.0, 4.0, device="8 x H100")), side(run(5.0, 3.0, device="H200"))
+    text = "\n".join(diff.Printer(False, 80).lines(diff.report(a, b)))
     assert text.count("not on one device") == 2
-    b.trials[0].device = "8 x H100"
-    assert "not on one device" not in "\n".join(diff.Page(False, 80).lines(diff.report(a, b)))
+    b.runs[0].device = "8 x H100"
+    assert "not on one device" not in "\n".join(diff.Printer(False, 80).lines(diff.report(a, b)))
 
 
 def test_a_folder_of_a_record_is_all_its_runs(tmp_path, capsys):
     for i in range(2):
         write_log(tmp_path / "2026-11-22_Muon" / "logs", f"r{i}", (6.0, 5.0 + i))
-    found = compare.load_side(tmp_path / "2026-11-22_Muon")
-    assert found.name == "2026-11-22_Muon" and [t.last.loss for t in found.trials] == [5.0, 6.0]
+    found = diff.load_group(tmp_path / "2026-11-22_Muon")
+    assert found.name == "2026-11-22_Muon" and [t.last.loss for t in found.runs] == [5.0, 6.0]
     (tmp_path / "empty").mkdir()
     assert main(["diff", str(tmp_path / "empty"), str(tmp_path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
@@ -238,22 +246,68 @@ def test_long_text_goes_through_the_pager(capfd, monkeypatch):
     monkeypatch.setenv("PAGER", "tr a b")
     monkeypatch.setenv("LINES", "20")
     for lines, may_page, letter in ((30, True, "b"), (30, False, "a"), (3, True, "a")):
-        diff.put("a\n" * lines, may_page)
+        diff.write("a\n" * lines, may_page)
         assert capfd.readouterr().out == f"{letter}\n" * lines
 
 
 def test_a_stranger_s_escapes_are_shown_and_not_sent(tmp_path, capsys):
-    a = trial(5.0, 4.0, code=b"x\n", hyperparameters={"\x1b[2J": 1}, device="\x1b[31mred", status="\x07")
-    b = trial(5.0, 4.0, code=b"\x1b]0;title\x07\n\xff\r\t\xe2\x80\xae", hyperparameters={"lr": "\x1b[0m"})
-    text = "\n".join(diff.Page(False, 80).lines(diff.report(side(a), side(b))))
+    a = run(5.0, 4.0, code=b"x\n", hyperparameters={"\x1b[2J": 1}, device="\x1b[31mred", status="\x07")
+    b = run(5.0, 4.0, code=b"\x1b]0;title\x07\n\xff\r\t\xe2\x80\xae", hyperparameters={"lr": "\x1b[0m"})
+    text = "\n".join(diff.Printer(False, 80).lines(diff.report(side(a), side(b))))
     assert not [c for c in text if c != "\n" and not c.isprintable()] and "\\x1b]0;title\\x07" in text
+
+
+def test_hostile_sources_and_names_are_content_to_git_and_nothing_else(tmp_path, monkeypatch):
+    """Names that are options or lead out of the folder, NUL, CR, a long line, lines like git's own."""
+    fake = b"diff --git a/a/000000 b/b/000000\n@@ -1 +1 @@\nx\0y\rz\n"
+    names = ("-x", "--output=owned", "../x", "/etc/passwd", ".gitattributes", ".git/config", "a\x1b[2J\n")
+    a = run(code=b"1\n", files={name: fake + b"old\n" for name in names})
+    b = run(code=b"2\n" + b"w" * 300_000 + b"\n", files={name: fake + b"new\n" for name in names})
+    monkeypatch.chdir(tmp_path)
+    found = sources(a, b)
+    assert len(found) == 1 + len(names) and not list(tmp_path.iterdir())
+    for one in found[1:]:
+        assert (one.added, one.removed) == (1, 1) and one.lines[-2:] == ["-old", "+new"]
+        assert "x\\x00y\\rz" in one.lines[-3] and all(line.isprintable() for line in one.lines)
+    assert max(map(len, found[0].lines)) < 1100
+    text = "\n".join(diff.Printer(False, 80, stat=True).lines(diff.report(side(a), side(b))))
+    assert " ../x " in text and "| 2 +-\n" in text and "8 files changed" in text
+    assert not [c for c in text if c != "\n" and not c.isprintable()]
+
+
+def test_no_configuration_of_git_and_no_checkout_changes_the_diff(tmp_path, monkeypatch):
+    """A user's external diff, prefix or context; the same in a checkout that holds the temporary folder."""
+    wanted = sources(run(code=b"one\n1\n2\n3\n4\n5\n"), run(code=b"two\n1\n2\n3\n4\n5\n"))[0].lines
+    config = "[diff]\n\texternal = touch owned\n\tcontext = 0\n\tnoprefix = true\n[core]\n\tpager = cat\n"
+    (tmp_path / ".gitconfig").write_text(config)
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    (tmp_path / ".git" / "config").write_text(config)
+    (tmp_path / ".gitattributes").write_text("* -diff\n")
+    for name in ("HOME", "TMPDIR", "XDG_CONFIG_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setenv("GIT_EXTERNAL_DIFF", "touch owned")
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.chdir(tmp_path)
+    found = sources(run(code=b"one\n1\n2\n3\n4\n5\n"), run(code=b"two\n1\n2\n3\n4\n5\n"))[0]
+    assert found.lines == wanted and len(wanted) == 8 and not (tmp_path / "owned").exists()
+
+
+def test_without_git_one_line_says_so_and_the_rest_is_compared(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    a, b = side(run(5.0, 4.0)), side(run(5.0, 4.5, code=b"x = 2\n"))
+    for stat in (False, True):
+        lines = list(diff.Printer(False, 80, stat=stat).lines(diff.report(a, b)))
+        assert lines[0].startswith("differ in code; final loss B - A = +0.5000")
+        assert [line for line in lines if "git" in line] == [
+            " script: git is missing, which finds the lines that differ; install it"]
 
 
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_tables_keep_to_the_width_of_the_terminal(width):
-    a = trial(5.0, 4.0, hyperparameters={"n" * 20: "v" * 300, "w": 1}, device="d" * 300)
-    b = trial(5.0, 4.0, hyperparameters={"n" * 20: "w" * 300, "w": 2}, code=b"y\n" * 500)
-    lines = list(diff.Page(False, width, stat=True).lines(diff.report(side(a), side(b))))
+    a = run(5.0, 4.0, hyperparameters={"n" * 20: "v" * 300, "w": 1}, device="d" * 300)
+    b = run(5.0, 4.0, hyperparameters={"n" * 20: "w" * 300, "w": 2}, code=b"y\n" * 500)
+    lines = list(diff.Printer(False, width, stat=True).lines(diff.report(side(a), side(b))))
     told = [line for line in lines if " -> " in line or "|" in line or "unknown on" in line]
     assert len(told) > 4 and max(map(len, told)) <= width
 
@@ -268,6 +322,6 @@ def test_what_cannot_be_read_is_refused_in_one_line(tmp_path, capsys):
 
 
 def test_a_side_that_mixes_codes_says_so():
-    a, mixed = side(trial(5.0, 4.0)), side(trial(5.0, 4.0), trial(5.0, 4.1, code=b"x = 2\n"))
-    text = "\n".join(diff.Page(False, 80).lines(diff.report(a, mixed)))
+    a, mixed = side(run(5.0, 4.0)), side(run(5.0, 4.0), run(5.0, 4.1, code=b"x = 2\n"))
+    text = "\n".join(diff.Printer(False, 80).lines(diff.report(a, mixed)))
     assert "the runs of B differ in code; its first one is compared" in text and "runs of A" not in text

@@ -1,14 +1,14 @@
-"""python -m records list: a line a trial, in order, with nothing lost and nothing guessed."""
+"""python -m records list: a line a run, in order, with nothing lost and nothing guessed."""
 import json
 import math
 from pathlib import Path
 
 import pytest
-from test_log import write_log
+from small_logs import write_log
 
-from records.tools.show import listing
 from records.__main__ import COMMANDS, main
-from records.tools.read.trials import load_trials
+from records.tools.read.logs import load_runs
+from records.tools.show import listing
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -18,7 +18,7 @@ def test_json_is_the_facts_of_each_trial(tmp_path, capsys):
     paths = [own, FIXTURES / "layout_d_trials.txt", FIXTURES / "layout_b.txt"]
     assert main(["list", "--json", *map(str, paths)]) == 0
     found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
-    assert found[:4] == [trial.facts() for path in paths[:2] for trial in load_trials(path)]
+    assert found[:4] == [run.facts() for path in paths[:2] for run in load_runs(path)]
     assert found[0]["status"] == "ok" and found[0]["track"] == "tiny" and found[0]["seed"] == 3
     assert [f["trial"] for f in found] == [0, 0, 1, 2, 0] and found[4]["val_loss"] == "nan"
     assert found[4]["status"] is None and found[4]["seed"] is None
@@ -30,7 +30,7 @@ def test_a_line_a_trial_shows_what_its_log_says(tmp_path, capsys):
     assert main(["list", *map(str, paths)]) == 0
     head, own, track_3, llmc = capsys.readouterr().out.splitlines()
     assert head.split() == ["status", "track", "step", "val_loss", "time", "code", "device", "file"]
-    code = load_trials(tmp_path / "r.txt")[0].code_sha256[:8]
+    code = load_runs(tmp_path / "r.txt")[0].code_sha256[:8]
     assert own.split() == ["nonfinite", "tiny", "2/4", "inf", "0.0", "s", code, "-", str(tmp_path / "r.txt")]
     assert track_3.split()[:6] == ["-", "-", "3125/3148", "3.27946", "615.2", "s"]
     assert llmc.split()[:6] == ["-", "-", "3", "10.25000", "-", "-"]

@@ -4,12 +4,12 @@ import math
 from pathlib import Path
 
 import pytest
-from harness.runlog import RunLog
-from test_log import FILES, SCRIPT, manifest, write_log
+from small_logs import FILES, SCRIPT, manifest, write_log
 
-from records.tools.show import show
+from harness.runlog import RunLog
 from records.__main__ import COMMANDS, main
-from records.tools.read.trials import Point
+from records.tools.read.run import Point
+from records.tools.show import show
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -93,9 +93,9 @@ def test_public_logs_are_shown_trial_by_trial(capsys):
         assert "validations" in shown(capsys, path) and path.name in shown(capsys, path)
     several = FIXTURES / "layout_d_trials.txt"
     assert "3.30000 at step 10 of 10" in shown(capsys, several, "--trial", 2)
-    assert main(["show", str(several)]) == 0 and "trial 0 of 3" in capsys.readouterr().err
-    for trial in (3, -1):
-        assert main(["show", str(several), "--trial", str(trial)]) == 2
+    assert main(["show", str(several)]) == 0 and "run 0 of 3" in capsys.readouterr().err
+    for run in (3, -1):
+        assert main(["show", str(several), "--trial", str(run)]) == 2
         assert "expected one of 0 to 2" in capsys.readouterr().err
 
 

@@ -8,12 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from small_logs import FILES, SCRIPT, manifest
 
 from harness.runlog import RunLog
-from records.tools.show import stats
 from records.__main__ import COMMANDS, main
-from records.tools.read.trials import Point, Trial
-from test_log import FILES, SCRIPT, manifest
+from records.tools.read.run import Point, Run
+from records.tools.show import stats
+from records.tools.show.group import Group, kind, outcome
 
 ROOT = Path(__file__).resolve().parents[3]
 GOOD = (4.9971, 4.9978, 4.9987, 4.9984, 4.9979, 4.9981, 4.9976, 4.9985)  # the tiny track's target is 5.0
@@ -53,10 +54,15 @@ def called(capsys, *words: str) -> tuple[int, dict]:
     return code, report
 
 
-def trial(loss: float, i: int, **facts) -> Trial:
+def run(loss: float, i: int, **facts) -> Run:
     """Return a run as a public log tells it: 4 digits, no seed, no status."""
     points = [Point(0, 10.8, 0.0), Point(90, loss + 0.001, 900.0 + i), Point(100, loss, 1000.0 + i)]
-    return Trial(Path(f"{i}.txt"), 0, "D", None, 100, points, val_decimals=4, code=b"x", **facts)
+    return Run(Path(f"{i}.txt"), 0, "D", None, 100, points, val_decimals=4, code=b"x", **facts)
+
+
+def group(*losses: float) -> Group:
+    """Return public runs with these losses."""
+    return Group("public", [run(loss, i) for i, loss in enumerate(losses)])
 
 
 def test_eight_seeds_below_the_target_of_their_track_are_proof(tmp_path, capsys):
@@ -64,8 +70,7 @@ def test_eight_seeds_below_the_target_of_their_track_are_proof(tmp_path, capsys)
     found = report["target"]
     assert code == 0 and found["word"] == "PROVEN" and found["target"] == 5.0 and found["test"]["n"] == 8
     assert found["test"]["mean"] == pytest.approx(4.9980125, rel=1e-12)
-    assert found["bound"] < 5.0 and found["below"] == {"runs": 8, "chance": pytest.approx(0.01 ** (1 / 8))}
-    assert found["rounding_robust_p"] is None  # these logs hold full precision
+    assert found["bound"] < 5.0 and found["below"] == {"runs": 8}
     assert found["z_rule"]["passes"] and found["power"] > 0.9 and found["runs_for_90"] <= 8
 
 
@@ -105,22 +110,20 @@ def test_a_run_that_did_not_end_well_makes_the_evidence_invalid(tmp_path, capsys
 
 
 def test_a_public_run_that_stopped_before_its_last_step_has_no_final_loss():
-    early = trial(4.99, 0)
+    early = run(4.99, 0)
     early.steps = 120
-    sample = stats.collect([early])
-    assert sample.losses == {} and "step 100 of 120; --step 100" in sample.invalid[0]
-    assert list(stats.collect([early], 100).losses.values()) == [4.99]
+    found = outcome(Group("early", [early]))
+    assert found.losses == {} and "step 100 of 120; --step 100" in found.invalid[0]
+    assert list(outcome(Group("early", [early]), 100).losses.values()) == [4.99]
 
 
-def test_printed_losses_are_judged_as_if_rounded_the_wrong_way_too():
+def test_printed_losses_give_the_known_p_and_logs_without_a_seed_say_so():
     x = [3.2763, 3.2806, 3.2789, 3.2785, 3.2780, 3.2790, 3.2794, 3.2798, 3.2788, 3.2802,
          3.2798, 3.2783, 3.2789, 3.2775, 3.2811, 3.2793, 3.2802, 3.2785, 3.2801, 3.2803]
-    sample = stats.collect([trial(loss, i) for i, loss in enumerate(x)])
-    found = stats.against(sample, 3.28)
+    judged = outcome(group(*x))
+    found = stats.against(judged, 3.28)
     assert found["test"]["p"] == pytest.approx(0.0023570716325535, rel=1e-9)
-    assert found["rounding_robust_p"] == pytest.approx(0.0036317552681509, rel=1e-9)
-    assert any("digit 4 higher" in line for line in stats.against_text(found, sample.decimals))
-    assert sample.notes == ["20 logs do not tell their seed; each is taken for a seed of its own"]
+    assert judged.notes == ["20 logs do not tell their seed; each is taken for a seed of its own"]
     assert found["word"] == "PROMISING" and found["below"]["runs"] == 14
 
 
@@ -135,17 +138,14 @@ def test_public_logs_are_judged_like_our_own(tmp_path, capsys):
     assert main(["stats", str(tmp_path)]) == 2 and "--target" in capsys.readouterr().err
     code, report = called(capsys, str(tmp_path), "--target", "3.28")
     assert code == 0 and report["target"]["test"]["p"] == pytest.approx(0.0059834561492737, rel=1e-9)
-    assert report["target"]["rounding_robust_p"] == pytest.approx(0.006573398778127, rel=1e-9)
     assert called(capsys, str(tmp_path), "--target", "3.28", "--earliest")[1]["target"]["step"] == 1390
 
 
-def test_a_spread_that_sigma_does_not_explain_warns_of_the_z_rule():
-    for spread, warned in ((0.001, False), (0.004, True)):
-        sample = stats.collect([trial(3.27 + spread * (i % 3 - 1), i) for i in range(8)])
-        text = "\n".join(stats.against_text(stats.against(sample, 3.28), 4))
-        assert ("warning" in text) == warned
-    at_target = stats.collect([trial(loss, i) for i, loss in enumerate((3.28, 3.27, 3.29))])
-    assert stats.against(at_target, 3.28)["below"]["runs"] == 2
+def test_runs_at_the_target_are_counted_as_in_reach():
+    at_target = outcome(group(3.28, 3.27, 3.29))
+    judged = stats.against(at_target, 3.28)
+    assert judged["below"]["runs"] == 2
+    assert "in reach    2 of 3 runs at or below the target" in stats.against_lines(judged)
 
 
 def test_another_step_is_judged_when_asked_for(tmp_path, capsys):
@@ -230,17 +230,27 @@ def test_times_of_other_places_are_not_compared(tmp_path, capsys, change, says):
 
 def test_fewer_steps_count_in_the_pairwise_rule():
     """0.0002 worse after 50 steps fewer, 20 runs each: 0.00648, as the public track's page has it."""
-    new, old = ([trial(loss + i / 10_000, i) for i in range(20)] for loss in (3.2702, 3.27))
-    for run in old:
-        run.steps, run.vals = 150, [*run.vals, Point(150, run.last.loss, 2000.0)]
-    rule = stats.compare(stats.collect(new), stats.collect(old), None, None)["pairwise_rule"]
+    new, old = ([run(loss + i / 10_000, i) for i in range(20)] for loss in (3.2702, 3.27))
+    for each in old:
+        each.steps, each.vals = 150, [*each.vals, Point(150, each.last.loss, 2000.0)]
+    rule = stats.compare(outcome(Group("new", new)), outcome(Group("old", old)), None, None)["pairwise_rule"]
     assert rule == {"passes": True, "left": pytest.approx(0.0064826692)}
 
 
 def test_public_seeds_in_the_script_make_no_other_code():
     sources = (b"SEED = 2\nlr = 1\n", b"SEED = 8\nlr = 1\n", b"SEED = 2\nlr = 2\n")
-    x, y, z = (stats.kind(Trial(Path("a"), 0, "D", code=source)) for source in sources)
+    x, y, z = (kind(Run(Path("a"), 0, "D", code=source)) for source in sources)
     assert x == y != z
+
+
+def test_logs_that_carry_no_code_are_tested_together_and_stderr_says_so(tmp_path, capsys):
+    source = (Path(__file__).parents[1] / "fixtures" / "llmc.log").read_text()
+    paths = [tmp_path / f"{i}.log" for i in range(3)]
+    for i, path in enumerate(paths):
+        path.write_text(source.replace("tel:10.2500", f"tel:10.2{i}00"))
+    assert main(["stats", *map(str, paths), "--target", "10", "--step", "3"]) == 1
+    out, err = capsys.readouterr()
+    assert out.startswith("3 runs, 3 distinct seeds") and "3 logs do not carry their code" in err
 
 
 @pytest.mark.parametrize("losses, change, says", [
@@ -280,11 +290,11 @@ def test_losses_at_the_ends_of_the_floats_are_no_crash(tmp_path, capsys):
 
 def test_a_run_that_ends_before_the_others_leaves_no_earliest_step():
     for kept in (2, 0):
-        cut = trial(4.98, 1)
+        cut = run(4.98, 1)
         del cut.vals[kept:]
-        found = stats.earliest([trial(4.99, 0), cut], 5.0)
+        found = stats.earliest(Group("cut", [run(4.99, 0), cut]), 5.0)
         assert found["step"] is None and found["reason"] == "1.txt: no validation at step 100"
-    assert stats.earliest([cut], 5.0)["reason"] == "1.txt: no validation"
+    assert stats.earliest(Group("cut", [cut]), 5.0)["reason"] == "1.txt: no validation"
 
 
 def test_the_example_in_the_help_runs(tmp_path, capsys):

@@ -1,0 +1,53 @@
+"""What this checkout says of its tracks: their rows, the harnesses whose runs count, the pinned shards."""
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from records.tools.read.log import read_bytes
+from records.tools.read.run import Run
+from records.tools.read.values import ReadError, parse_json, shown
+
+ROOT = Path(__file__).resolve().parents[3]
+HARNESS = "harness"  # the table of tracks.toml that is no track
+
+
+def load_rows(root: Path | None = None) -> dict[str, dict[str, Any]]:
+    """Return the row of each track, by name."""
+    return {name: row for name, row in _tables(root).items() if name != HARNESS}
+
+
+def accepted_harnesses(root: Path | None = None) -> dict[str, str]:
+    """Return the digests of the harnesses that this checkout accepts: digest -> what it was, in words."""
+    return _tables(root).get(HARNESS, {})
+
+
+def own_row(track: str, root: Path | None = None) -> dict[str, Any]:
+    """Return this checkout's row of a track. Raises ReadError where it has none."""
+    rows = load_rows(root)
+    if track not in rows:
+        raise ReadError(f"track {shown(track)} is not in this checkout's harness/tracks.toml; it has "
+                        f"{', '.join(rows)}")
+    return rows[track]
+
+
+def row_of(runs: Iterable[Run]) -> dict[str, Any]:
+    """Return this checkout's row of the track that all runs name, empty where it has none."""
+    names = {run.track for run in runs}
+    return load_rows().get(str(names.pop()), {}) if len(names) == 1 else {}
+
+
+def pinned_hashes(row: dict[str, Any], root: Path | None = None) -> dict[str, str]:
+    """Return file name -> sha256 from the manifest.json of a track's data; empty where there is none."""
+    path = (root or ROOT) / str(row.get("data")) / "manifest.json"
+    if not path.is_file():
+        return {}
+    try:
+        files = parse_json(read_bytes(path).decode())["files"]
+        return {name: entry["sha256"] for name, entry in files.items()}
+    except (UnicodeDecodeError, KeyError, TypeError, AttributeError):
+        raise ReadError(f"{path.name}: no manifest of shards; fetch the data again") from None
+
+
+def _tables(root: Path | None) -> dict[str, dict[str, Any]]:
+    return tomllib.loads(((root or ROOT) / "harness" / "tracks.toml").read_text())

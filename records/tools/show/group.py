@@ -1,0 +1,157 @@
+"""Groups of runs that are seeds of one another: what such runs share, one loss for each seed, their times."""
+import hashlib
+import json
+import re
+import statistics
+import sys
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from records.tools.read.logs import find_logs, load_runs
+from records.tools.read.run import Point, Run
+from records.tools.read.values import ReadError, is_finite, shown
+
+SEED = re.compile(rb"(?im)^(\s*seed\s*=\s*)\d+")  # public scripts that differ in this line alone are one code
+
+
+@dataclass
+class Group:
+    """Several runs of one thing: a code, a log, a record; or a script of the working tree, never run."""
+
+    name: str
+    runs: list[Run]
+    script: bool = False
+
+    @property
+    def finished(self) -> list[Run]:
+        """The runs that ended in order and validated, their last loss finite; public logs have no status."""
+        return [run for run in self.runs if run.status in (None, "ok", "stopped") and run.last
+                and is_finite(run.last.loss)]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What counts of a group after a step: one loss a distinct seed, the mean where it was repeated."""
+
+    step: int | None
+    losses: dict[Hashable, float]  # by seed; a run that tells none stands for itself, a copy of it does not
+    times_ms: dict[Hashable, float | None]  # charged until that validation
+    invalid: list[str]  # what keeps runs from being evidence; no loss is tested then
+    notes: list[str]
+
+
+def read_runs(paths: list[Path], command: str | None = None, once: bool = True) -> list[Run]:
+    """Return the runs of logs and folders of them. Raises ReadError for none, and for a file that is no log.
+
+    command: whose stderr line tells of a file below a folder that is no log and is passed over.
+    once: raise ReadError for a copy too.
+    """
+    runs: list[Run] = []
+    seen: dict[Hashable, Run] = {}
+    for path in find_logs(paths):
+        try:
+            found = load_runs(path)
+        except ReadError as error:
+            if command is None or path in paths:
+                raise
+            print(f"records {command}: passed over {error}", file=sys.stderr)
+            continue
+        for run in found:  # two runs do not take the same time at every validation
+            timed = (run.code, *run.vals) if run.last and run.last.time_ms else (run.path, run.index)
+            if (first := seen.setdefault(timed, run)) is not run and once:
+                raise ReadError(f"{first.name} and {run.name} are the same run; it counts once")
+        runs += found
+    if not runs:
+        raise ReadError(f"{shown(', '.join(map(str, paths)))}: no log there")
+    return runs
+
+
+def kind(run: Run) -> dict[str, Any]:
+    """Return what runs must share to be seeds of one another; a log without code is like no other."""
+    if run.log:
+        if not run.log.manifest:
+            raise ReadError(f"{run.name}: cut off above its manifest; what it ran is unknown")
+        code = run.at("code", "digest")
+    elif run.code is None:
+        code = f"{run.path}#{run.index}"
+    else:
+        sources = [run.code, *(source for _, source in sorted(run.files.items()))]
+        code = hashlib.sha256(b"\0".join(SEED.sub(rb"\1", source) for source in sources)).hexdigest()
+    return {"track": run.track, "code": code, "hyperparameters": run.hyperparameters,
+            "reduction": run.at("reduction")}
+
+
+def groups_of(runs: Iterable[Run]) -> list[Group]:
+    """Return runs in groups of one kind, in order of their first."""
+    groups: dict[str, Group] = {}
+    for run in runs:
+        groups.setdefault(json.dumps(kind(run), sort_keys=True), Group(run.name, [])).runs.append(run)
+    return list(groups.values())
+
+
+def outcome(group: Group, step: int | None = None) -> Outcome:
+    """Return the losses after the last step, or after the one that is given.
+
+    Raises ReadError where last steps differ, for runs of unequal length are no sample, and where no run
+    has that step.
+    """
+    points: dict[Hashable, list[Point]] = {}
+    invalid = []
+    for run in group.runs:
+        point = measured(run, step)
+        if isinstance(point, str):
+            invalid.append(point)
+        else:
+            points.setdefault(tuple(run.vals) if run.seed is None else run.seed, []).append(point)
+    validated = sorted({point.step for run in group.runs for point in run.vals})
+    if step is not None and step not in validated:
+        raise ReadError(f"no run has a validation at step {step}; "
+                        f"there are {len(validated)}, the last ones at {validated[-5:]}")
+    steps = sorted({point.step for of_seed in points.values() for point in of_seed})
+    if len(steps) > 1:
+        raise ReadError(f"the runs end at steps {', '.join(map(str, steps[:5]))}; name one with --step")
+    names = {seed: [run.name for run in group.runs if run.seed == seed] for seed in points}
+    notes = [f"seed {seed} was run {len(names[seed])} times and counts once, by its mean: "
+             f"{', '.join(names[seed])}" for seed in points if len(names[seed]) > 1]
+    if unknown := sum(run.seed is None for run in group.runs):
+        notes.append(f"{unknown} logs do not tell their seed; each is taken for a seed of its own")
+    return Outcome(steps[0] if steps else step,
+                   {seed: statistics.mean(p.loss for p in of_seed) for seed, of_seed in points.items()},
+                   {seed: mean_time(of_seed) for seed, of_seed in points.items()}, invalid, notes)
+
+
+def measured(run: Run, step: int | None) -> Point | str:
+    """Return the validation that counts of a run, or what keeps it from being evidence."""
+    orderly = (None, "ok") if step is None else (None, "ok", "stopped")  # public logs tell no status
+    if run.status not in orderly:
+        return f"{run.name}: ended {shown(run.status)}"
+    point = run.last if step is None else next((p for p in run.vals if p.step == step), None)
+    if point is None or point.loss is None:
+        return f"{run.name}: no validation" + ("" if step is None else f" at step {step}")
+    if step is None and run.steps and point.step != run.steps:
+        return (f"{run.name}: its last validation is at step {point.step} of {run.steps}; "
+                f"--step {point.step} judges it there")
+    return point if is_finite(point.loss) else f"{run.name}: val_loss {point.loss} at step {point.step}"
+
+
+def mean_time(points: list[Point]) -> float | None:
+    """Return the mean time, None where one is unknown."""
+    times = [point.time_ms for point in points]
+    return statistics.mean(times) if all(map(is_finite, times)) else None
+
+
+def between(marks: list[tuple[float, float]], x: float) -> float:
+    """Return y at x on the straight line through the two marks (x, y) that are nearest around it."""
+    if len(marks) < 2:
+        return marks[0][1]
+    i = next((i for i in range(1, len(marks) - 1) if marks[i][0] >= x), len(marks) - 1)
+    (x0, y0), (x1, y1) = marks[i - 1], marks[i]
+    return y0 if x1 == x0 else y0 + (y1 - y0) * (x - x0) / (x1 - x0)
+
+
+def step_times(run: Run) -> list[float]:
+    """Return the times of steps in ms, where the lines of training tell two in a row; may be empty."""
+    return [q.time_ms - p.time_ms for p, q in zip(run.train, run.train[1:])
+            if q.step == p.step + 1 and is_finite(p.time_ms) and is_finite(q.time_ms)]

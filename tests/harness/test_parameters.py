@@ -1,0 +1,54 @@
+"""What is asked of a model's parameters."""
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from harness.parameters import active_parameters, check_optimizers, count, weights_sha256
+
+
+def model(tied: bool) -> nn.Module:
+    """Return a table of 70 numbers, a norm of 7 and a head of 70, which may be the table itself."""
+    net = nn.ModuleDict({"table": nn.Embedding(10, 7), "norm": nn.LayerNorm(7, bias=False),
+                         "head": nn.Linear(7, 10, bias=False)})
+    if tied:
+        net["head"].weight = net["table"].weight
+    return net
+
+
+def test_a_table_that_is_only_looked_up_is_not_active_and_one_that_is_a_head_too_is():
+    assert active_parameters(model(tied=False)) == 77 and active_parameters(model(tied=True)) == 77
+    track = SimpleNamespace(name="t", max_active_parameters=77)
+    for tied, total in ((False, 147), (True, 77)):
+        net = model(tied)
+        assert count(net, [torch.optim.SGD(net.parameters())], track) == {"active": 77, "total": total}
+
+
+def test_a_model_over_the_tracks_size_is_refused():
+    net = model(tied=True)
+    with pytest.raises(ValueError, match="77 active parameters, track t allows 76"):
+        count(net, [torch.optim.SGD(net.parameters())], SimpleNamespace(name="t", max_active_parameters=76))
+
+
+def test_each_parameter_that_wants_a_gradient_is_in_exactly_one_optimizer():
+    net = model(tied=False)
+    half, all_of_it = torch.optim.SGD(net["table"].parameters()), torch.optim.SGD(net.parameters())
+    check_optimizers(net, [all_of_it])
+    with pytest.raises(ValueError, match="parameter norm.weight is in 0 optimizer groups"):
+        check_optimizers(net, [half])
+    with pytest.raises(ValueError, match="parameter table.weight is in 2 optimizer groups"):
+        check_optimizers(net, [half, all_of_it])
+    net["norm"].requires_grad_(False)
+    net["head"].requires_grad_(False)
+    check_optimizers(net, [half])
+
+
+def test_the_digest_of_the_weights_tells_values_and_names_apart():
+    net, other = model(tied=False), model(tied=False)
+    other.load_state_dict(net.state_dict())
+    assert weights_sha256(net) == weights_sha256(other)
+    other["head"].weight.data[0, 0] += 1e-6
+    assert weights_sha256(net) != weights_sha256(other)
+    assert weights_sha256(nn.ModuleDict({"other": net["table"]})) != weights_sha256(
+        nn.ModuleDict({"table": net["table"]}))

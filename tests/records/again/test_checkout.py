@@ -1,0 +1,112 @@
+"""python -m records checkout: a record's script lands where it is edited, and nothing unsaved goes."""
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from synthetic import HARNESS, campaign, change, setting
+from tiny import RECORD, record_script
+
+from records.__main__ import main
+from records.tools.again import launch as launches
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout with one commit, which holds a train_gpt2.py and a record, and nobody to ask."""
+    root = tmp_path / "checkout"
+    record = root / "records" / "sample" / "a_record"
+    (record / "logs").mkdir(parents=True)
+    log = min((RECORD / "logs").glob("*.txt"))
+    (record / "logs" / log.name).write_bytes(log.read_bytes())
+    (root / "train_gpt2.py").write_text("first = 1\n")
+    git(root, "init", "-q")
+    git(root, "add", "-A")
+    git(root, "commit", "-qm", "all")
+    monkeypatch.setattr(launches, "ROOT", root)
+    monkeypatch.chdir(root)
+    monkeypatch.setattr("sys.stdin", open("/dev/null"))
+    return root
+
+
+def git(root: Path, *words: str) -> None:
+    subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@t", *words], cwd=root, check=True)
+
+
+def test_a_shipped_records_script_takes_the_place_of_a_committed_one_without_a_question(root, capsys):
+    assert main(["checkout", "a_record"]) == 0
+    out, err = capsys.readouterr()
+    assert (root / "train_gpt2.py").read_text() == record_script()
+    assert out.strip().split("\n")[-1] == "./run.sh --track=sample" and "places to read" in err
+    assert main(["checkout", "records/sample/a_record", "mine here.py"]) == 0
+    assert capsys.readouterr().out.endswith("./run.sh '--script=mine here.py' --track=sample\n")
+    assert (root / "mine here.py").read_text() == record_script()
+
+
+@pytest.mark.parametrize("committed_before", [False, True])
+def test_what_is_in_no_commit_is_not_overwritten(committed_before, root, capsys):
+    edited = root / "train_gpt2.py"
+    edited.write_text("edited = 1\n")
+    if committed_before:
+        git(root, "commit", "-qam", "an edit")
+        edited.write_text("first = 1\n")  # that of the commit before is as safe
+    assert main(["checkout", "a_record"]) == (0 if committed_before else 2)
+    assert committed_before or "in no commit; commit it, or name another FILE" in capsys.readouterr().err
+    assert (edited.read_text() == record_script()) == committed_before
+
+
+def test_an_untracked_file_stays_and_a_records_script_may_go(root, capsys):
+    (root / "mine.py").write_text("mine = 1\n")
+    assert main(["checkout", "a_record", "mine.py"]) == 2
+    assert (root / "mine.py").read_text() == "mine = 1\n"
+    (root / "mine.py").write_text(record_script())
+    assert main(["checkout", "a_record", "mine.py"]) == 0
+    assert main(["checkout", "a_record", "records"]) == 2 and "not a file" in capsys.readouterr().err
+
+
+def test_a_folder_without_git_loses_nothing_either(root, tmp_path):
+    (tmp_path / "there.py").write_text("x = 1\n")
+    assert main(["checkout", "a_record", str(tmp_path / "there.py")]) == 2
+    assert main(["checkout", "a_record", str(tmp_path / "new.py")]) == 0
+
+
+def test_a_strangers_log_is_scanned_and_wants_a_yes(root, tmp_path, capsys):
+    [log] = campaign(tmp_path, 1, setting(script=b"from harness.run import open_run\nexec('x')\n"))
+    assert main(["checkout", str(log), "theirs.py"]) == 2
+    assert "train.py:2: builds or loads code: exec('x')" in (err := capsys.readouterr().err)
+    assert "give --yes" in err and not (root / "theirs.py").exists()
+    assert main(["checkout", str(log), "theirs.py", "--yes"]) == 0
+    assert (root / "theirs.py").read_bytes().endswith(b"exec('x')\n")
+
+
+def test_overrides_are_in_the_command_that_runs_it(root, tmp_path, capsys):
+    [log] = campaign(tmp_path, 1, change("overrides", {"adam_betas": [0.8, 0.9]}))
+    assert main(["checkout", str(log), "--yes"]) == 0
+    command = shlex.split(capsys.readouterr().out.strip().split("\n")[-1])
+    assert command == ["./run.sh", "--track=tiny", "--adam_betas=[0.8, 0.9]"]
+
+
+def test_a_script_with_helpers_is_refused_unless_the_checkout_has_them_so(root, tmp_path, capsys):
+    [log] = campaign(tmp_path, 1, setting(files={**HARNESS, "lab/model.py": b"x = 1\n"}))
+    assert main(["checkout", str(log), "--yes"]) == 2
+    assert "needs lab/model.py" in (err := capsys.readouterr().err) and "records extract LOG DIR" in err
+    (root / "lab").mkdir()
+    (root / "lab" / "model.py").write_text("x = 1\n")
+    assert main(["checkout", str(log), "--yes"]) == 0
+
+
+@pytest.mark.parametrize("words, message", [
+    (["nowhere"], "cannot be read"),
+    (["records"], "neither a working tree (no run.sh) nor a record"),
+    (["train_gpt2.py"], "no log of format 1"),
+    (["a_record", "--run", "--script", "x.py"], "--script together with --from"),
+])
+def test_what_is_no_record_or_log_is_refused_in_one_line(words, message, root, capsys):
+    assert main(["checkout", *words]) == 2
+    assert message in capsys.readouterr().err.strip().split("\n")[-1]
+    assert (root / "train_gpt2.py").read_text() == "first = 1\n"
+
+
+def test_a_name_that_two_tracks_have_must_be_a_folder(root, capsys):
+    (root / "records" / "other" / "a_record").mkdir(parents=True)
+    assert main(["checkout", "a_record"]) == 2 and "2 records have that name" in capsys.readouterr().err

@@ -1,0 +1,88 @@
+"""Every check of one run has a log that fails it and no other check."""
+from pathlib import Path
+
+import pytest
+from broken import ONE_RUN, states
+from synthetic import campaign, change, checkout, resealed
+
+from records.tools.check import of_a_run
+from records.tools.check.claim import load_claim
+from records.tools.publish.verify import check_all
+
+
+@pytest.mark.parametrize("what", ONE_RUN)
+def test_a_log_fails_the_one_check_that_it_breaks(what, root):
+    name, change = ONE_RUN[what]
+    which = None if name == "harness" else 0  # all runs, or the code would differ too
+    assert states(campaign(root, change=change, which=which)) == {name: "fail"}
+
+
+@pytest.mark.parametrize("path", ["harness/deep/a.py", "harness/deep/a.txt"])
+def test_a_file_hidden_below_the_harness_fails_harness(path, root):
+    """The code digest leaves harness/ to the harness digest, which counts harness/*.py alone."""
+    def hide(run):
+        run.files[path] = b"x = 1\n"
+    logs = campaign(root, change=hide, which=None)
+    assert states(logs) == {"harness": "fail"}
+
+
+@pytest.mark.parametrize("imported, failed", [((), {}), (("harness/front/launch.py",), {"harness": "fail"})])
+def test_the_launcher_is_in_the_log_and_in_no_digest_unless_a_rank_imports_it(imported, failed, root):
+    """The harness digest leaves harness/front/ out, so nobody accepted what a rank runs of it."""
+    def launched(run):
+        run.files["harness/front/launch.py"] = b"# starts the ranks\n"
+        run.imported = imported
+    assert states(campaign(root, change=launched, which=None)) == failed
+
+
+def test_an_event_that_was_taken_out_fails_sequence(root):
+    logs = campaign(root)
+    line = next(line for line in logs[0].read_bytes().split(b"\n") if line.startswith(b"#:scalar"))
+    resealed(logs[0], line + b"\n", b"")
+    assert states(logs) == {"sequence": "fail"}
+
+
+def test_a_step_line_that_is_not_its_event_fails_lines(root):
+    swaps = ((b"val_loss:4.9010", b"val_loss:4.8010"), (b"4.9010 train_time:80", b"4.9010 train_time:81"),
+             (b"step_avg:10.00ms", b"step_avg:9.00ms"), (b'"bits_per_byte":8', b'"bits_per_byte":7'))
+    for i, (old, new) in enumerate(swaps):
+        folder = checkout(root / str(i))
+        logs = campaign(folder)
+        resealed(logs[0], old, new)
+        assert states(logs) == {"lines": "fail"}
+
+
+def test_a_dirty_checkout_is_noted_and_no_fault(root):
+    logs = campaign(root, change=change("git", {"commit": "c" * 40, "dirty": True}))
+    found = check_all(load_claim(logs))
+    assert states(logs) == {} and "dirty" in found["git"].evidence
+
+
+def test_a_number_of_steps_that_nobody_made_fills_no_memory(root):
+    """num_iterations of 1e14 with val_every 1 made a list of as many steps."""
+    logs = campaign(root, change=change("hyperparameters", {"num_iterations": 10**14, "val_every": 1}))
+    resealed_steps(logs[0], 10**14)
+    result = of_a_run.complete(load_claim(logs))
+    assert result.state == "fail" and f"{10**14} steps with a validation every 1 steps" in result.evidence
+
+
+def resealed_steps(log: Path, steps: int) -> None:
+    for i in range(9):
+        for what in ("train_loss", "val_loss"):
+            resealed(log, f"step:{i}/8 {what}".encode(), f"step:{i}/{steps} {what}".encode())
+
+
+def test_a_value_that_no_harness_writes_names_its_log_and_hides_no_other_run(root):
+    logs = campaign(root, change=change("parameters", {"active": "many"}))
+    spoilt = campaign(checkout(root / "other"), n=1, change=change("parameters.active", 5000))
+    found = of_a_run.parameters(load_claim([*logs, *spoilt]))
+    assert f"{logs[0].name}: a value that no harness writes (TypeError" in found.evidence
+    assert f"{spoilt[0].name}: 5000 active parameters" in found.evidence
+
+
+@pytest.mark.parametrize("field", ["data", "data.train", "parameters", "hyperparameters", "launch", "clocks",
+                                   "sys", "track_row", "seed", "overrides", "git", "world_size", "run_id"])
+@pytest.mark.parametrize("value", [None, [], {}, "x", -1, 1e400, [[]], {"a": {}}])
+def test_a_value_of_another_type_never_ends_in_a_traceback(field, value, root):
+    logs = campaign(root, n=1, change=change(field, value))
+    check_all(load_claim(logs))
