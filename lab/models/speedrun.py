@@ -6,53 +6,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lab.models import gpt2
 from lab.parametrization import Multipliers
 from lab.recipe import costs
 from lab.recipe.schema import Recipe
 
 
-class Attention(nn.Module):
+class Attention(gpt2.Attention):
     """Causal self-attention with rotary positions and normalised queries and keys."""
-
-    def __init__(self, n_embd: int, n_head: int):
-        super().__init__()
-        self.n_head = n_head
-        self.c_q = nn.Linear(n_embd, n_embd, bias=False)
-        self.c_k = nn.Linear(n_embd, n_embd, bias=False)
-        self.c_v = nn.Linear(n_embd, n_embd, bias=False)
-        self.c_proj = nn.Linear(n_embd, n_embd, bias=False)
 
     def forward(self, x_BTC: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
         """Return the heads' sum, (B, T, C)."""
         B, T, C = x_BTC.shape
-        q_BTHD, k_BTHD, v_BTHD = (project(x_BTC).view(B, T, self.n_head, -1)
-                                  for project in (self.c_q, self.c_k, self.c_v))
+        q_BTHD, k_BTHD, v_BTHD = (c(x_BTC).view(B, T, self.n_head, -1)
+                                  for c in (self.c_q, self.c_k, self.c_v))
         q_BTHD, k_BTHD = rotate(norm(q_BTHD), *rotary), rotate(norm(k_BTHD), *rotary)
         y_BHTD = F.scaled_dot_product_attention(q_BTHD.transpose(1, 2), k_BTHD.transpose(1, 2),
                                                 v_BTHD.transpose(1, 2), is_causal=True)
         return self.c_proj(y_BHTD.transpose(1, 2).reshape(B, T, C))
 
 
-class MLP(nn.Module):
-    """Two layers with squared ReLU between (So et al. 2021, https://arxiv.org/abs/2109.08668)."""
-
-    def __init__(self, n_embd: int):
-        super().__init__()
-        self.c_fc = nn.Linear(n_embd, 4 * n_embd, bias=False)
-        self.c_proj = nn.Linear(4 * n_embd, n_embd, bias=False)
-
-    def forward(self, x_BTC: Tensor) -> Tensor:
-        """Return (B, T, C)."""
-        return self.c_proj(F.relu(self.c_fc(x_BTC)).square())
-
-
 class Block(nn.Module):
-    """Attention and MLP, each on the normalised residual stream."""
+    """Attention and MLP with squared ReLU (So et al. 2021, https://arxiv.org/abs/2109.08668), each on the
+    normalised residual stream."""
 
     def __init__(self, n_embd: int, n_head: int):
         super().__init__()
-        self.attn = Attention(n_embd, n_head)
-        self.mlp = MLP(n_embd)
+        self.attn = Attention(n_embd, n_head, bias=False)
+        self.mlp = gpt2.MLP(n_embd, 4 * n_embd, "squared_relu", bias=False)
 
     def forward(self, x_BTC: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
         """Return the residual stream, (B, T, C)."""
@@ -84,10 +65,6 @@ class Speedrun(nn.Module):
         self.wte = nn.Embedding(costs.vocab_size(recipe), model.n_embd)
         self.blocks = nn.ModuleList(Block(model.n_embd, model.heads) for _ in range(model.n_layer))
         self.lm_head = nn.Linear(model.n_embd, self.wte.num_embeddings, bias=False)
-        # zero projections: each block starts as the identity, and the first loss is exactly ln(vocab_size)
-        for name, p in self.named_parameters():
-            if "c_proj" in name or "lm_head" in name:
-                nn.init.zeros_(p)
         head_dim = model.head_size
         frequency_D = 10000 ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
         angle_T1D = (torch.arange(recipe.data.seq_len, dtype=torch.float32)[:, None] * frequency_D)[:, None]

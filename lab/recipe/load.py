@@ -2,9 +2,9 @@
 import dataclasses
 import difflib
 import functools
-import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
@@ -74,14 +74,39 @@ def make_recipe(values: dict[str, Any], overrides: dict[str, Any] | None = None,
             place = place[word]
         place[last] = value
     values.setdefault("duration", {"steps": 100})
-    _check_keys(values, overrides, where)
-    parser = _parser()
-    try:
-        recipe = plain(Recipe(**vars(parser.instantiate(parser.parse_object(values)))))
-    except (ArgumentError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{where or 'recipe'}: {_misfit(values, str(error))}") from None
+
+    def complain(key: str, words: str) -> NoReturn:
+        given = any(name == key or name.startswith(f"{key}.") for name in overrides)
+        raise ValueError(f"{'--override' if given else where or 'recipe'}: {words}")
+
+    recipe = _section(Recipe, values, "", complain)
     check(recipe)
     return recipe
+
+
+def _section(kind: type, values: Any, prefix: str, complain: Callable) -> Any:
+    """Return a dataclass of the schema from a mapping, its keys behind a prefix in complaints."""
+    types = {f.name: f.type for f in dataclasses.fields(kind)}
+    if not isinstance(values, dict):
+        key = prefix.rstrip(".")
+        complain(key, f"{key}: found {values!r}, expected keys of its own: {', '.join(types)}")
+    found = {}
+    for name, value in values.items():
+        key, of = f"{prefix}{name}", types.get(name)
+        if of is None:
+            [close] = difflib.get_close_matches(key, keys(), 1, 0)
+            complain(key, f"unknown key {key}; the closest is {close}")
+        inner = dataclass_of(of)
+        if inner and not (value is None and of != inner):
+            found[name] = _section(inner, value, f"{key}.", complain)
+        elif get_origin(of) is dict and isinstance(value, dict) and (inner := dataclass_of(get_args(of)[1])):
+            found[name] = {k: _section(inner, v, f"{key}.{k}.", complain) for k, v in value.items()}
+        else:
+            try:
+                found[name] = typed(of, value)
+            except ValueError as error:
+                complain(key, f"{key}: {error}")
+    return kind(**found)
 
 
 def as_dict(recipe: Recipe) -> dict[str, Any]:
@@ -160,39 +185,25 @@ def typed(kind: Any, value: Any) -> Any:
 
     Raises ValueError, in words for a message, where it does not fit.
     """
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--value", type=kind)
     try:
-        return plain(parser.parse_object({"value": value}).value)
+        return _plain(_parser(kind).parse_object({"value": value}).value)
     except (ArgumentError, ValueError, TypeError):
         raise ValueError(f"found {value!r}, expected {words_of(kind)}") from None
 
 
-def plain(value: Any) -> Any:
+def _plain(value: Any) -> Any:
     """Return a parsed value with plain numbers: those of jsonargparse's types are classes of their own."""
-    if dataclasses.is_dataclass(value):
-        return dataclasses.replace(value, **{k: plain(v) for k, v in vars(value).items()})
     if isinstance(value, dict):
-        return {key: plain(inner) for key, inner in value.items()}
+        return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(map(plain, value))
+        return type(value)(map(_plain, value))
     return getattr(value, "_type", lambda same: same)(value)
 
 
-def _misfit(values: dict[str, Any], message: str) -> str:
-    """Return key, what was found and what was expected, from a message of jsonargparse."""
-    path = ".".join(re.findall(r'Parser key "([^"]+)"', message))
-    kinds = [kind for kind in WORDS if f"Not of type {kind.__name__}:" in message] or [type_of(path)]
-    found: Any = values
-    for word in path.split("."):
-        found = found[word] if isinstance(found, dict) and word in found else found
-    return f"{path}: found {found!r}, expected {words_of(kinds[0])}"
-
-
 @functools.cache
-def _parser() -> ArgumentParser:
+def _parser(kind: Any) -> ArgumentParser:
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(Recipe)
+    parser.add_argument("--value", type=kind)
     return parser
 
 
@@ -206,26 +217,6 @@ def dataclass_of(kind: Any) -> type | None:
         if dataclasses.is_dataclass(part) and getattr(kind, "__origin__", None) is not dict:
             return part
     return None
-
-
-def _check_keys(values: dict[str, Any], overrides: dict[str, Any], where: str) -> None:
-    def walk(values: Any, kind: type, prefix: str) -> None:
-        fields = {f.name: f for f in dataclasses.fields(kind)}
-        for name, value in values.items():
-            key = prefix + name
-            if name not in fields:
-                known = keys()
-                close = difflib.get_close_matches(key, known, 1, 0)
-                given = any(name == key or name.startswith(f"{key}.") for name in overrides)
-                source = "--override" if given else where or "recipe"
-                raise ValueError(f"{source}: unknown key {key}; the closest is {close[0]}")
-            inner = dataclass_of(fields[name].type)
-            if inner and not isinstance(value, dict) and not (value is None and fields[name].type != inner):
-                raise ValueError(f"{where or '--override'}: {key}: found {value!r}, expected keys of its "
-                                 f"own: {', '.join(f.name for f in dataclasses.fields(inner))}")
-            if inner and value:
-                walk(value, inner, f"{key}.")
-    walk(values, Recipe, "")
 
 
 def smoke(recipe: Recipe) -> Recipe:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin
 
 from harness.runlog import canonical
-from lab import parametrization
 from lab.recipe import costs
 from lab.recipe import load as recipes
 from lab.recipe.schedule import factor
@@ -24,7 +23,6 @@ KEYS = ("recipe", "overrides", "axes", "points", "method", "samples", "seed", "c
 CONSTRAINTS = {"parameters": lambda recipe: costs.parameters(recipe).total,  # the cheap ones first
                "parameter_bytes": costs.parameter_bytes, "memory_bytes": memory_bytes,
                "flops": costs.total_flops}
-COSTLY = ("model.", "data.", "duration.", "optimizer.name", "schedule.batch_tokens", "schedule.seq_len")
 Point = dict[str, Any]  # axis -> value
 
 
@@ -53,22 +51,14 @@ class Space:
     @cached_property
     def refusals(self) -> list[str | None]:
         """Why each combination, in the grid's order, may not be run; None where it may."""
-        names = list(self.axes)
-        shape = [i for i, name in enumerate(names) if name.startswith(COSTLY)]
+        names, known, found = list(self.axes), {}, []
         bound = [i for i, name in enumerate(names)  # no refusal depends on an optimizer's numbers
-                 if i in shape or not name.startswith(("seed", "optimizer."))]
-        costs_of: dict[tuple, tuple[str | None, float]] = {}
-        refusals: dict[tuple, str | None] = {}
-        found = []
+                 if name == "optimizer.name" or not name.startswith(("seed", "optimizer."))]
         for places in self.places():
-            cost_key, key = tuple(places[i] for i in shape), tuple(places[i] for i in bound)
-            if cost_key not in costs_of:
-                costs_of[cost_key] = self._refuse_cost(
-                    recipe_of(self, {names[i]: self.axes[names[i]][places[i]] for i in shape}))
-            if key not in refusals:
-                point = {names[i]: self.axes[names[i]][places[i]] for i in bound}
-                refusals[key] = _refuse_words(recipe_of(self, point), *costs_of[cost_key])
-            found.append(refusals[key])
+            key = tuple(places[i] for i in bound)
+            if key not in known:
+                known[key] = self._refusal({names[i]: self.axes[names[i]][places[i]] for i in bound})
+            found.append(known[key])
         return found
 
     def places(self) -> Iterator[tuple[int, ...]]:
@@ -78,8 +68,9 @@ class Space:
         return (tuple(values.index(point[name]) for name, values in self.axes.items())
                 for point in self.points)
 
-    def _refuse_cost(self, recipe: Recipe) -> tuple[str | None, float]:
-        """Return why a recipe's costs or its division into steps refuse it, if so, and its tokens."""
+    def _refusal(self, point: Point) -> str | None:
+        """Return why a point's recipe, its costs, its division into steps or its curves refuse it, if so."""
+        recipe = recipe_of(self, point)
         try:
             recipes.check(recipe)
             for name, cost in CONSTRAINTS.items():
@@ -87,26 +78,14 @@ class Space:
                     divided(recipe)
                 least, most = self.constraints.get(name, (0, math.inf))
                 if name in self.constraints and not least <= (found := cost(recipe)) <= most:
-                    return f"{name}: {found:.4g}, expected {least:.4g} to {most:.4g}", math.nan
-            return None, costs.total_tokens(recipe)
+                    return f"{name}: {found:.4g}, expected {least:.4g} to {most:.4g}"
+            tokens, schedule = costs.total_tokens(recipe), recipe.schedule
+            for curve in (schedule, schedule.weight_decay, *schedule.roles.values()):
+                if curve is not None:
+                    factor(curve, tokens, tokens)
         except ValueError as error:
-            return str(error), math.nan
-
-
-def _refuse_words(recipe: Recipe, refusal: str | None, tokens: float) -> str | None:
-    """Return the refusal given, or why the recipe's schedule or parametrization refuses it, if so."""
-    if refusal:
-        return refusal
-    try:
-        recipes.check(recipe)
-        parametrization.check(recipe)
-        schedule = recipe.schedule
-        for curve in (schedule, schedule.weight_decay, *schedule.roles.values()):
-            if curve is not None:
-                factor(curve, tokens, tokens)
-    except ValueError as error:
-        return str(error)
-    return None
+            return str(error)
+        return None
 
 
 def load_space(path: Path) -> Space:

@@ -118,7 +118,7 @@ def test_a_value_of_the_wrong_type_is_refused_by_its_key(key, value):
     ("model.kind", "gpt5", "one of gpt2, speedrun, submission"),
     ("optimizer.betas", [.9], "[a number from 0 to below"),
     ("schedule.batch_tokens", [[0]], "[[a number, a whole number above 0], ...]"),
-    ("schedule.roles", {"readout": 3}, "names, each with keys of its own"), ("validations", "x", "a whole")])
+    ("schedule.roles", 3, "names, each with keys of its own"), ("validations", "x", "a whole")])
 def test_a_wrong_value_is_named_with_what_was_found_and_expected(key, value, expected):
     assert f"{key}: found {value!r}, expected {expected}" in wrong({}, {key: value})
 
@@ -147,12 +147,12 @@ def test_a_section_that_is_no_mapping_is_refused():
     ({"schedule": {"timescale_tokens": 0}}, "timescale_tokens: found 0"),
     ({"schedule": {"warmup_frac": 2}}, "warmup_frac: found 2"),
     ({"schedule": {"warmup_tokens": -1}}, "warmup_tokens: found -1"),
-    ({"optimizer": {"betas": [0.9, 1.0]}}, "betas: found [0.9, 1.0], expected a number from 0 to below 1"),
+    ({"optimizer": {"betas": [0.9, 1.0]}}, "betas: found [0.9, 1.0], expected [a number from 0 to below 1"),
     ({"optimizer": {"eps": -1}}, "eps: found -1"),
     ({"optimizer": {"lr_factor": {"embedding": -2}}},
-     "lr_factor: found {'embedding': -2}, expected a number of at least 0"),
+     "lr_factor: found {'embedding': -2}, expected names, each with a number of at least 0"),
     ({"schedule": {"roles": {"readout": {"cooldown_frac": 2}}}},
-     "cooldown_frac: found {'readout': {'cooldown_frac': 2}}, expected a number from 0 to 1"),
+     "my.yaml: schedule.roles.readout.cooldown_frac: found 2, expected a number from 0 to 1"),
     ({"duration": None}, "duration: found None, expected keys"),
     ({"schedule": {"seq_len": [[2048, 64], [0, 32]]}}, "expected [[tokens seen, value], ...]"),
     ({"schedule": {"seq_len": [[0, 32]]}, "duration": {"flops": 1e9}}, "duration.flops with a schedule"),
