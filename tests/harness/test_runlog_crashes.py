@@ -8,13 +8,13 @@ import random
 import resource
 import signal
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
 from harness.runlog import RunLog, is_disk_full, sha256
 from records.tools.read.log import read_log
+from waiting import until
 
 FORK = multiprocessing.get_context("fork")
 IMPORT = b"import harness\n"
@@ -49,9 +49,8 @@ def test_a_hundred_kills_leave_nothing_but_whole_lines(tmp_path):
         writer = FORK.Process(target=write_for_ever, args=(tmp_path, f"r{i}", ready))
         writer.start()
         assert ready.wait(30)
-        wanted, limit = rng.random() ** 3 * 400_000, time.monotonic() + 30
-        while (tmp_path / f"r{i}.txt").stat().st_size < wanted and time.monotonic() < limit:
-            time.sleep(0)
+        log, wanted = tmp_path / f"r{i}.txt", rng.random() ** 3 * 400_000
+        until(lambda: log.stat().st_size >= wanted)
         os.kill(writer.pid, signal.SIGKILL)
         writer.join()
         read = read_log(tmp_path / f"r{i}.txt")
