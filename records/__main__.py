@@ -1,4 +1,4 @@
-"""Tools for the logs of runs: python -m records COMMAND. rerun, race and checkout --run execute what logs hold."""
+"""Tools for the logs of runs: python -m records COMMAND. Those of tools/again/ execute what logs hold."""
 import argparse
 import importlib
 import io

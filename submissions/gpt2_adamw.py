@@ -1,6 +1,6 @@
 """The baseline: GPT-2 of 2019, trained with AdamW as in llm.c and nanoGPT, at the cost of recipe `sample`.
 
-./run.sh --script submissions/gpt2_adamw.py runs it; the mean of its final losses is the target of track `sample`.
+./run.sh --script submissions/gpt2_adamw.py runs it; the mean of its final losses is the target of `sample`.
 Shape suffixes: B sequences, T tokens, C channels, H heads, D head dimension, V vocabulary.
 """
 from harness.run import Run, open_run  # first: the referee binds its clock and its loss

@@ -1,7 +1,7 @@
 """Golden curves: the first losses and gradient norms of a recipe, and the loop that measures them again.
 
 tests/test_golden.py says what the files of tests/golden hold and how near a curve must come. This loop is no
-harness: one process, no clock, no log. `python tests/curves.py` writes the files again; say in the commit why.
+harness: one process, no clock, no log. `python tests/curves.py` writes the files again; the commit says why.
 """
 import importlib
 import json

@@ -23,7 +23,7 @@ def difference() -> str | None:
 
 
 def shipped() -> ModuleType:
-    """Return train_gpt2 as a module; skip the test module that asks for it where another script stands there."""
+    """Return train_gpt2 as a module; skip the test module that asks where another script stands there."""
     if line := difference():
         pytest.skip(line, allow_module_level=True)
     return importlib.import_module("train_gpt2")

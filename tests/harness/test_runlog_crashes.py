@@ -49,8 +49,8 @@ def test_a_hundred_kills_leave_nothing_but_whole_lines(tmp_path):
         writer = FORK.Process(target=write_for_ever, args=(tmp_path, f"r{i}", ready))
         writer.start()
         assert ready.wait(30)
-        log, wanted = tmp_path / f"r{i}.txt", rng.random() ** 3 * 400_000
-        until(lambda: log.stat().st_size >= wanted)
+        path, size = tmp_path / f"r{i}.txt", rng.random() ** 3 * 400_000
+        until(lambda: path.exists() and path.stat().st_size >= size)
         os.kill(writer.pid, signal.SIGKILL)
         writer.join()
         read = read_log(tmp_path / f"r{i}.txt")

@@ -49,8 +49,8 @@ def script_of(log: Log) -> bytes:
     for path, source in launches.files_of(log).items():
         own = launches.ROOT / path
         if path != log.script_path and not (own.is_file() and read_bytes(own) == source):
-            raise ReadError(f"{shown(log.path.name)}: its script needs {shown(path)}, which is not so in this "
-                            f"checkout; `python -m records extract LOG DIR` writes all its files")
+            raise ReadError(f"{shown(log.path.name)}: its script needs {shown(path)}, which this checkout "
+                            f"lacks in that form; `python -m records extract LOG DIR` writes all its files")
     return log.script
 
 

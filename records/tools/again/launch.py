@@ -82,8 +82,8 @@ def load_log(log: Log) -> Code:
     for path in files:
         if path.split("/")[0].casefold() == "harness" or path in base:
             raise ReadError(f"{shown(log.path.name)}: file {shown(path)} would take a place of the harness's")
-    track = str(log.manifest.get("track"))
-    return Code(log.script_path, files, base, log.manifest["code"]["digest"], track, recorded_flags(log), log)
+    return Code(log.script_path, files, base, log.manifest["code"]["digest"], log.manifest["track"],
+                recorded_flags(log), log)
 
 
 def files_of(log: Log) -> dict[str, bytes]:
@@ -175,8 +175,8 @@ def harness_of(log: Log) -> dict[str, bytes]:
     if differ := row_differences(log.track, own_row(track, ROOT)):
         raise ReadError(f"{name}: could not tell: its track row is another than this checkout's: "
                         f"{shown('; '.join(differ), 300)}")
-    starts = {path: source for path, source in own.items() if not re.fullmatch(r"harness/[^/]+", path)}
-    return {**carried, **starts, "harness/tracks.toml": table_of(track)}
+    own = {path: source for path, source in own.items() if not re.fullmatch(r"harness/[^/]+", path)}
+    return {**carried, **own, "harness/tracks.toml": table_of(track)}
 
 
 def table_of(track: str) -> bytes:
@@ -216,8 +216,7 @@ def recorded_flags(log: Log) -> list[str]:
 
 def parse_flags(words: list[str]) -> dict[str, str]:
     """Return the flags of a run by name, of --name value and --name=value. Raises ReadError for others."""
-    flags: dict[str, str] = {}
-    words = list(words)
+    flags, words = {}, list(words)
     while words:
         name, equals, value = words.pop(0).partition("=")
         if not name.startswith("--") or not (equals or words):
@@ -243,10 +242,7 @@ def consent(codes: list[Code], yes: bool) -> bool:
         raise ReadError("this runs the code above on this machine, and there is no terminal to ask; if you "
                         "trust it, give --yes")
     print("run it on this machine? [y/N] ", end="", file=sys.stderr, flush=True)
-    try:
-        return sys.stdin.readline().strip().lower() in ("y", "yes")
-    except KeyboardInterrupt:
-        return False
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def run(code: Code, track: str, flags: list[str], folder: Path, signals: "Signals") -> Path:
@@ -259,12 +255,11 @@ def run(code: Code, track: str, flags: list[str], folder: Path, signals: "Signal
     with tempfile.TemporaryDirectory(prefix="records-") as name:
         place = Path(name).resolve() / "place"
         files = {**code.base, **code.files}
-        vocabulary = row["vocabulary"]
-        if (ROOT / vocabulary).is_file():
-            files.setdefault(vocabulary, read_bytes(ROOT / vocabulary))
+        if (vocabulary := ROOT / row["vocabulary"]).is_file():
+            files.setdefault(row["vocabulary"], read_bytes(vocabulary))
         write_files(files, place)
-        data = row["data"]  # relative: no folder of this machine gets into the log
-        words = [f"--script={place / code.script}", f"--track={track}", f"--data={data}", *flags]
+        # the row's folder is relative: none of this machine gets into the log
+        words = [f"--script={place / code.script}", f"--track={track}", f"--data={row['data']}", *flags]
         logs = launch(place, words, ROOT, signals)
         if len(logs) > 1:
             raise ReadError(f"one run wrote {len(logs)} logs; it could not tell which is its own")

@@ -69,10 +69,10 @@ def declare(codes: dict[str, launches.Code], arguments: argparse.Namespace) -> d
         raise ReadError(f"tracks {shown(', '.join(sorted(named)))}: a race is run on one")
     track = named.pop() if named else launches.default_track([])
     own_row(track, launches.ROOT)
-    pairs = range(arguments.n + 1)
     sides = {x: {"code": c.digest, "script": c.script, "flags": c.flags} for x, c in codes.items()}
     return {"format": 1, "track": track, **sides, "n": arguments.n, "ranks": arguments.nproc_per_node,
-            "seeds": [arguments.seed0 + i for i in pairs], "order": order(arguments.n + 1), "rule": RULE}
+            "seeds": [arguments.seed0 + i for i in range(arguments.n + 1)],
+            "order": order(arguments.n + 1), "rule": RULE}
 
 
 def next_slot(race: dict[str, Any]) -> int | None:

@@ -47,8 +47,7 @@ def main(arguments: argparse.Namespace) -> int:
     with launches.Signals() as signals:
         path = launches.run(code, code.track, flags, arguments.to, signals)
     tolerance = own_row(code.track, launches.ROOT).get("significance", {}).get("tolerance")
-    answer = compare(old, read_log(path), tolerance)
-    answer = {**answer, "old": str(old.path), "new": str(path)}
+    answer = {**compare(old, read_log(path), tolerance), "old": str(old.path), "new": str(path)}
     print(json.dumps(answer) if arguments.json else f"{answer['verdict']}: {answer['reason']}\n"
           f"rule: {answer['rule']}\nnew log: {path}")
     return {"reproduced": 0, "not reproduced": 1}.get(answer["verdict"], 2)

@@ -2,6 +2,7 @@
 import argparse
 import json
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -28,8 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Run the seeds that are missing and say the verdict; return the exit code."""
-    most = LOOKS[-1] if arguments.count == "auto" else count(arguments.count)
-    looks = LOOKS if arguments.count == "auto" else (most,)
+    if not re.fullmatch("auto|[1-9][0-9]{0,3}", arguments.count):
+        raise ReadError(f"--seeds {shown(arguments.count)}: expected auto or a whole number from 1")
+    looks = LOOKS if arguments.count == "auto" else (int(arguments.count),)
     flags = launches.parse_flags(arguments.flags)
     for name in NOT_HERE.keys() & flags.keys():
         raise ReadError(f"--{name} together with --seeds: {NOT_HERE[name]}; leave it out")
@@ -51,7 +53,7 @@ def main(arguments: argparse.Namespace) -> int:
             if losses:
                 verdict = decide(losses, row["target"], alpha)
                 print(f"after {len(losses)} runs: {verdict.word}: {verdict.reason}", file=sys.stderr)
-            if len(losses) >= most or (len(losses) in looks and verdict.word in ("PROVEN", "REFUTED")):
+            if len(losses) >= looks[-1] or (len(losses) in looks and verdict.word in ("PROVEN", "REFUTED")):
                 break
             repeat(state, file, track, flags, code.digest, signals)
             if signals.caught or len(state["logs"]) == len(logs):
@@ -63,13 +65,6 @@ def main(arguments: argparse.Namespace) -> int:
     else:
         print(f"{verdict.word}: {verdict.reason}\n+ python -m records submit {shlex.join(names)} --name NAME")
     return 0 if verdict.word == "PROVEN" else 1
-
-
-def count(text: str) -> int:
-    """Return the number of seeds that a person asked for."""
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 10_000:
-        raise ReadError(f"--seeds {shown(text)}: expected auto or a whole number from 1")
-    return int(text)
 
 
 def tree_code(flags: dict[str, str]) -> launches.Code:

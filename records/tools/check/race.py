@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from records.tools.check.claim import ENDED_BY_USER, RACE
-from records.tools.check.significance import one_sample, upper_bound
+from records.tools.check.significance import one_sample, plain_word, upper_bound
 from records.tools.read.log import read_bytes
 from records.tools.read.logs import load_runs
 from records.tools.read.run import Run
@@ -141,12 +141,9 @@ def measure(kept: list[dict[str, Run]], side: str) -> dict[str, Any]:
     finals = [[pair[side].last.loss for pair in kept] for side in sides]
     loss = max(map(max, finals))
     times = [[time_to(pair[side], loss) for pair in kept] for side in sides]
-    apart = [a - b for a, b in zip(*times)]
-    test, slower = one_sample(apart, 0), one_sample([-d for d in apart], 0)
+    test = one_sample([a - b for a, b in zip(*times)], 0)
     mean_other = math.fsum(times[1]) / len(kept)
-    word = "no difference shown"
-    if not test.degenerate:
-        word = "faster" if test.p < ALPHA else "slower" if slower.p < ALPHA else word
+    word = {"PROMISING": "faster", "REFUTED": "slower"}.get(plain_word(test, ALPHA), "no difference shown")
     t, df, p = (math.nan if x is None else x for x in (test.t, test.df, test.p))
     return {"verdict": word, "pairs": len(kept), "loss": loss, "times": list(zip(*times)),
             "losses": list(zip(*finals)), "difference_s": test.mean, "sd_s": test.sd,

@@ -6,7 +6,6 @@ from typing import Any
 
 from records.tools.read.values import ReadError, shown
 
-
 # Okabe and Ito's palette, told apart by colour-blind eyes; https://jfly.uni-koeln.de/color
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#777777"

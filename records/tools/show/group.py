@@ -33,7 +33,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What counts of a group after a step: one loss for each distinct seed, the mean where it was repeated."""
+    """What counts of a group after a step: one loss a distinct seed, the mean where it was repeated."""
 
     step: int | None
     losses: dict[Hashable, float]  # by seed; a run that tells none stands for itself, a copy of it does not
@@ -59,7 +59,7 @@ def read_runs(paths: list[Path], command: str | None = None, once: bool = True) 
             print(f"records {command}: passed over {error}", file=sys.stderr)
             continue
         for run in found:  # two runs do not take the same time at every validation
-            timed = tuple(run.vals) if run.last and run.last.time_ms else (run.path, run.index)
+            timed = (run.code, *run.vals) if run.last and run.last.time_ms else (run.path, run.index)
             if (first := seen.setdefault(timed, run)) is not run and once:
                 raise ReadError(f"{first.name} and {run.name} are the same run; it counts once")
         runs += found

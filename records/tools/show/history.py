@@ -7,9 +7,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from records.tools.show.figure import GREY, PALETTE, figure_for, titles
 from records.tools.read.log import read_bytes
 from records.tools.read.values import ReadError, need, number, parse_json, shown
+from records.tools.show.figure import GREY, PALETTE, figure_for, titles
 
 
 @dataclass(frozen=True)

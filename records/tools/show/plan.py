@@ -6,7 +6,14 @@ import random
 from collections.abc import Sequence
 from itertools import accumulate
 
-from records.tools.check.significance import ALPHA, LOOKS, SIGMA, power, runs_needed, time_runs_needed
+from records.tools.check.significance import (
+    ALPHA,
+    LOOKS,
+    SIGMA,
+    power,
+    runs_needed,
+    time_runs_needed,
+)
 from records.tools.check.student import t_quantile
 from records.tools.read.values import ReadError
 

@@ -3,24 +3,20 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from records.tools.check.claim import FALLBACK
-from records.tools.show.group import Group, between, groups_of, read_runs, step_times
-from records.tools.show.figure import GREY, PALETTE, figure_for, titles
-from records.tools.show.history import draw_history, read_records
-from records.tools.read.logs import find_logs, load_runs
 from records.tools.read.run import Point, Run
 from records.tools.read.values import ReadError, is_finite, number, shown
+from records.tools.show.figure import GREY, PALETTE, figure_for, titles
+from records.tools.show.group import Group, between, groups_of, read_runs, step_times
+from records.tools.show.history import draw_history, read_records
 
 LABELS = {"steps": "step", "tokens": "training tokens", "time": "training time (s)"}
 
 
-@dataclass
-class Curve:
+class Curve(NamedTuple):
     """Mean, lowest and highest of a loss over the runs of a group, at the steps that all of them have."""
 
     x: list[float]
@@ -51,76 +47,53 @@ def main(arguments: argparse.Namespace) -> int:
         records = [record for folder in arguments.logs for record in read_records(folder)]
         records.sort(key=lambda record: record.order)
         draw_history(records, arguments.output)
-        tell(arguments, {"records": len(records)})
+        report(arguments, {"records": len(records)})
         return 0
-    runs = list(load(arguments.logs))
-    if len(tracks := sorted({t.track or FALLBACK for t in runs})) > 1:
+    runs = load(arguments.logs)
+    if len(tracks := sorted({run.track or FALLBACK for run in runs})) > 1:
         raise ReadError(f"tracks {shown(', '.join(tracks))}: their runs do not compare; draw one track")
-    groups: dict[str, list[Run]] = {}
-    for run in runs:
-        groups.setdefault(kind(run), []).append(run)
+    groups = groups_of(runs)
     if arguments.steps:
-        draw_steps(list(groups.values()), arguments.output)
+        draw_steps(groups, arguments.output)
     else:
-        draw(list(groups.values()), arguments.x, arguments.ladder, arguments.output)
-    tell(arguments, {"runs": len(runs), "groups": len(groups)})
+        draw(groups, arguments.x, arguments.ladder, arguments.output)
+    report(arguments, {"runs": len(runs), "groups": len(groups)})
     return 0
 
 
-def tell(arguments: argparse.Namespace, drawn: dict[str, int]) -> None:
+def report(arguments: argparse.Namespace, drawn: dict[str, int]) -> None:
     """Say what was drawn."""
     print(json.dumps({"file": str(arguments.output), **drawn}) if arguments.json else
           f"{arguments.output}: {' in '.join(f'{n} {what}' for what, n in drawn.items())}")
 
 
-def load(paths: list[Path]) -> Iterator[Run]:
-    """Yield the runs of logs and folders that have a finite validation loss.
+def load(paths: list[Path]) -> list[Run]:
+    """Return the runs of logs and folders that have a finite validation loss; stderr names the others.
 
-    Raises ReadError for a file without; one that was found in a folder is passed over, and stderr says so.
+    Raises ReadError where none is left.
     """
-    seen: dict[Hashable, Run] = {}
-    for path in find_logs(paths):
-        try:
-            runs = [t for t in load_runs(path) if any(is_finite(p.loss) for p in t.vals)]
-            if not runs:
-                raise ReadError(f"{shown(path.name)}: no validation with a finite loss in it")
-        except ReadError as error:
-            if path in paths:
-                raise
-            print(f"records plot: passed over {error}", file=sys.stderr)
-            continue
-        for run in runs:  # two runs do not take the same time at every validation
-            copied = (run.code, *run.vals) if run.last.time_ms else run.path
-            if (first := seen.setdefault(copied, run)) is not run:
-                raise ReadError(f"{shown(str(first.path))} and {shown(str(run.path))} are the same run")
-            yield run
-    if not seen:
-        raise ReadError(f"{shown(', '.join(map(str, paths)))}: no log with a finite loss below it")
+    runs = read_runs(paths, "plot")
+    found = [run for run in runs if any(is_finite(point.loss) for point in run.vals)]
+    if not found:
+        raise ReadError(f"{shown(', '.join(map(str, paths)))}: no run with a finite loss there")
+    for run in runs:
+        if not any(run is drawn for drawn in found):
+            print(f"records plot: passed over {run.name}: no validation with a finite loss", file=sys.stderr)
+    return found
 
 
-def kind(run: Run) -> str:
-    """Return what runs must share to be seeds of one another: code and hyperparameters."""
-    code = run.code_sha256 or str(run.path)  # a log without code is like no other
-    manifest = run.log.manifest if run.log else {}
-    if run.log:
-        code = manifest["code"].get("digest")
-    return json.dumps([code, run.hyperparameters, manifest.get("reduction")], sort_keys=True)
+def curve(group: Group, axis: str, training: bool = False) -> Curve:
+    """Return the loss of a group in validation or training. Raises ReadError where a log lacks the axis."""
+    runs = [{p.step: (position(run, p, axis), p.loss) for p in (run.train if training else run.vals)
+             if is_finite(p.loss)} for run in group.runs]
+    steps = sorted(set.intersection(*map(set, runs)))
+    x = [statistics.fmean(run[step][0] for run in runs) for step in steps]
+    losses = [[run[step][1] for run in runs] for step in steps]
+    return Curve(x, list(map(statistics.fmean, losses)), list(map(min, losses)), list(map(max, losses)))
 
 
-def val_curve(runs: list[Run], axis: str) -> Curve:
-    """Return the validation loss of a group. Raises ReadError where a log does not tell the axis."""
-    return merge([{p.step: (at(run, p, axis), p.loss) for p in run.vals if is_finite(p.loss)}
-                  for run in runs])
-
-
-def train_curve(runs: list[Run], axis: str) -> Curve:
-    """Return the training loss of a group; the tokens of a step lie on the line between two validations."""
-    return merge([{p.step: (at(run, p, axis), p.loss) for p in run.train if is_finite(p.loss)}
-                  for run in runs])
-
-
-def at(run: Run, point: Point, axis: str) -> float:
-    """Return where a point stands on an axis, LABELS tells the unit."""
+def position(run: Run, point: Point, axis: str) -> float:
+    """Return where a point stands on an axis; tokens lie on the line between validations. Units: LABELS."""
     if axis == "steps":
         return point.step
     if axis == "time" and is_finite(point.time_ms):
@@ -131,14 +104,6 @@ def at(run: Run, point: Point, axis: str) -> float:
     if axis == "time" or not marks:
         raise ReadError(f"{run.name}: does not tell its {axis}; draw it with --x steps")
     return between(marks, point.step)
-
-
-def merge(runs: list[dict[int, tuple[float, float]]]) -> Curve:
-    """Return mean and range over runs at their common steps; each run maps a step to (x, loss)."""
-    steps = sorted(set.intersection(*(set(run) for run in runs)))
-    x = [statistics.fmean(run[step][0] for run in runs) for step in steps]
-    losses = [[run[step][1] for run in runs] for step in steps]
-    return Curve(x, list(map(statistics.fmean, losses)), list(map(min, losses)), list(map(max, losses)))
 
 
 def facts(run: Run, ladder: bool) -> dict[str, float]:
@@ -152,28 +117,28 @@ def facts(run: Run, ladder: bool) -> dict[str, float]:
 
 def overrides(run: Run) -> set[str]:
     """Return the hyperparameters that the command line changed, as words."""
-    changed = run.log.manifest.get("overrides") if run.log else None
+    changed = run.at("overrides")
     return {f"{name}={value}" for name, value in changed.items()} if isinstance(changed, dict) else set()
 
 
-def label(runs: list[Run], common: set[str], spread: str = ": mean, lowest and highest") -> str:
+def label(group: Group, common: set[str], spread: str = ": mean, lowest and highest") -> str:
     """Return what the legend says of a group: digest of its script, what sets it apart, how many runs."""
-    digest = runs[0].code_sha256
-    text = shown(" ".join([digest[:8] if digest else runs[0].name, *sorted(overrides(runs[0]) - common)]))
-    if len(runs) > 1:
-        text += f", {len(runs)} runs{spread}"
-    incomplete = sum(run.status == "incomplete" for run in runs)
+    digest = group.runs[0].code_sha256
+    text = shown(" ".join([digest[:8] if digest else group.name, *sorted(overrides(group.runs[0]) - common)]))
+    if len(group.runs) > 1:
+        text += f", {len(group.runs)} runs{spread}"
+    incomplete = sum(run.status == "incomplete" for run in group.runs)
     return f"{text} ({incomplete} incomplete)" if incomplete else text
 
 
-def draw(groups: list[list[Run]], axis: str, ladder: bool, output: Path) -> None:
+def draw(groups: list[Group], axis: str, ladder: bool, output: Path) -> None:
     """Draw the losses of groups of runs into a file."""
-    first, common = groups[0][0], set.intersection(*(overrides(runs[0]) for runs in groups))
+    first, common = groups[0].runs[0], set.intersection(*(overrides(group.runs[0]) for group in groups))
     with figure_for(output) as figure:
         from matplotlib.ticker import EngFormatter
         axes = figure.subplots()
-        for i, runs in enumerate(groups):
-            draw_group(axes, runs, axis, i, label(runs, common))
+        for i, group in enumerate(groups):
+            draw_group(axes, group, axis, i, label(group, common))
         bottom, top = axes.get_ylim()
         free = bottom  # the lowest place that no line's name takes yet
         for name, loss in sorted(facts(first, ladder).items(), key=lambda fact: fact[1]):
@@ -191,34 +156,34 @@ def draw(groups: list[list[Run]], axis: str, ladder: bool, output: Path) -> None
                       fontsize=9, alignment="left")
 
 
-def draw_group(axes: Any, runs: list[Run], axis: str, index: int, name: str) -> None:
+def draw_group(axes: Any, group: Group, axis: str, index: int, name: str) -> None:
     """Draw a group: faint training loss, band, validation loss; colours, then dashes, tell groups apart."""
     colour, dashes = PALETTE[index % len(PALETTE)], ("-", "--", ":", "-.")[index // len(PALETTE) % 4]
-    train, val = train_curve(runs, axis), val_curve(runs, axis)
+    train, val = curve(group, axis, training=True), curve(group, axis)
     if not val.x:
-        raise ReadError(f"{runs[0].name} and runs like it share no validated step")
+        raise ReadError(f"{group.name} and runs like it share no validated step")
     axes.plot(train.x, train.mean, color=colour, alpha=0.3, linewidth=0.8)
     axes.fill_between(val.x, val.low, val.high, color=colour, alpha=0.25, linewidth=0)
     axes.plot(val.x, val.mean, color=colour, linestyle=dashes, linewidth=2, label=name,
               marker="o" if len(val.x) < 40 else None, markersize=3.5)
 
 
-def draw_steps(groups: list[list[Run]], output: Path) -> None:
+def draw_steps(groups: list[Group], output: Path) -> None:
     """Draw a histogram of the step times of each group, in percent; the slowest lie off the figure."""
-    common = set.intersection(*(overrides(runs[0]) for runs in groups))
-    times = [sorted(ms for run in runs for ms in step_times(run)) for runs in groups]
-    for runs, steps in zip(groups, times):
+    common = set.intersection(*(overrides(group.runs[0]) for group in groups))
+    times = [sorted(ms for run in group.runs for ms in step_times(run)) for group in groups]
+    for group, steps in zip(groups, times):
         if not steps or max(map(abs, steps)) > 1e12:  # no axis fits such steps
-            raise ReadError(f"{runs[0].name}: no two training steps in a row with a time each")
+            raise ReadError(f"{group.name}: no two training steps in a row with a time each")
     left = min(steps[0] for steps in times)
     span = 1.2 * (max(p99(steps) for steps in times) - left) + 5
     width = max(1, round(span / 60))  # ms; logs tell whole ones
     edges = [left - 0.5 + i * width for i in range(int(span / width) + 2)]
     with figure_for(output) as figure:
         axes = figure.subplots()
-        for i, (runs, steps) in enumerate(zip(groups, times)):
+        for i, (group, steps) in enumerate(zip(groups, times)):
             colour, median = PALETTE[i % len(PALETTE)], statistics.median(steps)
-            name = (f"{label(runs, common, '')}: median {median:.4g} ms, p99 {p99(steps):.4g} ms, "
+            name = (f"{label(group, common, '')}: median {median:.4g} ms, p99 {p99(steps):.4g} ms, "
                     f"{len(steps)} steps")
             if beyond := sum(ms > edges[-1] for ms in steps):
                 name += f", {beyond} off the figure"
@@ -226,7 +191,7 @@ def draw_steps(groups: list[list[Run]], output: Path) -> None:
                       histtype="stepfilled", facecolor=f"{colour}40", edgecolor=colour)
             axes.axvline(median, color=colour, linewidth=1.2, linestyle="--")
         axes.set(xlabel="time of a step (ms)", ylabel="steps (%)", xlim=(edges[0], edges[-1]))
-        titles(axes, groups[0][0].track, common)
+        titles(axes, groups[0].runs[0].track, common)
         figure.legend(loc="outside lower left", title="dashed: median", title_fontsize=9, fontsize=9,
                       alignment="left")
 

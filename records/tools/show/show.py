@@ -8,11 +8,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from records.tools.show.listing import duration, loss
 from records.tools.read.log import sha256
 from records.tools.read.logs import load_runs
 from records.tools.read.run import Point, Run
 from records.tools.read.values import ReadError, json_text, number, shown
+from records.tools.show.listing import duration, loss
 
 WIDTH, HEIGHT = 64, 10  # of the chart, in characters
 BRAILLE = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # the dot in each row and column of a cell
@@ -51,7 +51,7 @@ def whole(run: Run, stable: bool) -> dict[str, Any]:
              "files": {path: sha256(source) for path, source in run.files.items()},
              "vals": [{"step": point.step, "val_loss": point.loss, "tokens": point.tokens,
                        **({} if stable else {"train_time_ms": point.time_ms})} for point in run.vals],
-             "overrides": mapping(run.log.manifest.get("overrides")) if run.log else None,
+             "overrides": mapping(run.at("overrides")) if run.log else None,
              "warnings": warnings(run)}
     return {name: fact for name, fact in facts.items()
             if not stable or name not in ("file", "train_time_ms", "device")}
@@ -59,42 +59,35 @@ def whole(run: Run, stable: bool) -> dict[str, Any]:
 
 def page(run: Run, stable: bool) -> Iterator[str]:
     """Yield the lines that show a run; where stable, those alone that equal runs share."""
-    log = run.log
     yield from head(run, stable)
     yield from part("settings", pairs(run.hyperparameters))
-    if log:
-        yield from part("overrides", pairs(mapping(log.manifest.get("overrides"))))
-        yield from part("data", pairs(mapping(log.manifest.get("data"))))
-        if not stable:
-            environment = {name: log.manifest.get(name) for name in ("sys", "git", "launch", "calibration")}
-            yield from part("environment", (line for name, facts in environment.items()
-                                            for line in pairs(mapping(facts), f"{name}.")))
-    curve = chart(run.vals, encodable("\u28ff"))
-    if curve:
+    yield from part("overrides", pairs(mapping(run.at("overrides"))))
+    yield from part("data", pairs(mapping(run.at("data"))))
+    if not stable:
+        yield from part("environment", (line for name in ("sys", "git", "launch", "calibration")
+                                        for line in pairs(mapping(run.at(name)), f"{name}.")))
+    if curve := chart(run.vals, encodable("\u28ff")):
         yield from ("", "val_loss", *curve)
     yield from part("validations", validations(run, stable))
-    if log:
-        yield from part("scalars", scalars(run))
-        if not stable:
-            yield from part("text", (f"  {shown(line, 200)}" for line in log.text))
-        yield from part("end", end(run, stable))
+    yield from part("scalars", scalars(run))
+    if run.log and not stable:
+        yield from part("text", (f"  {shown(line, 200)}" for line in run.log.text))
+    yield from part("end", end(run, stable))
     yield from part("warnings", (f"  {line}" for line in warnings(run)))
 
 
 def head(run: Run, stable: bool) -> Iterator[str]:
     """Yield what the run is: track, code, seed, ranks, versions."""
-    manifest = run.log.manifest if run.log else {}
-    code = mapping(manifest.get("code"))
     facts = {
         "file": None if stable else run.name, "format": run.format, "status": run.status,
         "track": run.track, "target": run.log and run.log.track.get("target"),
         "result": run.last and f"val_loss {loss(run.last.loss)} at step {run.last.step}"
                                  + ("" if run.steps is None else f" of {run.steps}"),
         "time": None if stable or not run.last else duration(run.last.time_ms),
-        "script": manifest.get("script"), "code sha256": run.code_sha256, "digest": code.get("digest"),
-        "harness": code.get("harness"), "seed": run.seed, "world size": run.world_size,
+        "script": run.at("script"), "code sha256": run.code_sha256, "digest": run.at("code", "digest"),
+        "harness": run.at("code", "harness"), "seed": run.seed, "world size": run.world_size,
         "device": None if stable else run.device, "versions": run.versions or None,
-        "parameters": manifest.get("parameters"),
+        "parameters": run.at("parameters"),
         "peak memory": f"{run.peak_memory_mib} MiB" if run.peak_memory_mib and not stable else None,
     }
     for line in pairs({name: fact for name, fact in facts.items() if fact is not None}):
@@ -178,11 +171,10 @@ def validations(run: Run, stable: bool) -> Iterator[str]:
 def scalars(run: Run) -> Iterator[str]:
     """Yield for each scalar that the submission logged: how often, first, last, lowest, highest."""
     found: dict[str, list[float]] = {}
-    for event in run.log.events if run.log else []:
-        if event.kind == "scalar":
-            for name, value in event.fields.items():
-                if name not in ("seq", "step") and isinstance(value, (int, float, str)):
-                    found.setdefault(name, []).append(number(value))
+    for fields in run.of_kind("scalar"):
+        for name, value in fields.items():
+            if name not in ("seq", "step") and isinstance(value, (int, float, str)):
+                found.setdefault(name, []).append(number(value))
     for name, values in sorted(found.items()):
         numbers = {"first": values[0], "last": values[-1], "lowest": min(values), "highest": max(values)}
         words = ", ".join(f"{word} {value:.6g}" for word, value in numbers.items())
@@ -191,9 +183,7 @@ def scalars(run: Run) -> Iterator[str]:
 
 def end(run: Run, stable: bool) -> Iterator[str]:
     """Yield how the run ended, and where its wall time went."""
-    facts = run.log.end if run.log else None
-    if not facts:
-        return
+    facts = run.end
     names = ("status", "step", "val_loss", "bits_per_byte", "weights", "weights_sha256", "rank", "type",
              "message", "signal", "ranks")
     yield from pairs({name: facts[name] for name in names if name in facts})
@@ -211,28 +201,27 @@ def end(run: Run, stable: bool) -> Iterator[str]:
 def warnings(run: Run) -> list[str]:
     """Return what a reader of the run must know before trusting its numbers."""
     found: list[str] = []
-    log, last = run.log, run.last
+    last = run.last
     if last is None:
         found.append("no validation")
     elif last.loss is None or not math.isfinite(last.loss):
         found.append(f"the last loss is {last.loss}")
     if last and run.steps is not None and last.step != run.steps:
         found.append(f"the last validation is of step {last.step}, the run was to take {run.steps}")
-    if log is None:
+    if run.log is None:
         return found
-    manifest, facts = log.manifest, log.end or {}
-    if log.end is None:
+    if not run.end:
         found.append("incomplete: there is no end line; the run was killed, or the log was cut off")
     elif run.status != "ok":
         found.append(f"status {shown(run.status or '')}")
-    if facts.get("type") == "Tripwire":
-        found.append(f"tripwire: {shown(str(facts.get('message')), 200)}")
-    found += [f"late: {shown(str(event.fields.get('path')))} was loaded after the start"
-              for event in log.events if event.kind == "late"]
-    if overrides := mapping(manifest.get("overrides")):
+    if run.end.get("type") == "Tripwire":
+        found.append(f"tripwire: {shown(str(run.end.get('message')), 200)}")
+    found += [f"late: {shown(str(fields.get('path')))} was loaded after the start"
+              for fields in run.of_kind("late")]
+    if overrides := mapping(run.at("overrides")):
         found.append(f"{len(overrides)} hyperparameters were overridden on the command line")
-    if manifest.get("resumed_from"):
+    if run.at("resumed_from"):
         found.append("resumed from a checkpoint")
-    if settings := mapping(manifest.get("sys")).get("settings"):
+    if settings := run.at("sys", "settings"):
         found.append(f"settings that are not torch's defaults: {shown(json.dumps(settings), 200)}")
     return found

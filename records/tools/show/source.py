@@ -15,7 +15,7 @@ MOST = 1000  # letters of a line that are shown
 
 @dataclass
 class FileDiff:
-    """A file that differs: its name on each side (None: not there), its lines as text that is safe to print."""
+    """A file that differs: its name on each side (None: not there), its lines, safe to print."""
 
     a: str | None
     b: str | None
@@ -56,7 +56,7 @@ def file_diffs(a: Run, b: Run) -> list[FileDiff]:
 
 
 def add_lines(diffs: list[FileDiff]) -> None:
-    """Add to each file the lines of its diff, cut and with escapes visible. Raises ReadError as git_diff does."""
+    """Add to each file the lines of its diff, cut, escapes visible. Raises ReadError as git_diff does."""
     for diff in diffs:
         diff.lines += [f"--- {f'a/{shown(diff.a, 200)}' if diff.a else 'none'}",
                        f"+++ {f'b/{shown(diff.b, 200)}' if diff.b else 'none'}"]
@@ -90,20 +90,23 @@ def stat_lines(diffs: list[FileDiff], width: int, coloured: bool) -> list[str]:
 def git_diff(diffs: list[FileDiff], *options: str, digits: int = 6) -> list[bytes]:
     """Return what git prints of files that differ, whose names are numbers. Raises ReadError where it fails.
 
-    git sees copies, byte for byte (escaped ones could hide a change), in a folder that is in no checkout, and
-    no configuration: what a stranger wrote into a source or a name is content to it and nothing else.
+    git sees copies in a folder that is in no checkout, and no configuration: what a stranger wrote into a
+    source or a name is content to it and nothing else. NUL, which makes a file binary and no Python
+    can run, is escaped in them; the rest only when it is shown: what looks alike may still differ.
     """
     with tempfile.TemporaryDirectory() as folder:
         for side in "ab":
             Path(folder, side).mkdir()
             for i, diff in enumerate(diffs):
-                Path(folder, side, f"{i:0{digits}}").write_bytes(diff.old if side == "a" else diff.new)
-        words = ["git", "diff", "--no-index", "--no-ext-diff", "--no-textconv", "--no-renames", "--text"]
+                source = diff.old if side == "a" else diff.new
+                Path(folder, side, f"{i:0{digits}}").write_bytes(source.replace(b"\0", b"\\x00"))
+        words = ["git", "diff", "--no-index", "--no-ext-diff", "--no-textconv", "--no-renames"]
         environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": folder, "LC_ALL": "C",
                        "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull,
                        "GIT_CEILING_DIRECTORIES": os.path.dirname(os.path.realpath(folder))}
         try:
-            done = subprocess.run([*words, *options, "a", "b"], cwd=folder, env=environment, capture_output=True)
+            done = subprocess.run([*words, *options, "a", "b"], cwd=folder, env=environment,
+                                  capture_output=True)
         except FileNotFoundError:
             raise ReadError("git is missing, which finds the lines that differ; install it") from None
     if done.returncode not in (0, 1):

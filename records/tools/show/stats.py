@@ -239,7 +239,7 @@ def compare_lines(found: dict[str, Any]) -> list[str]:
         lines.append(f"pairwise    {'passes' if rule['passes'] else 'fails'}: {rule['left']:.5g}, 0.004 "
                      "needed where 100 steps count 0.0045")
         lines.append(f"times do not compare: {found['no_time']}" if found["no_time"] else
-                     "times compare only where all ran in turns on one host, which logs do not tell; see race")
+                     "times compare only where all ran in turns on one host; logs do not tell it, see race")
     return [*lines, f"{found['word']}: {found['reason']}"]
 
 

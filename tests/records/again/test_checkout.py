@@ -1,4 +1,4 @@
-"""python -m records checkout: a record's script lands where it is edited, and nothing that is unsaved goes."""
+"""python -m records checkout: a record's script lands where it is edited, and nothing unsaved goes."""
 import shlex
 import subprocess
 from pathlib import Path

@@ -97,9 +97,11 @@ def test_a_real_race_that_is_killed_goes_on(tmp_path):
     variables = {**environment(), "TMPDIR": str(tmp_path)}  # a kill leaves the place that it ran in
     settings = {"cwd": project.folder, "env": variables, "stdin": subprocess.DEVNULL}
     with subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL, **settings) as process:
-        race = project.folder / "to" / "race.json"
-        until(lambda: race.exists() and len(plan_of(project.folder)["attempts"]) == 2)  # the second has begun
+        declared = project.folder / "to" / "race.json"
+        until(lambda: process.poll() is not None or declared.exists()
+              and len(json.loads(declared.read_text())["attempts"]) == 2)  # the second one has begun
         os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, **settings)
     found = json.loads(done.stdout)
     assert found["pairs"] == 2 and found["attempts"] == 7 and found["killed"] == 1, done.stderr

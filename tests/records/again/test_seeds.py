@@ -180,7 +180,8 @@ def test_a_real_campaign_that_is_ended_goes_on(number, tmp_path):
     settings = {"cwd": project.folder, "env": environment(), "stdin": subprocess.DEVNULL}
     command = example(project, "2")
     with subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL, **settings) as process:
-        until(lambda: len(project.logs()) == 2)
+        until(lambda: process.poll() is not None or len(project.logs()) >= 2
+              and list((project.folder / "records" / "runs").glob("seeds_*")))
         os.killpg(process.pid, number)
     assert process.returncode == (130 if number == signal.SIGINT else -number)
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, **settings)

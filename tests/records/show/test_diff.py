@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from small_logs import SCRIPT, write_log
 
 from records.__main__ import COMMANDS, main
 from records.tools.read.run import Point, Run
@@ -12,7 +13,6 @@ from records.tools.show import diff
 from records.tools.show import differences as compare
 from records.tools.show.group import Group, step_times
 from records.tools.show.source import FileDiff, add_lines, file_diffs
-from small_logs import SCRIPT, write_log
 
 
 def run(*losses: float, name: str = "t", ms: float = 10, every: int = 2, **facts) -> Run:

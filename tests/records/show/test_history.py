@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from records.tools.show.history import read_records
 from records.tools.read.values import ReadError
+from records.tools.show.history import read_records
 
 
 def write_record(folder: Path, name: str, word: str) -> None:

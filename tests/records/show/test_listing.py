@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from small_logs import write_log
 
-from records.tools.show import listing
 from records.__main__ import COMMANDS, main
 from records.tools.read.logs import load_runs
+from records.tools.show import listing
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 

@@ -3,9 +3,9 @@ import json
 
 import pytest
 
-from records.tools.show import plan
 from records.__main__ import COMMANDS, main
 from records.tools.check.significance import LOOKS, power
+from records.tools.show import plan
 
 
 def planned(capsys, *words: str) -> dict:

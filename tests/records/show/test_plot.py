@@ -6,13 +6,15 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("matplotlib")
-from records.tools.show import plot  # noqa: E402
-from records.__main__ import COMMANDS, main  # noqa: E402
-from records.tools.show.figure import figure_for  # noqa: E402
-from records.tools.show.history import read_records, write_names  # noqa: E402
+from small_logs import write_log
+
+from records.__main__ import COMMANDS, main
 from records.tools.read.logs import load_runs
-from records.tools.read.run import Point, Run# noqa: E402
-from small_logs import write_log  # noqa: E402
+from records.tools.read.run import Point, Run
+from records.tools.show import plot
+from records.tools.show.figure import figure_for
+from records.tools.show.group import Group, between, groups_of, kind
+from records.tools.show.history import read_records, write_names
 
 RULE = "=" * 100
 
@@ -31,6 +33,11 @@ def write_public(folder: Path, name: str, shift: float = 0.0, code: str = "lr = 
     path = folder / f"{name}.txt"
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def group(runs: list[Run]) -> Group:
+    """Return a group by hand."""
+    return Group(runs[0].name, runs)
 
 
 def write_record(folder: Path, date: str, name: str, mean: float, /, **more) -> Path:
@@ -57,11 +64,11 @@ def test_a_group_is_drawn_as_mean_and_range_over_its_runs(tmp_path):
         load_runs(write_log(tmp_path, f"r{i}", losses))[0]
         for i, losses in enumerate([(6.0, 5.0), (6.0, 4.0), (6.0, 4.5)])
     ]
-    val, train = plot.val_curve(logs, "steps"), plot.train_curve(logs, "steps")
+    val, train = plot.curve(group(logs), "steps"), plot.curve(group(logs), "steps", True)
     assert (val.x, val.mean, val.low, val.high) == ([0, 2], [6.0, 4.5], [6.0, 4.0], [6.0, 5.0])
     assert (train.x, train.mean) == ([2], [4.5])
-    assert plot.val_curve(logs, "tokens").x == [0, 512] and plot.train_curve(logs, "tokens").x == [512]
-    assert plot.val_curve(logs, "time").x == [0, 0.02] == [0, *plot.train_curve(logs, "time").x]
+    assert plot.curve(group(logs), "tokens").x == [0, *plot.curve(group(logs), "tokens", True).x] == [0, 512]
+    assert plot.curve(group(logs), "time").x == [0, 0.02] == [0, *plot.curve(group(logs), "time", True).x]
 
 
 def test_runs_of_unequal_length_are_compared_where_all_of_them_were_measured(tmp_path):
@@ -69,20 +76,20 @@ def test_runs_of_unequal_length_are_compared_where_all_of_them_were_measured(tmp
         load_runs(write_log(tmp_path, "a", (6.0, 5.0, 4.0)))[0],
         load_runs(write_log(tmp_path, "b", (7.0, 6.0), end=None))[0],
     ]
-    val = plot.val_curve(logs, "steps")
+    val = plot.curve(group(logs), "steps")
     assert (val.x, val.mean) == ([0, 2], [6.5, 5.5])
-    assert plot.label(logs, set()).endswith("2 runs: mean, lowest and highest (1 incomplete)")
+    assert plot.label(group(logs), set()).endswith("2 runs: mean, lowest and highest (1 incomplete)")
 
 
 def test_tokens_between_two_validations_lie_on_a_straight_line():
-    assert [plot.between([(0, 0), (10, 1000), (20, 4000)], step) for step in (0, 5, 10, 15, 20)] == [
+    assert [between([(0, 0), (10, 1000), (20, 4000)], step) for step in (0, 5, 10, 15, 20)] == [
         0,
         500,
         1000,
         2500,
         4000,
     ]
-    assert plot.between([(0, 0)], 3) == 0
+    assert between([(0, 0)], 3) == 0
 
 
 def test_target_and_ladder_come_from_the_log(tmp_path):
@@ -132,8 +139,21 @@ def test_public_logs_of_one_code_share_a_line(tmp_path, capsys):
     captured = capsys.readouterr()
     assert captured.out.endswith("a.png: 3 runs in 2 groups\n") and "passed over notes.txt" in captured.err
     a, b = (load_runs(tmp_path / "logs" / f"{name}.txt")[0] for name in "ab")
-    assert plot.kind(a) == plot.kind(b) and plot.val_curve([a, b], "time").mean == [6.25, 5.25, 4.25]
-    assert plot.label([a, b], set()) == f"{a.code_sha256[:8]}, 2 runs: mean, lowest and highest"
+    assert kind(a) == kind(b) and plot.curve(group([a, b]), "time").mean == [6.25, 5.25, 4.25]
+    assert plot.label(group([a, b]), set()) == f"{a.code_sha256[:8]}, 2 runs: mean, lowest and highest"
+
+
+def test_plot_pools_what_stats_pools(tmp_path, capsys):
+    """Public scripts that differ in their seed alone are one code; plot drew a line for each."""
+    for seed in (1, 2, 3):
+        write_public(tmp_path, str(seed), seed / 100, code=f"seed = {seed}")
+    write_public(tmp_path, "other", 0.5, code="seed = 1; lr = 2")
+    runs = [run for path in sorted(tmp_path.glob("*.txt")) for run in load_runs(path)]
+    assert [len(group.runs) for group in groups_of(runs)] == [3, 1]
+    assert main(["plot", str(tmp_path), "-o", str(tmp_path / "a.svg"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["groups"] == 2
+    assert main(["stats", str(tmp_path), "--target", "4"]) == 2
+    assert "2 kinds that differ in code (3 like 1.txt; 1 like other.txt)" in capsys.readouterr().err
 
 
 def test_an_axis_that_a_log_does_not_tell_is_refused(tmp_path, capsys):
@@ -142,12 +162,12 @@ def test_an_axis_that_a_log_does_not_tell_is_refused(tmp_path, capsys):
     assert "does not tell its tokens" in capsys.readouterr().err
     untimed = Run(Path("a"), 0, "llm.c", vals=[Point(0, 5.0, None)])
     with pytest.raises(plot.ReadError, match="does not tell its time"):
-        plot.val_curve([untimed], "time")
+        plot.curve(group([untimed]), "time")
 
 
 def test_runs_without_code_are_no_seeds_of_one_another():
     a, b = (Run(Path(name), 0, "public F") for name in "ab")
-    assert plot.kind(a) != plot.kind(b) and plot.label([a], set()) == "a"
+    assert kind(a) != kind(b) and plot.label(group([a]), set()) == "a"
 
 
 def test_ninety_nine_of_a_hundred_values_are_not_above_p99():

@@ -4,12 +4,12 @@ import math
 from pathlib import Path
 
 import pytest
-from harness.runlog import RunLog
 from small_logs import FILES, SCRIPT, manifest, write_log
 
-from records.tools.show import show
+from harness.runlog import RunLog
 from records.__main__ import COMMANDS, main
 from records.tools.read.run import Point
+from records.tools.show import show
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 

@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from small_logs import FILES, SCRIPT, manifest
 
 from harness.runlog import RunLog
 from records.__main__ import COMMANDS, main
 from records.tools.read.run import Point, Run
 from records.tools.show import stats
 from records.tools.show.group import Group, kind, outcome
-from small_logs import FILES, SCRIPT, manifest
 
 ROOT = Path(__file__).resolve().parents[3]
 GOOD = (4.9971, 4.9978, 4.9987, 4.9984, 4.9979, 4.9981, 4.9976, 4.9985)  # the tiny track's target is 5.0
