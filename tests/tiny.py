@@ -127,8 +127,8 @@ class Project:
              ) -> list[dict]:
         """Run several submissions one after the other in ONE process, as a sweep does, each with some flags.
 
-        shared: flags of all. Returns for each its exit code (1 where an exception came out), stdout, stderr, and the path of its
-        log.
+        shared: flags of all. Returns for each its exit code (1 where an exception came out), stdout, stderr
+        and the path of its log.
         """
         words = [(str(self.folder / script), ["--track=tiny", *shared, *flags]) for script, flags in cases]
         done = subprocess.run([sys.executable, "-c", MANY], input=json.dumps(words), capture_output=True,
