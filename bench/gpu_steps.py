@@ -12,7 +12,8 @@ from harness.parameters import weights_sha256
 from harness.reduce import REDUCERS
 from harness.tokens import TokenStream
 
-TINY = {"n_layer": 2, "n_embd": 64, "n_head": 1, "seq_len": 32, "batch_tokens": 128, "micro_batch": 2}
+TINY = {"vocab_size": 4096, "n_layer": 2, "n_embd": 64, "n_head": 1, "seq_len": 32, "batch_tokens": 128,
+        "micro_batch": 2}
 
 
 class Steps:
