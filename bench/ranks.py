@@ -21,11 +21,9 @@ from harness.environment import process_group
 from harness.reduce import REDUCERS
 from harness.tokens import TokenStream
 from harness.track import ROOT, load_tracks
+from lab.environment import VARIABLES
 
 LOOP = ("GPT", "RECIPES", "build_optimizers", "train")  # what the submission is asked for
-# run.sh sets the same before torch is loaded
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "MALLOC_MMAP_THRESHOLD_": "1073741824",
-               "MALLOC_TRIM_THRESHOLD_": "8589934592", "MALLOC_TOP_PAD_": "67108864"}
 
 
 class Ranks:
@@ -35,7 +33,7 @@ class Ranks:
         context, self.pipes, self.processes = multiprocessing.get_context("spawn"), [], []
         self.folder = tempfile.TemporaryDirectory(prefix="bench_store_")
         store = f"{self.folder.name}/store"
-        environment = {**ENVIRONMENT, "OMP_NUM_THREADS": str(threads), "WORLD_SIZE": str(n)}
+        environment = {**VARIABLES, "OMP_NUM_THREADS": str(threads), "WORLD_SIZE": str(n)}
         before = {name: os.environ.get(name) for name in environment}
         os.environ.update(environment)
         try:

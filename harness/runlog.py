@@ -70,8 +70,8 @@ def first_import(source: bytes) -> str:
 
 def is_ours(path: Path) -> bool:
     """Tell whether a file is the project's: under the repository root, in no environment made there."""
-    prefix = Path(sys.prefix).resolve()
-    inside = prefix != ROOT and prefix.is_relative_to(ROOT) and path.is_relative_to(prefix)
+    prefixes = {Path(sys.prefix), Path(sys.prefix).resolve()} - {ROOT}  # .venv may be a link
+    inside = any(prefix.is_relative_to(ROOT) and path.is_relative_to(prefix) for prefix in prefixes)
     return path.is_relative_to(ROOT) and not inside
 
 

@@ -19,8 +19,9 @@ TRACKED = [ROOT / name for name in subprocess.run(
 TREES = {path: ast.parse(path.read_text()) for path in TRACKED if path.suffix == ".py"}
 # what a module may call while it is imported: it makes a constant, and reads nothing but where the file lies
 CONSTANT = re.compile(
-    r"(DataSet|re\.compile|Path|Path\(__file__\)\.resolve|(struct\.)?Struct|(datetime\.)?timedelta|itertools\.count"
-    r"|bytes|dict|dict\.fromkeys|frozenset|len|map|range|set|sorted|str|sum|tuple|zip|(dataclasses\.)?field"
+    r"(DataSet|restricted_number_type|re\.compile|Path|Path\(__file__\)\.resolve|(struct\.)?Struct"
+    r"|(datetime\.)?timedelta|itertools\.count"
+    r"|type|bytes|dict|dict\.fromkeys|frozenset|len|map|range|set|sorted|str|sum|tuple|zip|(dataclasses\.)?field"
     r"|''\.join|namedtuple|TypeVar|contextmanager|(functools\.)?(cache|wraps|lru_cache)|(dataclasses\.)?dataclass"
     r"|(torch\.)?(no_grad|inference_mode|compiler\.disable)|\w+\.(items|values|keys))")
 

@@ -78,5 +78,6 @@ def test_the_harness_trains_and_validates_along_the_samples_golden_curve():
     log.unlink()
     found = [step.train_loss for step in run.steps if step.train_loss is not None]
     assert len(found) == 200 and set(vals) >= set(golden["val_loss"])
-    assert all(abs(a - b) < 6e-5 for a, b in zip(found, golden["train_loss"]))  # the log prints four decimals
+    half = 5e-5  # of the last of the four decimals that the log prints
+    assert all(abs(a - b) < half + 2e-5 * b for a, b in zip(found, golden["train_loss"]))
     assert near([vals[step] for step in golden["val_loss"]], list(golden["val_loss"].values()), 2e-5)

@@ -1,4 +1,4 @@
-"""The whole way of a claim, with the real commands at toy size: run, log, verify, submit, leaderboard, README."""
+"""A claim from end to end, with the real commands at toy size: run, verify, submit, row of the README."""
 import json
 import re
 import subprocess
@@ -25,12 +25,11 @@ def records(project: Project, *words: str, code: int = 0) -> str:
 def test_a_claim_goes_from_a_run_to_a_row_of_the_readme(project):
     """Four seeds of a toy recipe, without a flag that changes training, end as a proven row."""
     project.add_records()
-    project.accept_harness()
     source = (project.folder / "train_gpt2.py").read_text()
     source = re.sub(r'    "sample": Hyperparameters\(.*?\),\n', lambda _: RECIPE, source, flags=re.S)
     (project.folder / "toy.py").write_text(source)
     (project.folder / "README.md").write_text(MARKS)
-    answers = project.many(*(("toy.py", [f"--seed={seed}"]) for seed in range(4)), recipe=[])
+    answers = project.many(*(("toy.py", [f"--seed={seed}"]) for seed in range(4)), shared=[])
     assert [answer["code"] for answer in answers] == [0] * 4, answers[0]["stderr"]
     logs = [answer["log"] for answer in answers]
     assert records(project, "verify", *logs).splitlines()[-1].startswith("PROVEN")

@@ -123,13 +123,14 @@ class Project:
         assert done.returncode == code, f"exit code {done.returncode}:\n{done.stdout}\n{done.stderr}"
         return done
 
-    def many(self, *cases: tuple[str, list[str]], timeout: float = 240) -> list[dict]:
+    def many(self, *cases: tuple[str, list[str]], shared: list[str] = TINY, timeout: float = 240
+             ) -> list[dict]:
         """Run several submissions one after the other in ONE process, as a sweep does, each with some flags.
 
-        Returns for each its exit code (1 where an exception came out), stdout, stderr, and the path of its
-        log.
+        shared: flags of all. Returns for each its exit code (1 where an exception came out), stdout, stderr
+        and the path of its log.
         """
-        words = [(str(self.folder / script), ["--track=tiny", *TINY, *flags]) for script, flags in cases]
+        words = [(str(self.folder / script), ["--track=tiny", *shared, *flags]) for script, flags in cases]
         done = subprocess.run([sys.executable, "-c", MANY], input=json.dumps(words), capture_output=True,
                               text=True, timeout=timeout, env=environment(), cwd=self.folder)
         assert done.returncode == 0, done.stderr

@@ -14,6 +14,7 @@ from tiny import TINY, Project, environment, events
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness import runlog
 from harness.runlog import RULE, RunLog, canonical, new_run_id, read_source, sha256
 from records.tools.read.extract import write_files
 from records.tools.read.log import read_log
@@ -249,3 +250,14 @@ def test_a_submission_cannot_give_an_event_another_number_or_kind(tmp_path):
 def test_run_ids_of_one_second_differ():
     assert len({new_run_id("0" * 64) for _ in range(1000)}) > 990
     assert re.fullmatch(r"\d{8}T\d{6}Z_abcdef01_[0-9a-f]{6}", new_run_id("abcdef0123"))
+
+
+def test_packages_in_an_environment_that_is_a_link_are_not_the_projects(tmp_path, monkeypatch):
+    """They were taken for the submission's, and what they read of the environment ended the run."""
+    monkeypatch.setattr(runlog, "ROOT", tmp_path / "project")
+    (tmp_path / "elsewhere" / "lib").mkdir(parents=True)
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / ".venv").symlink_to(tmp_path / "elsewhere")
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "project" / ".venv"))
+    assert not runlog.is_ours(tmp_path / "project" / ".venv" / "lib" / "package.py")
+    assert runlog.is_ours(tmp_path / "project" / "train.py")

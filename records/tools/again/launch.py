@@ -239,9 +239,9 @@ def consent(codes: list[Code], yes: bool) -> bool:
     if yes:
         return True
     if not (sys.stdin and sys.stdin.isatty()):
-        raise ReadError("this runs the code above on this machine, and there is no terminal to ask; if you "
+        raise ReadError("the code above is to run on this machine, and there is no terminal to ask; if you "
                         "trust it, give --yes")
-    print("run it on this machine? [y/N] ", end="", file=sys.stderr, flush=True)
+    print("let it run on this machine? [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 

@@ -48,7 +48,8 @@ def test_a_count_is_a_whole_number_of_at_least_1(text):
 
 
 def failure(*codes: int) -> ChildFailedError:
-    return ChildFailedError("run", {rank: ProcessFailure(rank, 1, code, "") for rank, code in enumerate(codes)})
+    failures = {rank: ProcessFailure(rank, 1, code, "") for rank, code in enumerate(codes)}
+    return ChildFailedError("run", failures)
 
 
 @pytest.mark.parametrize("ends, code", [
@@ -78,7 +79,8 @@ def test_the_launcher_names_only_what_every_published_runs_harness_has():
               for alias in node.names if (node.module or "").startswith("harness.")
               and not node.module.startswith("harness.front")}
     assert len(wanted) >= 8
-    logs = {log.manifest["code"]["harness"]: log for log in map(read_log, ROOT.glob("records/*/*/logs/*.txt"))}
+    paths = ROOT.glob("records/*/*/logs/*.txt")
+    logs = {log.manifest["code"]["harness"]: log for log in map(read_log, paths)}
     for log in logs.values():
         for module, name in wanted:
             body = ast.parse(log.files[f"{module.replace('.', '/')}.py"].source).body
