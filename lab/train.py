@@ -107,7 +107,12 @@ def train_in(run: Run) -> nn.Module:
         raise ValueError("the run's hyperparameters are not its recipe's; change the recipe with --override")
     torch.manual_seed(run.seed)
     model = build_model(recipe).to(run.device)
-    optimizers = build_optimizers(recipe, model, run.compile)
+    train(recipe, model, build_optimizers(recipe, model, run.compile), run)
+    return model
+
+
+def train(recipe: Recipe, model: nn.Module, optimizers: list, run: Run) -> None:
+    """Train a model in place; the run yields the steps, and validates, times and logs between them."""
     planned, total = costs.steps(recipe), costs.curve_tokens(recipe)
     loss_of = run.compile(loss_sum)
     for step in run.steps(model, optimizers):
@@ -120,7 +125,6 @@ def train_in(run: Run) -> nn.Module:
         run.log(grad_norm=clip(model, recipe.optimizer.max_grad_norm))
         for optimizer in optimizers:
             optimizer.step(loss)
-    return model
 
 
 def build_optimizers(recipe: Recipe, model: nn.Module, compile: Callable = lambda f: f) -> list:

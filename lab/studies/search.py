@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from lab.recipe import costs
 from lab.recipe.load import FOLDER, load_recipe, load_yaml, make_recipe
 from lab.studies import study
-from lab.studies.study import Place
+from lab.studies.study import Folders
 from lab.sweep.report import ranked, report, text
 from lab.sweep.results import Group, load_results, perplexity, Run
 from lab.sweep.space import admissible, make_space
@@ -36,31 +36,31 @@ FULL = Size(2e12, 24, 3, (1, 2), 8, {})
 QUICK = Size(2e10, 3, 1, (1,), 2, {"duration.steps": 8, "validations": 2})
 
 
-def tiny(where: Place, size: Size) -> Run:
+def tiny(folders: Folders, size: Size) -> Run:
     """Return the run of the homework's GPT-tiny recipe."""
-    [run] = study.sweep(where, "gpt_tiny", {
+    [run] = study.sweep(folders, "gpt_tiny", {
         "recipe": "gpt_tiny", "overrides": size.tiny, "axes": {"seed": [0]}})
     return run
 
 
-def searched(where: Place, size: Size) -> list[Run]:
+def searched(folders: Folders, size: Size) -> list[Run]:
     """Return the runs of the random search."""
     values = load_yaml(SPACES / "search.yaml")
-    return study.sweep(where, "search", {
+    return study.sweep(folders, "search", {
         **values, "samples": size.samples, "overrides": {"duration.flops": size.flops},
         "constraints": {**values["constraints"], "flops": size.flops}})
 
 
-def again(where: Place, size: Size, best: Sequence[Group]) -> list[Run]:
+def again(folders: Folders, size: Size, best: Sequence[Group]) -> list[Run]:
     """Return the best points' runs with more seeds."""
-    return study.sweep(where, "again", {
+    return study.sweep(folders, "again", {
         "recipe": "search_base", "overrides": {"duration.flops": size.flops}, "method": "list",
         "points": [{**found.point, "seed": seed} for found in best for seed in size.seeds]})
 
 
-def trained_on(where: Place, size: Size, best: Group) -> Run:
+def trained_on(folders: Folders, size: Size, best: Group) -> Run:
     """Return the run of the best point with a larger budget."""
-    [run] = study.sweep(where, "best", {
+    [run] = study.sweep(folders, "best", {
         "recipe": "search_base", "axes": {"seed": [0]},
         "overrides": {**best.point, "duration.flops": size.longer * size.flops, "validations": 20}})
     return run
@@ -109,7 +109,7 @@ def figure(tiny: Run, runs: Sequence[Run], best: Run, output: Path) -> None:
         right.legend(fontsize=8)
 
 
-def page(where: Place, size: Size, tiny: Run, runs: Sequence[Run], best: Sequence[Group], last: Run
+def page(folders: Folders, size: Size, tiny: Run, runs: Sequence[Run], best: Sequence[Group], last: Run
          ) -> Iterator[str]:
     """Yield the page's lines."""
     total, fit, counts = shapes()
@@ -129,7 +129,7 @@ def page(where: Place, size: Size, tiny: Run, runs: Sequence[Run], best: Sequenc
         untested = f"; **not tested**: only {only[0]} is admissible" if len(only) == 1 else ""
         yield f"- {axis}: {words}{untested}"
     yield from ("", f"## {len(runs)} random points at {size.flops:.3g} FLOPs", "", "```",
-                *text({**report(load_results(where.sweeps / "search")), "figures": []}), "```", "",
+                *text({**report(load_results(folders.sweeps / "search")), "figures": []}), "```", "",
                 f"## The best {len(best)}, with {len(size.seeds)} more seeds", "")
     yield from study.table(("point", "n", "mean", "sd"), [
         [", ".join(f"{axis.split('.')[-1]} {value}" for axis, value in found.point.items()), found.n,
@@ -147,12 +147,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Run the study, or what is left of it; write figure and page."""
-    size, where = QUICK if arguments.quick else FULL, study.place_of(arguments, "search")
-    runs = searched(where, size)
-    first = tiny(where, size)
-    more = again(where, size, ranked(runs)[:size.again])
+    size, folders = QUICK if arguments.quick else FULL, study.folders_of(arguments, "search")
+    runs = searched(folders, size)
+    first = tiny(folders, size)
+    more = again(folders, size, ranked(runs)[:size.again])
     best = ranked(more)  # without the runs that chose them
-    last = trained_on(where, size, best[0])
-    figure(first, runs, last, where.images / "search.png")
-    study.write_page(where.pages / "search.md", page(where, size, first, runs, best, last))
+    last = trained_on(folders, size, best[0])
+    figure(first, runs, last, folders.images / "search.png")
+    study.write_page(folders.pages / "search.md", page(folders, size, first, runs, best, last))
     return 0

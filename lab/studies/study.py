@@ -11,14 +11,14 @@ from harness.track import ROOT
 from lab.sweep.results import Run, comparable, load_results
 from lab.sweep.space import make_space
 from lab.sweep.sweep import run_sweep
-from lab.sweep.worker import where
+from lab.sweep.worker import from_root
 from records.tools.check.significance import Test, one_sample, upper_bound, welch
 
 CONFIDENCE = 0.95
 SUPPORTED, UNSUPPORTED, UNDECIDED = "supported", "not supported", "undecided at this noise"
 
 
-class Place(NamedTuple):
+class Folders(NamedTuple):
     """Folders of a study: its sweeps, its figures, its page; and how many runs go at a time."""
 
     sweeps: Path
@@ -45,51 +45,48 @@ def add_study_arguments(parser: argparse.ArgumentParser, name: str) -> None:
     parser.epilog = f"example: python -m lab {name} --quick"
 
 
-def place_of(arguments: argparse.Namespace, name: str) -> Place:
+def folders_of(arguments: argparse.Namespace, name: str) -> Folders:
     """Return the folders of a study and make them."""
     if arguments.jobs is not None and arguments.jobs < 1:
         raise ValueError(f"--jobs {arguments.jobs}: expected at least 1")
     sweeps = ROOT / "lab" / "sweeps" / (f"quick_{name}" if arguments.quick else name)
     out = arguments.out or (sweeps if arguments.quick else None)
-    found = Place(out, out, out, arguments.jobs) if out else Place(sweeps, ROOT / "img", ROOT / "docs",
-                                                                   arguments.jobs)
+    found = Folders(out or sweeps, out or ROOT / "img", out or ROOT / "docs", arguments.jobs)
     for folder in found[:3]:
         folder.mkdir(parents=True, exist_ok=True)
     return found
 
 
-def sweep(place: Place, name: str, space: dict[str, Any]) -> list[Run]:
+def sweep(folders: Folders, name: str, space: dict[str, Any]) -> list[Run]:
     """Run a space in a folder of the study, or what is left of it; return its runs, which compare.
 
     Raises ValueError where a run failed: a study with holes would choose by what happened to work.
     """
-    folder = place.sweeps / name
-    print(f"{name}: {where(folder)}", file=sys.stderr)
-    run_sweep(make_space(space), folder, place.jobs)
+    folder = folders.sweeps / name
+    print(f"{name}: {from_root(folder)}", file=sys.stderr)
+    run_sweep(make_space(space), folder, folders.jobs)
     runs = load_results(folder).runs
     comparable(runs)
     if broken := [run for run in runs if run.status in ("failed", "oom")]:
         raise ValueError(f"{folder.name}: {broken[0].name} {broken[0].status}: {broken[0].message}; mend "
-                         f"that and run again; an oom's line in {where(folder)}/results.jsonl must go first")
+                         f"that and run again; an oom's line in {from_root(folder)}/results.jsonl must go "
+                         f"first")
     return runs
-
-
-def interval(test: Test) -> tuple[float, float]:
-    """Return the 95 % confidence interval of a test's mean; all numbers where it has no spread."""
-    high = upper_bound(test, (1 + CONFIDENCE) / 2)
-    return 2 * test.mean - high, high
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     """Return the 95 % confidence interval of a mean."""
-    return interval(one_sample(values, 0)) if len(values) > 1 and finite(values) else (-math.inf, math.inf)
+    return _interval(one_sample(values, 0)) if len(values) > 1 and finite(values) else (-math.inf, math.inf)
 
 
 def difference_interval(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
     """Return the 95 % confidence interval of mean(a) - mean(b), the two with spreads of their own (Welch)."""
-    if min(len(a), len(b)) < 2 or not finite([*a, *b]):
-        return -math.inf, math.inf
-    return interval(welch(a, b))
+    return _interval(welch(a, b)) if min(len(a), len(b)) > 1 and finite([*a, *b]) else (-math.inf, math.inf)
+
+
+def _interval(test: Test) -> tuple[float, float]:
+    high = upper_bound(test, (1 + CONFIDENCE) / 2)
+    return 2 * test.mean - high, high
 
 
 def finite(values: Iterable[float]) -> bool:
@@ -114,17 +111,23 @@ def plus_minus(middle: float, low: float, high: float, unit: str = "") -> str:
 def mean_claim(statement: str, values: Sequence[float], unit: str, least: float = -math.inf,
                most: float = math.inf) -> Claim:
     """Return the claim that a mean over seeds lies between two numbers."""
-    low, high = mean_interval(values)
-    return Claim(statement, plus_minus(statistics.fmean(values), low, high, unit),
-                 verdict(low, high, least, most))
+    ends = mean_interval(values)
+    return Claim(statement, plus_minus(statistics.fmean(values), *ends, unit), verdict(*ends, least, most))
 
 
 def difference_claim(statement: str, a: Sequence[float], b: Sequence[float], least: float = -math.inf,
                      most: float = math.inf) -> Claim:
     """Return the claim that mean(a) - mean(b), in nats, lies between two numbers."""
-    low, high = difference_interval(a, b)
-    return Claim(statement, plus_minus(statistics.fmean(a) - statistics.fmean(b), low, high, "nats"),
-                 verdict(low, high, least, most))
+    ends, middle = difference_interval(a, b), statistics.fmean(a) - statistics.fmean(b)
+    return Claim(statement, plus_minus(middle, *ends, "nats"), verdict(*ends, least, most))
+
+
+def cell(values: Sequence[float], bold: bool = False) -> str:
+    """Return a mean over seeds with its sd, or how many of them diverged, for a table."""
+    if not finite(values):
+        return f"{sum(map(math.isinf, values))} of {len(values)} diverged"
+    mean = f"**{statistics.fmean(values):.4f}**" if bold else f"{statistics.fmean(values):.4f}"
+    return f"{mean} ({statistics.stdev(values):.4f})" if len(values) > 1 else mean
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
@@ -143,4 +146,4 @@ def write_page(path: Path, lines: Iterable[str]) -> None:
     text = "\n".join(lines) + "\n"
     path.write_text(text)
     print(text)
-    print(f"page: {where(path)}", file=sys.stderr)
+    print(f"page: {from_root(path)}", file=sys.stderr)

@@ -17,9 +17,9 @@ from lab.parametrization import at_width, check
 from lab.recipe.load import as_dict, load_recipe, make_recipe
 from lab.recipe.schema import Recipe
 from lab.studies import study
-from lab.studies.study import Claim, Place
+from lab.studies.study import Claim, Folders
 from lab.sweep.results import comparable, group, max_grad_norm, Run, spikes
-from lab.sweep.worker import where as where_is
+from lab.sweep.worker import from_root
 from records.tools.show.figure import figure_for, PALETTE
 
 RECIPES = {"AdamW": "transfer_proxy", "Muon": "transfer_proxy_muon"}
@@ -48,7 +48,7 @@ FULL = Size((48, 96, 192), (-2, -1, 0, 1, 2), 100, (0, 1, 2, 3, 4), 20, 10, 0.05
 QUICK = Size((48, 64, 96), (-1, 0), 6, (0,), 3, 2, 0.002)
 
 
-def grid(where: Place, size: Size, name: str, recipe: str) -> list[Run]:
+def grid(folders: Folders, size: Size, name: str, recipe: str) -> list[Run]:
     """Return runs over width, learning rate, parametrization and seed.
 
     Those of the base width stand for sp and mup: there both are the same run, bit for bit, as a test shows.
@@ -57,9 +57,9 @@ def grid(where: Place, size: Size, name: str, recipe: str) -> list[Run]:
     fixed = {"recipe": recipe, "overrides": {"duration.steps": size.steps, "validations": 1}}
     axes = {"optimizer.lr": [lr * 2.0**octave for octave in size.lr_octaves], "seed": list(size.seeds)}
     base, *wider = size.widths
-    narrow = study.sweep(where, f"{name.lower()}_base", {**fixed, "axes": {
+    narrow = study.sweep(folders, f"{name.lower()}_base", {**fixed, "axes": {
         "model.n_embd": [base], "parametrization.kind": ["mup"], **axes}})
-    wide = study.sweep(where, f"{name.lower()}_wide", {**fixed, "axes": {
+    wide = study.sweep(folders, f"{name.lower()}_wide", {**fixed, "axes": {
         "model.n_embd": wider, "parametrization.kind": ["sp", "mup"], **axes}})
     comparable(narrow + wide)
     as_sp = [dataclasses.replace(run, point={**run.point, "parametrization.kind": "sp"}) for run in narrow]
@@ -114,10 +114,10 @@ def lr_claims(name: str, runs: Sequence[Run], size: Size) -> list[Claim]:
                                mup[mean_best(losses(runs, "mup", base))], sp[mean_best(sp)], most=0.0)]
 
 
-def search(where: Place, size: Size) -> list[Run]:
+def search(folders: Folders, size: Size) -> list[Run]:
     """Return a random search at the proxy: what muTransfer carries over, without replacement."""
     lr = load_recipe(RECIPES["AdamW"]).optimizer.lr
-    return study.sweep(where, "search", {
+    return study.sweep(folders, "search", {
         "recipe": RECIPES["AdamW"], "overrides": {"duration.steps": size.steps, "validations": 1},
         "method": "random", "samples": size.samples, "seed": 0, "axes": {
             "optimizer.lr": [lr * 2.0**octave for octave in (-2, -1, 0, 1, 2)],
@@ -127,17 +127,17 @@ def search(where: Place, size: Size) -> list[Run]:
             "parametrization.attention_logits_alpha": [0.5, 1.0, 2.0]}})
 
 
-def intermediate(where: Place, size: Size, points: Sequence[dict[str, Any]]) -> list[Run]:
+def intermediate(folders: Folders, size: Size, points: Sequence[dict[str, Any]]) -> list[Run]:
     """Return the kept points at the intermediate width, in their order."""
-    return study.sweep(where, "intermediate", {
+    return study.sweep(folders, "intermediate", {
         "recipe": RECIPES["AdamW"], "method": "list", "points": list(points), "overrides": {
             "model.n_embd": size.widths[1], "duration.tokens_per_param": size.tokens_per_param,
             "validations": 1}})
 
 
-def at_target(where: Place, size: Size, point: dict[str, Any]) -> list[Run]:
+def at_target(folders: Folders, size: Size, point: dict[str, Any]) -> list[Run]:
     """Return runs of the chosen point at the largest width, as long as those of the grid."""
-    return study.sweep(where, "target", {
+    return study.sweep(folders, "target", {
         "recipe": RECIPES["AdamW"], "axes": {"seed": list(size.seeds)}, "overrides": {
             **point, "model.n_embd": size.widths[-1], "duration.steps": size.steps, "validations": 1}})
 
@@ -240,18 +240,10 @@ def loss_table(runs: Sequence[Run], size: Size) -> list[str]:
     for kind in ("sp", "mup"):
         for width in size.widths:
             by_lr = losses(runs, kind, width)
-            means = {lr: statistics.fmean(values) for lr, values in by_lr.items()}
-            rows.append([kind, width] + [cell(by_lr[lr], means[lr] == min(means.values())) for lr in rates])
+            best = min(map(statistics.fmean, by_lr.values()))
+            cells = [study.cell(by_lr[lr], statistics.fmean(by_lr[lr]) == best) for lr in rates]
+            rows.append([kind, width, *cells])
     return study.table(["", "width", *(f"{lr:.3g}" for lr in rates)], rows)
-
-
-def cell(values: Sequence[float], best: bool) -> str:
-    """Return a mean with its sd."""
-    if not study.finite(values):
-        return f"{sum(map(math.isinf, values))} of {len(values)} diverged"
-    mean = f"{statistics.fmean(values):.4f}"
-    mean = f"**{mean}**" if best else mean
-    return f"{mean} ({statistics.stdev(values):.4f})" if len(values) > 1 else mean
 
 
 def procedure(size: Size, searched: int, kept: Sequence[dict[str, Any]], tried: Sequence[Run], chosen: int
@@ -280,28 +272,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Run the study, or what is left of it; write figure and page."""
-    size, where = QUICK if arguments.quick else FULL, study.place_of(arguments, "transfer")
+    size, folders = QUICK if arguments.quick else FULL, study.folders_of(arguments, "transfer")
     proxy = load_recipe(RECIPES["AdamW"])
     target = load_recipe(arguments.target) if arguments.target else at_width(proxy, size.widths[-1], "mup")
     target_recipe(proxy, target)  # says now what does not fit
-    grids = {name: grid(where, size, name, recipe) for name, recipe in RECIPES.items()}
+    grids = {name: grid(folders, size, name, recipe) for name, recipe in RECIPES.items()}
     claims = [claim for name, runs in grids.items() for claim in lr_claims(name, runs, size)]
-    searched = search(where, size)
+    searched = search(folders, size)
     kept = [found.point for found in sorted(group(searched), key=lambda g: g.mean)[:size.kept]]
-    tried = intermediate(where, size, kept)
+    tried = intermediate(folders, size, kept)
     chosen = choose(tried)
     winner = target_recipe(make_recipe(as_dict(proxy), kept[chosen]), target)
-    recipe_path = where.sweeps / "target.yaml"
+    recipe_path = folders.sweeps / "target.yaml"
     recipe_path.write_text(json.dumps(as_dict(winner), indent=1) + "\n")  # JSON is YAML
     if not arguments.target:
         wide = losses(grids["AdamW"], "sp", size.widths[-1])
-        found = [run.val_loss for run in at_target(where, size, kept[chosen])]
+        found = [run.val_loss for run in at_target(folders, size, kept[chosen])]
         claims.append(study.difference_claim(
             "AdamW: the target at the searched point (five values) is no worse than sp tuned (its rate)",
             found, wide[mean_best(wide)], most=0.0))
-    figure(grids, size.widths, where.images / "transfer.png")
-    study.write_page(where.pages / "transfer.md", page(
+    figure(grids, size.widths, folders.images / "transfer.png")
+    study.write_page(folders.pages / "transfer.md", page(
         size, grids, claims, [len(searched), kept, tried, chosen],
         [*differences(proxy, target), *(f"{key}: {value}" for key, value in transferred(winner).items()),
-         f"in full: `python -m lab recipe --config {where_is(recipe_path)}`"]))
+         f"in full: `python -m lab recipe --config {from_root(recipe_path)}`"]))
     return 0

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from lab.recipe.load import load_recipe
 from lab.studies import study
-from lab.studies.study import Claim, Place
+from lab.studies.study import Claim, Folders
 from lab.sweep.results import perplexity, Run
 from records.tools.show.figure import figure_for, PALETTE
 
@@ -36,19 +36,19 @@ QUICK = Size({"model.n_embd": 128, "duration.steps": 20, "validations": 2}, (0.0
 Losses = dict[float, list[float]]  # warm-up as a share of the budget -> final losses, of all seeds
 
 
-def tune(where: Place, size: Size) -> dict[str, dict[float, float]]:
+def tune(folders: Folders, size: Size) -> dict[str, dict[float, float]]:
     """Return for each arm the final loss at each rate, one seed, at a warm-up of 10 %."""
     lr = load_recipe(RECIPE).optimizer.lr
-    runs = study.sweep(where, "tuning", {
+    runs = study.sweep(folders, "tuning", {
         "recipe": RECIPE, "overrides": {**size.overrides, "validations": 1}, "axes": {
             "parametrization.kind": list(ARMS), "optimizer.lr": [lr * 2.0**o for o in size.lr_octaves]}})
     return {arm: {run.point["optimizer.lr"]: run.val_loss for run in runs
                   if run.point["parametrization.kind"] == arm} for arm in ARMS}
 
 
-def arm_runs(where: Place, size: Size, arm: str, lr: float) -> list[Run]:
+def arm_runs(folders: Folders, size: Size, arm: str, lr: float) -> list[Run]:
     """Return an arm's runs over warm-ups and seeds."""
-    return study.sweep(where, f"warmup_{arm}", {
+    return study.sweep(folders, f"warmup_{arm}", {
         "recipe": RECIPE, "overrides": {**size.overrides, "parametrization.kind": arm, "optimizer.lr": lr},
         "axes": {"schedule.warmup_frac": list(size.fractions), "seed": list(size.seeds)}})
 
@@ -217,7 +217,7 @@ def page(tuned: dict[str, dict[float, float]], rates: dict[str, float], runs: di
     yield from study.table(("nats", *by_arm), [[name, *(spread(of(losses)) for losses in by_arm.values())]
                                                for name, of in numbers])
     yield from ("", "## Final loss by warm-up", "")
-    rows = [[f"{arm}, lr {rates[arm]:.3g}", *(cell(values) for values in by_arm[arm].values()),
+    rows = [[f"{arm}, lr {rates[arm]:.3g}", *(study.cell(values) for values in by_arm[arm].values()),
              f"{best_warmup(by_arm[arm]):.0%}"] for arm in by_arm]
     yield from study.table(["", *(f"{w:.0%}" for w in by_arm["sp"]), "best"], rows)
     ppl = [[arm, *(f"{perplexity(math.fsum(v) / len(v)):.1f}" for v in by_arm[arm].values())]
@@ -237,12 +237,6 @@ def spread(values: Sequence[float]) -> str:
     return study.plus_minus(statistics.fmean(values), *study.mean_interval(values))
 
 
-def cell(values: Sequence[float]) -> str:
-    """Return a mean with its sd."""
-    mean = f"{math.fsum(values) / len(values):.4f}"
-    return f"{mean} ({statistics.stdev(values):.4f})" if len(values) > 1 and study.finite(values) else mean
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of lab warmup."""
     study.add_study_arguments(parser, "warmup")
@@ -250,12 +244,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Run the study, or what is left of it; write figures and page."""
-    size, where = QUICK if arguments.quick else FULL, study.place_of(arguments, "warmup")
-    tuned = tune(where, size)
+    size, folders = QUICK if arguments.quick else FULL, study.folders_of(arguments, "warmup")
+    tuned = tune(folders, size)
     rates = {arm: min(by_lr, key=by_lr.get) for arm, by_lr in tuned.items()}
-    runs = {arm: arm_runs(where, size, arm, rates[arm]) for arm in ARMS}
+    runs = {arm: arm_runs(folders, size, arm, rates[arm]) for arm in ARMS}
     by_arm = {arm: losses(runs[arm]) for arm in ARMS}
-    curves(runs, where.images / "warmup_curves.png")
-    comparison(runs, where.images / "warmup.png")
-    study.write_page(where.pages / "warmup.md", page(tuned, rates, runs, by_arm, claims(*by_arm.values())))
+    curves(runs, folders.images / "warmup_curves.png")
+    comparison(runs, folders.images / "warmup.png")
+    study.write_page(folders.pages / "warmup.md", page(tuned, rates, runs, by_arm, claims(*by_arm.values())))
     return 0

@@ -54,14 +54,14 @@ class Space:
         names, known, found = list(self.axes), {}, []
         bound = [i for i, name in enumerate(names)  # no refusal depends on an optimizer's numbers
                  if name == "optimizer.name" or not name.startswith(("seed", "optimizer."))]
-        for places in self.places():
+        for places in self.combinations():
             key = tuple(places[i] for i in bound)
             if key not in known:
                 known[key] = self._refusal({names[i]: self.axes[names[i]][places[i]] for i in bound})
             found.append(known[key])
         return found
 
-    def places(self) -> Iterator[tuple[int, ...]]:
+    def combinations(self) -> Iterator[tuple[int, ...]]:
         """Yield where each combination's values stand on the axes, in the grid's order or the list's."""
         if self.method != "list":
             return itertools.product(*(range(len(values)) for values in self.axes.values()))
@@ -172,7 +172,7 @@ def points(space: Space) -> list[Point]:
 def admissible(space: Space) -> dict[str, list[Count]]:
     """Return, for every value of every axis, how many combinations have it and how many may be run."""
     counts = {name: [[0, 0] for _ in values] for name, values in space.axes.items()}
-    for where, refusal in zip(space.places(), space.refusals):
+    for where, refusal in zip(space.combinations(), space.refusals):
         for name, place in zip(counts, where):
             counts[name][place][0] += 1
             counts[name][place][1] += refusal is None
@@ -192,7 +192,8 @@ def recipe_of(space: Space, point: Point) -> Recipe:
 
 
 def _combinations(space: Space) -> Iterator[Point]:
-    return ({name: space.axes[name][i] for name, i in zip(space.axes, where)} for where in space.places())
+    for places in space.combinations():
+        yield {name: space.axes[name][i] for name, i in zip(space.axes, places)}
 
 
 def _replaced(value: Any, kind: Any, words: list[str], new: Any) -> Any:

@@ -21,6 +21,7 @@ from harness.runlog import ROOT, canonical
 from lab.recipe import costs
 from lab.sweep.space import Space, as_json, check, load_space, points, recipe_of
 from lab.sweep.worker import Worker
+from records.tools.read.values import write_whole
 
 TRAINER = "lab.train:train_recipe"
 Row = dict[str, Any]  # a line of results.jsonl
@@ -70,13 +71,13 @@ def run_sweep(space: Space, folder: Path, jobs: int | None = None, trainer: str 
         if todo:
             print(f"{len(wanted)} runs, {len(wanted) - len(todo)} of them done; what the others print is in "
                   f"{os.path.relpath(folder)}/worker_*.txt", file=sys.stderr)
-            crew = Crew(space, folder, todo, trainer)
-            rows += crew.train(min(jobs or places(), len(todo)), len(wanted))
+            workers = Workers(space, folder, todo, trainer)
+            rows += workers.train(min(jobs or default_jobs(), len(todo)), len(wanted))
     by_identity = {identity(row): row for row in rows}
     return [by_identity[identity(row)] for row in wanted]
 
 
-def places() -> int:
+def default_jobs() -> int:
     """Return how many runs go at a time: one on a GPU, whose memory they would share, else one a core."""
     from torch import cuda  # takes seconds to load
     return 1 if cuda.is_available() else physical_cores()
@@ -141,7 +142,7 @@ def declare(space: Space, path: Path) -> None:
     elif (path.parent / "results.jsonl").exists():
         raise ValueError(f"{path.parent}: results.jsonl without sweep.json, nobody knows of what; give --out "
                          f"another folder")
-    _write(path, [own])
+    write_whole(path, canonical(own) + "\n")
 
 
 def recover(path: Path, indices: dict[str, int]) -> list[Row]:
@@ -166,25 +167,15 @@ def recover(path: Path, indices: dict[str, int]) -> list[Row]:
         print(f"{path.name}: {len(rows) - len(kept)} runs that failed or lost their log are run again",
               file=sys.stderr)
     if half or kept != rows:
-        _write(path, kept)
+        write_whole(path, "".join(canonical(row) + "\n" for row in kept))
     return kept
-
-
-def _write(path: Path, rows: list[Row]) -> None:
-    """Put a file of JSON lines in place, whole or not at all."""
-    part = path.with_suffix(".part")
-    with open(part, "wb") as file:
-        file.write(b"".join(canonical(row).encode() + b"\n" for row in rows))
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 # ---------------------------------------------------------------------------------------------------
 # the runs
 
 
-class Crew:
+class Workers:
     """The workers of a sweep, and the runs that they have still to do."""
 
     def __init__(self, space: Space, folder: Path, todo: deque[Row], trainer: str):

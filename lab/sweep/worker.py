@@ -125,7 +125,7 @@ def answer(train: Callable, recipe: Recipe, seed: int) -> dict[str, Any]:
         traceback.print_exc()
         return ending(error)
     return {"status": "ok", "val_loss": result.val_loss, "steps": result.steps, "tokens": result.tokens,
-            "log": where(result.log)}
+            "log": from_root(result.log)}
 
 
 def ending(error: BaseException) -> dict[str, Any]:
@@ -141,10 +141,10 @@ def ending(error: BaseException) -> dict[str, Any]:
     message = f"{type(error).__name__}: {' '.join(str(error).split())}"[:1000]
     short = isinstance(error, MemoryError) or any(words in str(error).lower() for words in MEMORY)
     status = "oom" if short else "diverged" if getattr(error, "status", "") == "nonfinite" else "failed"
-    return {"status": status, "message": message, "log": where(log)}
+    return {"status": status, "message": message, "log": from_root(log)}
 
 
-def where(log: Path | None) -> str | None:
+def from_root(log: Path | None) -> str | None:
     """Return a log's path from the repository's root, as results.jsonl has it."""
     if log is None:
         return None

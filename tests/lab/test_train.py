@@ -77,11 +77,6 @@ def test_bad_input_is_one_line_and_exit_code_2(override, words, capsys):
     assert words in err and len(err.splitlines()) == 1 and not out
 
 
-def test_an_unknown_recipe_names_the_closest(capsys):
-    assert main(["train", "--config", "gpt_tinny"]) == 2
-    assert "the closest is gpt_tiny" in capsys.readouterr().err
-
-
 def test_a_run_whose_loss_is_no_number_says_so_and_leaves_with_3(capfd):
     words = [f"{key}={json.dumps(value)}" for key, value in {**TINY, "optimizer.lr": 1e38}.items()]
     with pytest.raises(SystemExit) as left:

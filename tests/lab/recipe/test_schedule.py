@@ -1,5 +1,4 @@
 """Schedules: known answers, and the same tokens seen give the same rates however a step is cut."""
-import dataclasses
 import math
 
 import pytest
@@ -47,10 +46,7 @@ def test_the_power_law_has_a_time_scale_of_its_own():
 def test_the_cosine_of_the_homework():
     rates = [cosine(t, 1e-4, 5e-4, 10, 2000) for t in (0, 5, 10, 1005, 2000, 3000)]
     assert rates == pytest.approx([0, 2.5e-4, 5e-4, 3e-4, 1e-4, 1e-4], rel=1e-12, abs=0)
-
-
-def test_a_cosine_without_warm_up_begins_at_its_maximum():
-    assert cosine(0, 1e-4, 5e-4, 0, 2000) == 5e-4
+    assert cosine(0, 1e-4, 5e-4, 0, 2000) == 5e-4, "without warm-up it begins at its maximum"
 
 
 def test_gpt_tinys_schedule_is_the_homeworks_cosine():
@@ -153,10 +149,3 @@ def test_a_length_schedule_gives_the_steps_their_length():
 def test_a_length_above_the_models_is_refused():
     with pytest.raises(ValueError, match="schedule.seq_len: 128.*data.seq_len.* 64"):
         hyperparameters(replace(BASE, schedule__seq_len=[[0, 128]], data__micro_batch=8))
-
-
-def test_every_curve_is_pure():
-    curve = Curve(kind="cosine", warmup_frac=.1)
-    before = dataclasses.asdict(curve)
-    assert factor(curve, 700, 1000) == factor(curve, 700, 1000)
-    assert dataclasses.asdict(curve) == before

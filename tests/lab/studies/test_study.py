@@ -6,10 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from lab.studies import search
-from lab.studies import study
-from lab.studies import transfer
-from lab.studies import warmup
+from lab.studies import search, study, transfer, warmup
 from lab.__main__ import main
 from lab.recipe.load import load_recipe, replace
 from lab.train import train_recipe
@@ -120,6 +117,7 @@ def test_noise_alone_supports_no_claim_on_warm_up():
 
 
 def test_the_homeworks_space_admits_20_of_80_shapes_all_of_one_width():
+    """Its trends over width were selection, for no other width was admissible."""
     total, fit, counts = search.shapes()
     assert (total, fit) == (80, 20)
     assert {row.value: row.admissible for row in counts["model.n_embd"]} == {64: 0, 128: 0, 256: 20, 512: 0}

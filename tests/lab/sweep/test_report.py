@@ -7,12 +7,11 @@ import re
 from pathlib import Path
 
 import pytest
-from test_results import swept
+from sweeps import swept
 
 from lab.sweep import report
 from lab.__main__ import main as lab
-from lab.sweep.report import marginal, ranked
-from lab.sweep.report import draw_lr
+from lab.sweep.report import draw_lr, marginal, ranked
 from lab.sweep.results import load_results
 
 WIDTHS = {"model.n_embd": [32, 64], "optimizer.lr": [0.001, 0.002, 0.004], "seed": [0, 1]}

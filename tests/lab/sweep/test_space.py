@@ -66,24 +66,6 @@ def test_a_constraint_keeps_what_lies_within_it_to_the_last_one(name, cost):
         assert [point["model.n_embd"] for point in kept] == widths
 
 
-def test_a_closed_form_is_that_of_the_built_model():
-    from lab.models.build import build_model
-    recipe = recipe_of(space(), {"model.n_embd": 48, "model.n_head": 3})
-    built = sum(p.numel() for p in build_model(recipe).parameters())
-    assert points(space(constraints={"parameters": [built, built]}))[0]["model.n_embd"] == 48
-
-
-def test_of_the_homeworks_80_shapes_20_lie_between_50_and_98_megabytes_all_of_width_256():
-    """warmup_hlb_search 3.2: trends over width were selection, for no other width was admissible."""
-    axes = {"model.n_embd": [64, 128, 256, 512], "model.n_layer": [2, 4, 6, 8],
-            "data.seq_len": [32, 64, 128, 256, 512]}
-    overrides = {"model.vocab_size": 50257, "data.batch_tokens": 4096, "duration.steps": 1}
-    bounds = {"parameter_bytes": ["50e6", "98e6"]}
-    counts = admissible(space(overrides=overrides, axes=axes, constraints=bounds))
-    kept = {count.value: count.admissible for count in counts["model.n_embd"]}
-    assert kept == {64: 0, 128: 0, 256: 20, 512: 0}
-
-
 def test_a_point_gives_the_recipe_that_overrides_give():
     overrides = {"data.seq_len": 64, "data.batch_tokens": 512}
     point = {"optimizer.lr": 3e-3, "optimizer.lr_factor.readout": 0.5, "model.embedding_initializer.std": 0.1,
