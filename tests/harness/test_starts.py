@@ -3,12 +3,11 @@ import socket
 import subprocess
 import sys
 
-from tiny import TRAIN, environment, events, result
+from tiny import environment, events, result
 
 
 def test_two_agents_on_one_host_train_what_one_agent_with_two_ranks_does(project):
-    with socket.socket() as s:  # the rendezvous of two agents needs a port that both know
-        s.bind(("127.0.0.1", 0))
+    with socket.create_server(("127.0.0.1", 0)) as s:  # the rendezvous needs a port that both agents know
         port = s.getsockname()[1]
     project.run(2)
     where = [f"--rdzv_endpoint=127.0.0.1:{port}", "--rdzv_id=two", "--nnodes=2"]
@@ -34,9 +33,8 @@ def test_torchrun_as_people_type_it_and_plain_python_give_the_same(project):
 
 def test_a_run_killed_and_resumed_equals_the_uninterrupted_one_bit_for_bit(project):
     project.run(2)
-    dies = project.submission("dies.py", (TRAIN, TRAIN + (
-        "        if step == 5 and run.rank == 0:\n"
-        "            import os\n            os.kill(os.getpid(), 9)\n")))
+    dies = project.adds("dies.py", "if step == 5 and run.rank == 0:", "    import os, signal",
+                        "    os.kill(os.getpid(), signal.SIGKILL)")
     project.run(2, "--checkpoint_every=2", script=dies, code=4)
     whole, killed = project.logs()
     assert events(killed, "end") == []
