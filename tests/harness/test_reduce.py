@@ -3,11 +3,10 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from tiny import submission
+from tiny import HP, submission
 
 from harness.reduce import ExactReducer, FastReducer
 
-HP = dict(vocab_size=257, n_layer=2, n_head=2, n_embd=32, seq_len=16, newton_schulz_dtype="float32")
 ROWS = 16  # sequences of a step
 
 
@@ -15,7 +14,7 @@ def train(reducer_class, rows, dtype, steps):
     """Return losses and all weights after steps of the submission's optimizers, rows sequences a pass."""
     torch.manual_seed(0)
     script = submission()
-    hp = script.Hyperparameters(**HP, dtype=dtype)
+    hp = script.Hyperparameters(**{**HP, "dtype": dtype, "newton_schulz_dtype": "float32"})
     model = script.GPT(hp)
     optimizers, reducer = script.build_optimizers(model, hp), reducer_class(model, model)
     generator, losses = torch.Generator().manual_seed(1), []
