@@ -21,15 +21,11 @@ def seeded() -> torch.Generator:
 
 def looks_ahead(x):
     """Logits that say which token comes next in the sequence."""
-    logits = torch.zeros(*x.shape, 257)
-    logits[:, :-1] = F.one_hot(x[:, 1:], 257).float() * 0.01
-    return logits
+    return F.pad(F.one_hot(x[:, 1:], 257).float() * 0.01, (0, 0, 0, 1))
 
 
 def looks_at_the_next_sequence(x):
-    logits = torch.zeros(*x.shape, 257)
-    logits[:-1, -1] = F.one_hot(x[1:, 0], 257).float()
-    return logits
+    return F.pad(F.one_hot(x[1:, :1], 257).float(), (0, 0, x.shape[1] - 1, 0, 0, 1))
 
 
 @pytest.mark.parametrize("cheat", [looks_ahead, looks_at_the_next_sequence])
@@ -76,7 +72,7 @@ def trained_once(gpt: torch.nn.Module, adam: torch.optim.Adam) -> None:
     adam.step()
 
 
-def test_a_changed_weight_buffer_attribute_or_optimizer_state_changes_the_digest():
+def test_a_changed_weight_buffer_attribute_or_optimizer_state_or_two_weights_swapped_change_the_digest():
     gpt = small_model()
     adam = torch.optim.Adam(gpt.parameters())
     gpt.hidden = [torch.zeros(3)]
@@ -89,13 +85,8 @@ def test_a_changed_weight_buffer_attribute_or_optimizer_state_changes_the_digest
         after = state_digest(gpt, [adam])
         assert sum(before[name] != after[name] for name in before) == 1
         before = after
-
-
-def test_swapping_two_weights_changes_the_digest():
-    gpt = small_model()
-    before = state_digest(gpt, [])
     gpt.wte.weight.data[[0, 1]] = gpt.wte.weight.data[[1, 0]]
-    assert state_digest(gpt, []) != before
+    assert state_digest(gpt, [adam]) != before
 
 
 @pytest.mark.parametrize("steps_before", [0, 2])

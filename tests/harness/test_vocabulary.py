@@ -1,14 +1,13 @@
 """harness/vocabulary.py: ids to bytes, checked against tiktoken and the published hash of GPT-2's ranks."""
 import base64
 import hashlib
-from pathlib import Path
 
 import pytest
+from tiny import ROOT
 
 from data.bpe import encoding
 from harness.vocabulary import BYTE_ORDER, END_OF_TEXT, byte_lengths, decode, token_bytes
 
-ROOT = Path(__file__).resolve().parents[2]
 VOCABS = [ROOT / "data" / "gpt2" / "vocab.bpe", ROOT / "data" / "sample" / "vocab.bpe"]
 TEXTS = ["", "hello world", "  two  spaces\n\n\ttabs\r\n", "It's we'll they'd 1234567 ?!...",
          "naïve café — “quoted”",
@@ -51,9 +50,8 @@ def test_every_byte_has_an_id_and_the_end_of_text_is_last_and_no_text(vocab):
 
 @pytest.mark.parametrize("content, said", [
     ("", "line 1"), ("Ġ t\n", "line 1"), ("#version: 0.2\nĠ t\n\nh e\n", "line 3"),
-    ("#version: 0.2\nĠt\n", "line 2"),
-    ("#version: 0.2\nĠ t h\n", "line 2"), ("#version: 0.2\nĠ 東\n", "line 2"),
-    ("#version: 0.2\nth e\n", "no earlier line"),
+    ("#version: 0.2\nĠt\n", "line 2"), ("#version: 0.2\nĠ t h\n", "line 2"),
+    ("#version: 0.2\nĠ 東\n", "line 2"), ("#version: 0.2\nth e\n", "no earlier line"),
     ("#version: 0.2\nt h\nt h\n", "line 3"), ("#version: 0.2\na b\nb c\nab c\na bc\n", "a second time"),
     (b"#version: 0.2\n\xff \xfe\n", "not UTF-8"), (None, "cannot read")])
 def test_a_malformed_file_is_one_clear_error(tmp_path, content, said):
