@@ -28,8 +28,7 @@ def shards(fake_hub, tmp_path):
 def the_line(err):
     """The one line of an error: not the notice on small N, not a progress bar."""
     lines = [line for line in re.split(r"[\r\n]+", err) if line and "it/s" not in line and "B/s" not in line]
-    assert "needs 25" in lines[0]
-    assert len(lines) == 2 and "Traceback" not in err, err
+    assert "needs 25" in lines[0] and len(lines) == 2 and "Traceback" not in err, err
     return lines[1]
 
 
@@ -53,15 +52,13 @@ def flip_a_byte(path):
 
 def test_shards_arrive_whole_and_pinned_from_any_directory(fake_hub, shards, run):
     rc, out, err = run(SCRIPT, 2, "--dir", shards, endpoint=fake_hub.address)
-    assert rc == 0, err
-    assert out == f"{shards}: 2 train shards and 1 validation shard, sha256 verified\n"
+    assert (rc, out) == (0, f"{shards}: 2 train shards and 1 validation shard, sha256 verified\n"), err
     assert shard_names(shards) == {VAL, TRAIN_1, TRAIN_2}
     manifest = json.loads((shards / "manifest.json").read_text())
     assert (manifest["source"], manifest["revision"]) == ("kjj0/fineweb10B-gpt2", fake_hub.commit)
     for name, data in fake_hub.files.items():
-        assert (shards / name).read_bytes() == data
-        sha256 = hashlib.sha256(data).hexdigest()
-        assert manifest["files"][name] == {"bytes": len(data), "tokens": 5000, "sha256": sha256}
+        facts = {"bytes": len(data), "tokens": 5000, "sha256": hashlib.sha256(data).hexdigest()}
+        assert (shards / name).read_bytes() == data and manifest["files"][name] == facts
     assert len(read_shard(shards / VAL)) == 5000
     assert not [path.name for path in shards.glob("*.part") if path.name != ".fetch.part"]
 
@@ -94,9 +91,7 @@ def test_ctrl_c_ends_in_one_line_and_the_next_run_goes_on_with_what_came(fake_hu
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     fake_hub.going_on.set()
-    assert process.returncode == 130
-    assert "stopped" in the_line(err)
-    assert shard_names(shards) == set()
+    assert process.returncode == 130 and "stopped" in the_line(err) and shard_names(shards) == set()
     fake_hub.hold = None
     fake_hub.requests.clear()
     fetch(1)
@@ -226,23 +221,17 @@ def test_a_silent_hub_is_given_up_in_bounded_time():
     never.set()
 
 
-@pytest.mark.parametrize("script, most", [(SCRIPT, 103), ("cached_fineweb100B.py", 1030)])
-def test_more_shards_than_there_are_is_refused_at_once(script, most, run):
-    rc, _, err = run(script, most + 1)
-    assert rc == 2 and f"N={most + 1}, expected 0 to {most}" in err
-
-
-def test_the_100B_script_fetches_its_own_data_set(fake_hub, shards, run):
-    assert run("cached_fineweb100B.py", 1, "--dir", shards, endpoint=fake_hub.address)[0] == 0
-    assert json.loads((shards / "manifest.json").read_text())["source"] == "kjj0/fineweb100B-gpt2"
-    assert all("kjj0/fineweb100B-gpt2" in path for path, _ in fake_hub.requests if "/resolve/" in path)
-
-
-@pytest.mark.parametrize("script", [SCRIPT, "cached_fineweb100B.py"])
-def test_help_ends_with_an_example_that_works(script, fake_hub, shards, run):
+@pytest.mark.parametrize("script, size, most", [
+    (SCRIPT, "10B", 103), ("cached_fineweb100B.py", "100B", 1030)])
+def test_each_script_fetches_its_own_data_set_as_its_help_says_and_no_more_than_there_is(
+        script, size, most, fake_hub, shards, run):
     fake_hub.files |= {f"fineweb_train_{i:06d}.bin": fake_hub.files[VAL] for i in range(1, 26)}
     rc, out, _ = run(script, "--help")
     example = out.splitlines()[-1].split()
     assert rc == 0 and example[:3] == ["example:", "python", f"data/{script}"]
     rc, out, err = run(script, *example[3:], "--dir", shards, endpoint=fake_hub.address)
     assert rc == 0 and "25 train shards" in out, err
+    assert json.loads((shards / "manifest.json").read_text())["source"] == f"kjj0/fineweb{size}-gpt2"
+    assert all(f"kjj0/fineweb{size}-gpt2" in path for path, _ in fake_hub.requests if "/resolve/" in path)
+    rc, _, err = run(script, most + 1)
+    assert rc == 2 and f"N={most + 1}, expected 0 to {most}" in err

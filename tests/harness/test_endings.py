@@ -60,8 +60,7 @@ def test_a_signal_to_the_launcher_interrupts_the_run(project, number, ranks, sen
     process = launch(project, ranks)
     send(process.pid, number)
     end, code, errors = finish(project, process)
-    assert end["status"] == "interrupted" and code == 128 + number
-    assert "Traceback" not in errors
+    assert end["status"] == "interrupted" and code == 128 + number and "Traceback" not in errors
 
 
 @pytest.mark.parametrize("rank, error", [(1, ValueError("bad thing")), (0, KeyError("lost"))])
@@ -87,11 +86,10 @@ def test_a_killed_rank_0_leaves_a_log_without_end_and_an_open_ledger_entry(proje
     process = launch(project, 2)
     os.kill(process.ranks[0], signal.SIGKILL)
     process.communicate(timeout=BOUND_S)
-    assert process.returncode != 0
     [log] = project.logs()
-    assert events(log, "end") == [] and events(log, "val")
-    ledger = (log.parent / "ledger.jsonl").read_text().splitlines()
-    assert len(ledger) == 1 and '"what":"start"' in ledger[0]
+    assert process.returncode != 0 and events(log, "end") == [] and events(log, "val")
+    [entry] = (log.parent / "ledger.jsonl").read_text().splitlines()
+    assert '"what":"start"' in entry
 
 
 def test_a_loss_that_is_not_a_number_ends_the_run_as_a_result(project):

@@ -20,10 +20,9 @@ def test_1_2_and_4_ranks_train_to_the_same_bits_across_shard_borders(project):
     ends = [result(log) for log in project.logs()]
     assert len({(end["weights_sha256"], end["val_loss"]) for end in ends}) == 1
     assert ends[0]["val_loss"] < math.log(257) and ends[0]["status"] == "ok"
-    vals = [[(v["step"], v["val_loss"], v["weights"], v["tokens"]) for v in events(log, "val")]
-            for log in project.logs()]
-    assert vals[0] == vals[1] == vals[2]
-    assert [v[0] for v in vals[0]] == [0, 3, 6] and [v[3] for v in vals[0]] == [0, 768, 1536]
+    first, second, third = [[(v["step"], v["tokens"], v["val_loss"], v["weights"]) for v in events(log, "val")]
+                            for log in project.logs()]
+    assert first == second == third and [v[:2] for v in first] == [(0, 0), (3, 768), (6, 1536)]
 
 
 def test_fast_reduction_and_other_device_batches_train_the_same_up_to_rounding(tmp_path):
@@ -32,8 +31,7 @@ def test_fast_reduction_and_other_device_batches_train_the_same_up_to_rounding(t
     project.run(1)
     project.run(2, "--device_batch_size=2")
     [first, second] = [[v["val_loss"] for v in events(log, "val")] for log in project.logs()]
-    assert first[0] == second[0]
-    assert all(abs(a - b) < 1e-5 for a, b in zip(first, second))
+    assert first[0] == second[0] and all(abs(a - b) < 1e-5 for a, b in zip(first, second))
 
 
 def test_tripwires_trip_each_on_its_own_submission(project):

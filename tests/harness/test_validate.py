@@ -51,10 +51,10 @@ def test_a_loss_that_is_not_finite_is_a_nan_on_every_rank(ranks):
 
 
 def test_logits_of_another_shape_are_told():
-    with pytest.raises(ValueError, match=r"returned \(2, 3\), expected logits of shape \(2, 3, vocabulary\)"):
-        checked_logits(torch.zeros(2, 3), 2, 3)
-    with pytest.raises(ValueError, match="returned tuple"):
-        checked_logits((torch.zeros(2, 3, 4), None), 2, 3)
+    shape = r"returned \(2, 3\), expected logits of shape \(2, 3, vocabulary\)"
+    for logits, said in ((torch.zeros(2, 3), shape), ((torch.zeros(2, 3, 4), None), "returned tuple")):
+        with pytest.raises(ValueError, match=said):
+            checked_logits(logits, 2, 3)
 
 
 def test_logits_of_less_precision_are_scored_in_float32(alone):

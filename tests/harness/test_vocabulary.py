@@ -32,20 +32,15 @@ def test_text_survives_encode_and_decode(vocab, text):
 
 
 @pytest.mark.parametrize("vocab", VOCABS, ids=["gpt2", "sample"])
-def test_decode_equals_tiktoken_for_every_id_and_for_broken_utf8(vocab):
+def test_decode_equals_tiktoken_for_every_id_and_broken_utf8_and_the_end_of_text_is_last_and_no_text(vocab):
     table, codec = token_bytes(vocab), encoding(vocab)
     assert [codec.decode_single_token_bytes(i) for i in range(codec.n_vocab)] == table
     ids = [*range(256), codec.eot_token, *codec.encode_ordinary("🙂")[:-1]]
     assert decode(ids, table) == codec.decode(ids)
-
-
-@pytest.mark.parametrize("vocab", VOCABS, ids=["gpt2", "sample"])
-def test_every_byte_has_an_id_and_the_end_of_text_is_last_and_no_text(vocab):
-    table = token_bytes(vocab)
     assert sorted(table[:256]) == [bytes([b]) for b in range(256)] and len(set(BYTE_ORDER)) == 256
     assert len(set(table)) == len(table)
     assert table[-1] == END_OF_TEXT and byte_lengths(table)[-1] == 0
-    assert encoding(vocab).eot_token == len(table) - 1
+    assert codec.eot_token == len(table) - 1
 
 
 @pytest.mark.parametrize("content, said", [
