@@ -20,9 +20,9 @@ def test_1_2_and_4_ranks_train_to_the_same_bits_across_shard_borders(project):
     ends = [result(log) for log in project.logs()]
     assert len({(end["weights_sha256"], end["val_loss"]) for end in ends}) == 1
     assert ends[0]["val_loss"] < math.log(257) and ends[0]["status"] == "ok"
-    first, second, third = [[(v["step"], v["tokens"], v["val_loss"], v["weights"]) for v in events(log, "val")]
-                            for log in project.logs()]
-    assert first == second == third and [v[:2] for v in first] == [(0, 0), (3, 768), (6, 1536)]
+    one, two, four = [[(v["step"], v["tokens"], v["val_loss"], v["weights"]) for v in events(log, "val")]
+                      for log in project.logs()]
+    assert one == two == four and [v[:2] for v in one] == [(0, 0), (3, 768), (6, 1536)]
 
 
 def test_fast_reduction_and_other_device_batches_train_the_same_up_to_rounding(tmp_path):
