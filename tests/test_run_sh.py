@@ -3,7 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
-import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,12 +12,11 @@ from tiny import ROOT, TINY, environment, events, result
 TRAIN = ["--track", "tiny", "--nproc_per_node", "1", *TINY]
 
 
-def shell(project, *words, code=0, timeout=120, cwd=None, **variables):
+def shell(project, *words, code=0, cwd=None, **variables):
     """Run ./run.sh of a project with this test's Python in front of the PATH."""
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    variables = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **variables}
     done = subprocess.run(["bash", str(project.folder / "run.sh"), *words], capture_output=True, text=True,
-                          cwd=cwd, timeout=timeout, env={**environment(), "PATH": path, **variables},
-                          stdin=subprocess.DEVNULL)
+                          cwd=cwd, timeout=120, env={**environment(), **variables}, stdin=subprocess.DEVNULL)
     assert done.returncode == code, f"exit code {done.returncode}:\n{done.stdout}\n{done.stderr}"
     return done
 
@@ -34,14 +33,8 @@ def test_it_runs_from_another_folder_prints_its_command_and_ends_with_loss_time_
 
 
 def test_two_at_once_write_two_logs(project):
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    both = [subprocess.Popen(["bash", str(project.folder / "run.sh"), *TRAIN], stdin=subprocess.DEVNULL,
-                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                             env={**environment(), "PATH": path})
-            for _ in range(2)]
-    for process in both:
-        output, _ = process.communicate(timeout=120)
-        assert process.returncode == 0, output.decode()
+    with ThreadPoolExecutor(2) as both:
+        list(both.map(lambda _: shell(project, *TRAIN), range(2)))
     assert len(project.logs()) == 2
 
 
@@ -66,9 +59,7 @@ def test_without_a_hub_it_says_how_to_fetch_later_and_offers_the_sample(project)
     for path in (ROOT / "data").glob("*.py"):
         shutil.copy(path, project.folder / "data" / path.name)
     project.submission("train_gpt2.py", ("RECIPES = {\n", 'RECIPES = {\n    "fineweb": Hyperparameters(),\n'))
-    began = time.monotonic()
     done = shell(project, "--track", "fineweb", code=2, HF_ENDPOINT="http://127.0.0.1:9")
-    assert time.monotonic() - began < 60
     last = done.stderr.strip().split("\n")[-1]
     assert "`python data/cached_fineweb10B.py 25`" in last and "./run.sh --track sample" in last
     assert "Traceback" not in done.stderr
@@ -102,8 +93,6 @@ def test_without_any_fitting_python_it_says_so(project, tmp_path):
     for name in ("python3", "python3.14", "python3.13", "python3.12", "python3.11", "python"):
         (folder / name).write_text("#!/bin/sh\nexit 1\n")
         (folder / name).chmod(0o755)
-    done = subprocess.run(["bash", str(project.folder / "run.sh")], capture_output=True, text=True,
-                          timeout=60, stdin=subprocess.DEVNULL,
-                          env={**environment(), "PATH": f"{folder}:/usr/bin:/bin"})
-    assert done.returncode == 2 and "found no Python of 3.11 or later" in done.stderr
+    done = shell(project, code=2, PATH=f"{folder}:/usr/bin:/bin")
+    assert "found no Python of 3.11 or later" in done.stderr
     assert not (project.folder / ".venv").exists() and not (project.folder / ".venv.lock").exists()

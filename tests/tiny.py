@@ -12,7 +12,9 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import torch
 
+from harness.runlog import RunLog, sha256
 from harness.shards import write_shard
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,6 +23,8 @@ TAKE = "        tokens = run.take(hp.batch_tokens)\n"  # two places in a step of
 TRAIN = "        for optimizer in optimizers:\n            optimizer.step()\n"
 TINY = ["--n_layer=2", "--n_embd=32", "--vocab_size=257", "--seq_len=16", "--batch_tokens=256",
         "--micro_batch=4", "--num_iterations=6", "--cooldown_iters=3", "--val_every=3", "--epochs=1"]
+HP = dict(vocab_size=257, n_layer=2, n_head=2, n_embd=32, seq_len=16, dtype="float32")  # of small_model
+IMPORT = b"import harness\n"  # the shortest script that may be logged
 TINY_ROW = """
 [tiny]
 recipe = "sample"
@@ -75,6 +79,23 @@ def submission() -> ModuleType:
     module = sys.modules["record_script"] = ModuleType("record_script")
     exec(compile(record_script(), "record_script.py", "exec"), module.__dict__)
     return module
+
+
+def small_model(seed: int = 0) -> torch.nn.Module:
+    """Return the model of that script for the tiny track, with weights large enough to tell tokens apart."""
+    torch.manual_seed(seed)
+    gpt = submission().GPT(submission().Hyperparameters(**HP))
+    for p in gpt.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    return gpt
+
+
+def new_log(folder: Path, run_id: str = "r", script: bytes = IMPORT, files: dict[str, bytes] | None = None,
+            environment: tuple[str, ...] = ()) -> RunLog:
+    """Return an open log of some sources, with a manifest that says as much as a reader insists on."""
+    log, code = RunLog(folder, run_id), {"script": sha256(script), "digest": "d"}
+    log.sources(script, {"format": 1, "track": "t", "seed": 0, "code": code}, files or {}, list(environment))
+    return log
 
 
 def tiny_tokens(n: int, seed: int) -> np.ndarray:
@@ -140,6 +161,15 @@ class Project:
         """Return the logs, oldest first."""
         logs = (self.folder / "records" / "runs").glob("*.txt")
         return sorted(logs, key=lambda path: path.stat().st_mtime_ns)
+
+    def end(self) -> dict:
+        """Return the end event of the only log."""
+        [log] = self.logs()
+        return result(log)
+
+    def adds(self, name: str, *lines: str, after: str = TRAIN) -> str:
+        """Write a variant of train_gpt2.py with lines added behind a piece of a step; return its name."""
+        return self.submission(name, (after, after + "".join(f"        {line}\n" for line in lines)))
 
     def submission(self, name: str, *changes: tuple[str, str]) -> str:
         """Write a variant of train_gpt2.py with some text replaced, and return its name."""

@@ -6,12 +6,10 @@ import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
+from tiny import ROOT
 
 
 class FakeHub:
@@ -23,6 +21,7 @@ class FakeHub:
         self.served = {}  # path: bytes to serve instead of the file's
         self.cut = {}  # path: bytes after which the connection is dropped, once
         self.refuse = {}  # start of a path: status to answer with
+        self.size = self.page = None  # to report of every file; to answer with; instead of the true ones
         self.hold = None  # bytes after which a transfer all but stops ...
         self.going_on = threading.Event()  # ... until this
         self.requests = []  # (path, Range header)
@@ -69,12 +68,12 @@ class FakeHub:
 
     def entry(self, path):
         sha256 = self.reported.get(path) or hashlib.sha256(self.files[path]).hexdigest()
-        size = len(self.files[path])
+        size = self.size or len(self.files[path])
         return {"type": "file", "path": path, "size": size, "oid": "b" * 40,
                 "lfs": {"oid": sha256, "size": size, "pointerSize": 134}}
 
     def json(self, request, value):
-        self.send(request, json.dumps(value).encode())
+        self.send(request, self.page or json.dumps(value).encode())
 
     def send(self, request, body):
         request.send_response(200)
@@ -116,17 +115,16 @@ def start(tmp_path):
     def start(script, *args, endpoint="http://127.0.0.1:9"):
         env = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
         env |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf"), "NO_PROXY": "*", "no_proxy": "*"}
-        command = [sys.executable, str(ROOT / "data" / script), *map(str, args)]
-        return subprocess.Popen(command, cwd=tmp_path, env=env, text=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        return subprocess.Popen([sys.executable, str(ROOT / "data" / script), *map(str, args)], text=True,
+                                cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     return start
 
 
 @pytest.fixture
 def run(start):
     """Run data/SCRIPT to its end; return exit code, stdout and stderr."""
-    def run(script, *args, **options):
+    def run(script, *args, timeout=120, **options):
         process = start(script, *args, **options)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=timeout)
         return process.returncode, out, err
     return run

@@ -3,8 +3,8 @@ import gzip
 import hashlib
 import json
 import random
+from collections import Counter
 
-import numpy as np
 import pyarrow
 import pytest
 from pyarrow import parquet
@@ -34,8 +34,7 @@ def write_jsonl(path, texts, column="text"):
 
 
 def write_parquet(path, texts, column="text"):
-    table = pyarrow.table({"id": list(range(len(texts))), column: texts})
-    parquet.write_table(table, path, row_group_size=7)
+    parquet.write_table(pyarrow.table({"id": range(len(texts)), column: texts}), path, row_group_size=7)
     return path
 
 
@@ -50,24 +49,34 @@ def shards(folder):
 def the_error(result):
     """The one line of a run that failed, after the progress bar."""
     rc, out, err = result
-    lines = [line for line in err.replace("\r", "\n").split("\n") if line.startswith("fineweb: ")]
-    assert rc == 2 and out == "" and len(lines) == 1 and "Traceback" not in err, err
-    return lines[0]
+    [line] = [line for line in err.replace("\r", "\n").split("\n") if line.startswith("fineweb: ")]
+    assert rc == 2 and out == "" and "Traceback" not in err, err
+    return line
 
 
-def test_shards_are_those_of_a_ten_line_reference(texts, tmp_path, run):
-    path = write_jsonl(tmp_path / "a.jsonl", texts)
-    rc, out, err = run(SCRIPT, path, *OPTIONS, "--output", tmp_path / "out")
-    assert rc == 0, err
+@pytest.fixture
+def made(run):
+    """Make shards in a folder, of a file or by other words; return what was said on stdout."""
+    def made(out, *args, **hub):
+        rc, said, err = run(SCRIPT, *OPTIONS, *args, "--output", out, **hub)
+        assert rc == 0, err
+        return said
+    return made
+
+
+def test_shards_are_those_of_a_ten_line_reference(texts, tmp_path, made):
+    """And the name of the end-of-text token, in a text, is plain text: each text has one such token."""
+    assert any("<|endoftext|>" in text for text in texts)
+    said = made(tmp_path / "out", write_jsonl(tmp_path / "a.jsonl", texts))
     gpt2, stream = encoding(VOCAB), []
     for text in texts:
         stream += [EOT, *gpt2.encode(text, disallowed_special=())]
     expected = [stream[i:i + 1000] for i in range(0, len(stream), 1000)]
     names = ["fineweb_val_000000.bin", *(f"fineweb_train_{i:06d}.bin" for i in range(1, len(expected)))]
     assert sorted(shards(tmp_path / "out")) == sorted(names) and len(names) > 4
-    for name, tokens in zip(names, expected):
-        assert read_shard(tmp_path / "out" / name).tolist() == tokens
-    assert out.endswith(f"out: 1 validation and {len(names) - 1} train shards, {len(stream)} tokens\n")
+    found = [read_shard(tmp_path / "out" / name).tolist() for name in names]
+    assert found == expected and sum(map(Counter, found), Counter())[EOT] == len(texts)
+    assert said.endswith(f"out: 1 validation and {len(names) - 1} train shards, {len(stream)} tokens\n")
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["documents"] == len(texts) and manifest["inputs"] == ["a.jsonl"]
     assert manifest["files"] == {name: {"bytes": len(data), "tokens": (len(data) - 1024) // 2,
@@ -75,16 +84,7 @@ def test_shards_are_those_of_a_ten_line_reference(texts, tmp_path, run):
                                  for name, data in shards(tmp_path / "out").items()}
 
 
-def test_the_name_of_the_end_of_text_token_in_a_text_is_plain_text(texts, tmp_path, run):
-    assert any("<|endoftext|>" in text for text in texts)
-    path = write_jsonl(tmp_path / "a.jsonl", texts)
-    assert run(SCRIPT, path, *OPTIONS, "--output", tmp_path / "out")[0] == 0
-    stream = np.concatenate([read_shard(path) for path in sorted((tmp_path / "out").glob("*train*"))])
-    val = read_shard(tmp_path / "out" / "fineweb_val_000000.bin")
-    assert int((stream == EOT).sum() + (val == EOT).sum()) == len(texts)
-
-
-def test_parquet_jsonl_compressed_jsonl_and_text_files_give_the_same_shards(texts, tmp_path, run):
+def test_parquet_jsonl_compressed_jsonl_and_text_files_give_the_same_shards(texts, tmp_path, made):
     plain = write_jsonl(tmp_path / "a.jsonl", texts, "body").read_bytes()
     with gzip.open(tmp_path / "a.jsonl.gz", "wb") as f:
         f.write(plain)
@@ -95,24 +95,20 @@ def test_parquet_jsonl_compressed_jsonl_and_text_files_give_the_same_shards(text
         path = tmp_path / "folder" / str(i // 10) / f"{i % 10}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(text.encode())
-    made = []
+    found = []
     for name in ("a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet", "folder"):
-        out = tmp_path / f"{name}.out"
-        rc, _, err = run(SCRIPT, tmp_path / name, *OPTIONS, "--column", "body", "--output", out)
-        assert rc == 0, err
-        made.append(shards(out))
-    assert all(one == made[0] for one in made)
+        made(tmp_path / f"{name}.out", tmp_path / name, "--column", "body")
+        found.append(shards(tmp_path / f"{name}.out"))
+    assert all(one == found[0] for one in found)
 
 
-def test_the_number_of_processes_changes_no_byte(tmp_path, run):
+def test_the_number_of_processes_changes_no_byte(tmp_path, made):
     """Many batches, short documents behind a long one, so that workers finish out of order."""
     texts = ["word " * 300_000, *(f"document {i} " * 20 for i in range(4500))]
     path = write_parquet(tmp_path / "a.parquet", texts)
     assert len(list(batches(texts))) > 4
-    for processes in (1, 2):
-        rc, _, err = run(SCRIPT, path, "--shard_tokens", 100_000, "--processes", processes,
-                         "--output", tmp_path / str(processes))
-        assert rc == 0, err
+    for n in (1, 2):
+        made(tmp_path / str(n), path, "--shard_tokens", 100_000, "--processes", n)
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
 
 
@@ -149,28 +145,26 @@ def bad_inputs(folder, texts):
 def test_bad_input_is_one_line_with_file_and_line_and_leaves_nothing(texts, tmp_path, run):
     for path, more, expected in bad_inputs(tmp_path / "in", texts):
         before = sorted(tmp_path.iterdir())
-        result = run(SCRIPT, path, *OPTIONS, *more, "--output", tmp_path / "out")
-        assert expected in the_error(result)
+        assert expected in the_error(run(SCRIPT, path, *OPTIONS, *more, "--output", tmp_path / "out"))
         assert sorted(tmp_path.iterdir()) == before
 
 
-def test_shards_that_are_there_are_replaced_only_on_demand(texts, tmp_path, run):
+def test_shards_that_are_there_are_replaced_only_on_demand(texts, tmp_path, run, made):
     path, out = write_jsonl(tmp_path / "a.jsonl", texts), tmp_path / "out"
-    assert run(SCRIPT, path, *OPTIONS, "--output", out)[0] == 0
+    made(out, path)
     (out / "notes.md").write_text("mine")
     before = contents(out)
     assert "--overwrite" in the_error(run(SCRIPT, path, *OPTIONS, "--output", out))
     failed = run(SCRIPT, tmp_path / "none.txt", *OPTIONS, "--output", out, "--overwrite")
     assert "none.txt: no such file" in the_error(failed)
     assert contents(out) == before
-    options = ("--shard_tokens", 4000, "--processes", 1, "--prefix", "new", "--overwrite")
-    assert run(SCRIPT, path, *options, "--output", out)[0] == 0
+    made(out, path, "--shard_tokens", 4000, "--prefix", "new", "--overwrite")
     names = set(contents(out))
     assert {"manifest.json", "notes.md", "new_val_000000.bin", "new_train_000001.bin"} <= names
     assert not any(name.startswith("fineweb") for name in names)
 
 
-def test_a_hub_configuration_is_downloaded_once_and_tokenised_in_order(texts, fake_hub, tmp_path, run):
+def test_a_hub_configuration_is_downloaded_once_and_tokenised_in_order(texts, fake_hub, tmp_path, run, made):
     fake_hub.card = {"configs": [
         {"config_name": "default", "data_files": [{"split": "train", "path": "data/*/*"}]},
         {"config_name": "sample-10BT", "data_files": [{"split": "train", "path": "sample/10BT/0*"},
@@ -182,34 +176,30 @@ def test_a_hub_configuration_is_downloaded_once_and_tokenised_in_order(texts, fa
     fake_hub.cut["sample/10BT/000.parquet"] = 2000
     example = run(SCRIPT, "--help")[1].splitlines()[-1].split()
     assert example[:3] == ["example:", "python", "data/fineweb.py"]
-    args = (*example[3:], *OPTIONS, "--output", tmp_path / "out")
-    rc, _, err = run(SCRIPT, *args, endpoint=fake_hub.address)
-    assert rc == 0, err
+    hub = {"endpoint": fake_hub.address}
+    made(tmp_path / "out", *example[3:], **hub)
     assert {name for name, _ in fake_hub.downloads()} == {"000.parquet", "001.parquet"}
-    path = write_jsonl(tmp_path / "a.jsonl", texts)
-    assert run(SCRIPT, path, *OPTIONS, "--output", tmp_path / "local")[0] == 0
+    made(tmp_path / "local", write_jsonl(tmp_path / "a.jsonl", texts))
     assert shards(tmp_path / "out") == shards(tmp_path / "local")
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["source"] == "HuggingFaceFW/fineweb sample-10BT"
     assert manifest["revision"] == fake_hub.commit
     fake_hub.requests.clear()
-    assert run(SCRIPT, *args, "--overwrite", endpoint=fake_hub.address)[0] == 0
+    made(tmp_path / "out", *example[3:], "--overwrite", **hub)
     assert fake_hub.downloads() == []
-    wrong = run(SCRIPT, *args, "--name", "10BT", "--overwrite", endpoint=fake_hub.address)
+    wrong = run(SCRIPT, *example[3:], "--name", "10BT", "--output", tmp_path / "out", "--overwrite", **hub)
     assert "no configuration '10BT'; pass --name NAME, one of: default, sample-10BT" in the_error(wrong)
 
 
 def test_an_unreachable_hub_is_one_line(tmp_path, run):
-    result = run(SCRIPT, "--hub", "HuggingFaceFW/fineweb", "--output", tmp_path / "out")
-    assert "cannot reach http://127.0.0.1:9" in the_error(result)
-    assert not (tmp_path / "out").exists()
+    said = the_error(run(SCRIPT, "--hub", "HuggingFaceFW/fineweb", "--output", tmp_path / "out"))
+    assert "cannot reach http://127.0.0.1:9" in said and not (tmp_path / "out").exists()
 
 
 def test_documents_are_read_as_a_stream(tmp_path):
     """The first documents of a file come before its damaged end is met."""
     path = write_jsonl(tmp_path / "a.jsonl", ["one", "two"])
-    with open(path, "a") as f:
-        f.write("broken\n")
+    path.write_text(path.read_text() + "broken\n")
     stream = documents(path, "text")
     assert [next(stream), next(stream)] == ["one", "two"]
     with pytest.raises(DataError, match="line 3"):
@@ -221,8 +211,7 @@ def test_files_are_read_in_the_order_given_and_folders_by_path(tmp_path, capsys)
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("{}")
     found = local_files([tmp_path / "b", tmp_path / "a.txt"])
-    names = [path.relative_to(tmp_path).as_posix() for path in found]
-    assert names == ["b/10.txt", "b/2.txt", "b/c/1.jsonl", "a.txt"]
+    assert found == [tmp_path / name for name in ("b/10.txt", "b/2.txt", "b/c/1.jsonl", "a.txt")]
     assert "passing over 1 files" in capsys.readouterr().err
 
 

@@ -3,16 +3,14 @@ import hashlib
 import json
 import shutil
 import struct
-import subprocess
-import sys
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
+from tiny import ROOT
 
 from data import build_sample
 from data.bpe import encoding
@@ -20,10 +18,10 @@ from data.build_sample import build, clean, deb_data, r_strings, split, train_vo
 from harness.shards import read_shard, scan_shard
 from harness.vocabulary import ALPHABET, BYTE_ORDER, byte_lengths, decode, token_bytes
 
-ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "data" / "sample"
 MANIFEST = json.loads((SAMPLE / "manifest.json").read_text())
 TRAIN, VAL = (SAMPLE / f"sample_{part}_000000.bin" for part in ("train", "val"))
+VOCAB = SAMPLE / "vocab.bpe"
 
 
 def tokens(path):
@@ -36,8 +34,16 @@ def documents(path):
     return [part[1:].tobytes() for part in found if len(part)]
 
 
+def ids_and_texts(path):
+    """The documents as lists of ids, each with its text."""
+    table = token_bytes(VOCAB)
+    for document in documents(path):
+        ids = np.frombuffer(document, dtype="<u2").tolist()
+        yield ids, decode(ids, table)
+
+
 def test_committed_shards_match_the_manifest():
-    lengths = np.array(byte_lengths(token_bytes(SAMPLE / "vocab.bpe")))
+    lengths = np.array(byte_lengths(token_bytes(VOCAB)))
     for name, facts in MANIFEST["files"].items():
         scan = scan_shard(SAMPLE / name)
         assert (scan.tokens, scan.sha256, (SAMPLE / name).stat().st_size) == (
@@ -45,9 +51,8 @@ def test_committed_shards_match_the_manifest():
         assert scan.max_token == MANIFEST["end_of_text"] == MANIFEST["vocab_size"] - 1
         assert len(documents(SAMPLE / name)) == facts["documents"]
         assert int(lengths[tokens(SAMPLE / name)].sum()) == facts["text_bytes"]
-    vocab = (SAMPLE / "vocab.bpe").read_bytes()
-    assert hashlib.sha256(vocab).hexdigest() == MANIFEST["vocab"]["sha256"]
-    assert len(token_bytes(SAMPLE / "vocab.bpe")) == MANIFEST["vocab_size"]
+    assert hashlib.sha256(VOCAB.read_bytes()).hexdigest() == MANIFEST["vocab"]["sha256"]
+    assert len(lengths) == MANIFEST["vocab_size"]
 
 
 def test_the_folder_is_small_and_the_sources_add_up():
@@ -61,9 +66,7 @@ def test_the_folder_is_small_and_the_sources_add_up():
 def test_every_document_stands_behind_an_end_of_text_and_is_whole_utf8():
     for path in (TRAIN, VAL):
         assert tokens(path)[0] == MANIFEST["end_of_text"]
-        table = token_bytes(SAMPLE / "vocab.bpe")
-        for document in documents(path):
-            text = decode(np.frombuffer(document, dtype="<u2").tolist(), table)
+        for _, text in ids_and_texts(path):
             assert "\ufffd" not in text and text == text.strip() and len(text) > 200
 
 
@@ -79,29 +82,18 @@ def windows(path, length):
 def test_no_document_of_val_is_in_train_and_few_long_strings_are():
     assert not set(documents(VAL)) & set(documents(TRAIN))
     # 0.13 % as built: formulas of the addresses. One document of mean length in both parts would add 1.9 %.
-    shared = np.isin(windows(VAL, 32), windows(TRAIN, 32)).mean()
-    assert shared < 0.002
+    assert np.isin(windows(VAL, 32), windows(TRAIN, 32)).mean() < 0.002
 
 
-def test_committed_tokens_are_what_the_vocabulary_makes_of_their_text():
-    codec, table = encoding(SAMPLE / "vocab.bpe"), token_bytes(SAMPLE / "vocab.bpe")
-    for document in documents(VAL):
-        ids = np.frombuffer(document, dtype="<u2").tolist()
-        assert codec.encode_ordinary(decode(ids, table)) == ids
-
-
-def test_the_encoding_equals_that_of_the_tokenizers_library():
+def test_committed_tokens_are_what_the_vocabulary_and_the_tokenizers_library_make_of_their_text():
     """tiktoken joins any pair whose bytes are a token, tokenizers only listed pairs: they must agree."""
-    table = token_bytes(SAMPLE / "vocab.bpe")[:-1]
-    written = ["".join(ALPHABET[BYTE_ORDER.index(b)] for b in token) for token in table]
-    lines = (SAMPLE / "vocab.bpe").read_text(encoding="utf-8").splitlines()[1:]
-    merges = [tuple(line.split(" ")) for line in lines]
-    oracle = Tokenizer(BPE(dict(zip(written, range(len(written)))), merges))
+    written = ["".join(ALPHABET[BYTE_ORDER.index(b)] for b in token) for token in token_bytes(VOCAB)[:-1]]
+    merges = [tuple(line.split(" ")) for line in VOCAB.read_text(encoding="utf-8").splitlines()[1:]]
+    oracle = Tokenizer(BPE({token: i for i, token in enumerate(written)}, merges))
     oracle.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=True)
-    codec = encoding(SAMPLE / "vocab.bpe")
-    for document in documents(VAL):
-        text = decode(np.frombuffer(document, dtype="<u2").tolist(), token_bytes(SAMPLE / "vocab.bpe"))
-        assert oracle.encode(text).ids == codec.encode_ordinary(text)
+    codec = encoding(VOCAB)
+    for ids, text in ids_and_texts(VAL):
+        assert codec.encode_ordinary(text) == ids == oracle.encode(text).ids
 
 
 def made_up():
@@ -114,19 +106,16 @@ def made_up():
 def test_two_builds_of_the_same_documents_in_any_order_are_equal_byte_for_byte(tmp_path):
     first = build(made_up(), tmp_path / "a", 300)
     assert build(reversed(made_up()), tmp_path / "b", 300) == first
-    names = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert names == ["manifest.json", TRAIN.name, VAL.name, "vocab.bpe"]
-    for name in names:
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    a, b = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in "ab")
+    assert a == b and sorted(a) == ["manifest.json", TRAIN.name, VAL.name, "vocab.bpe"]
     assert first["vocab_size"] == 300 and first["end_of_text"] == 299
 
 
 def test_whole_documents_are_held_out_of_every_source_and_none_is_lost():
-    train, val = split(made_up())
+    train, val = parts = split(made_up())
     assert sorted(train + val) == sorted(made_up())
     for source in build_sample.SOURCES:
-        sizes = [sum(len(text.encode()) for name, text in part if name.startswith(source))
-                 for part in (train, val)]
+        sizes = [sum(len(text.encode()) for name, text in part if name.startswith(source)) for part in parts]
         assert 0.04 < sizes[1] / sum(sizes) <= 0.07  # at most the share; a document of 2.5 % may just not fit
 
 
@@ -169,21 +158,16 @@ def test_deb_data_finds_the_member_behind_others_of_odd_size():
         deb_data(b"!<arch>\n" + member(b"debian-binary", b"2.0\n"))
 
 
-def command(*args):
-    return subprocess.run([sys.executable, str(ROOT / "data" / "build_sample.py"), *map(str, args)],
-                          capture_output=True, text=True)
-
-
-def test_a_damaged_archive_is_one_line_and_exit_code_2(tmp_path):
+def test_a_damaged_archive_is_one_line_and_exit_code_2(tmp_path, run):
     for package in build_sample.PACKAGES.values():
         (tmp_path / package["archive"]).write_bytes(b"damaged")
-    done = command("--archives", tmp_path, "--out", tmp_path / "out")
-    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
-    assert "sha256" in done.stderr and not (tmp_path / "out").exists()
+    code, out, err = run("build_sample.py", "--archives", tmp_path, "--out", tmp_path / "out")
+    assert code == 2 and out == "" and err.count("\n") == 1
+    assert "sha256" in err and not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
-def test_a_full_build_from_the_packages_gives_the_committed_bytes(tmp_path):
+def test_a_full_build_from_the_packages_gives_the_committed_bytes(tmp_path, run):
     for tool in ("npm", "apt-get"):
         if not shutil.which(tool):
             pytest.skip(f"{tool} is not installed; the packages are fetched with npm and apt-get")
@@ -193,8 +177,9 @@ def test_a_full_build_from_the_packages_gives_the_committed_bytes(tmp_path):
         if "sha256" in str(error):
             raise
         pytest.skip(f"the packages cannot be fetched here: {error}")
-    example = command("--help").stdout.split("example: python data/build_sample.py ")[1].split()
-    done = command(*example, "--archives", tmp_path, "--out", tmp_path / "out")  # the last --out counts
-    assert done.returncode == 0, done.stderr
+    example = run("build_sample.py", "--help")[1].split("example: python data/build_sample.py ")[1].split()
+    words = (*example, "--archives", tmp_path, "--out", tmp_path / "out")  # the last --out counts
+    code, _, err = run("build_sample.py", *words, timeout=None)
+    assert code == 0, err
     for name in ("manifest.json", TRAIN.name, VAL.name, "vocab.bpe"):
         assert (tmp_path / "out" / name).read_bytes() == (SAMPLE / name).read_bytes()

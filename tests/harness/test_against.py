@@ -40,11 +40,11 @@ def test_a_public_log_with_seconds_and_no_training_loss_is_read(tmp_path):
 
 
 def test_of_several_trials_the_first_counts_and_other_losses_and_nan_are_passed_over(tmp_path):
-    lines = ["step:5/10 val_loss:nan train_time:50ms step_avg:10.00ms",
-             "step:10/10 val_loss:3.3000 val_ema_loss:3.2900 train_time:100ms step_avg:10.00ms ema_beta:0",
-             "step:5/10 val_loss:4.0000 train_time:50ms step_avg:10.00ms",
-             "step:10/10 val_loss:3.4000 train_time:100ms step_avg:10.00ms"]
-    other = Against(write(tmp_path / "a.txt", lines))
+    other = Against(write(tmp_path / "a.txt", [
+        "step:5/10 val_loss:nan train_time:50ms step_avg:10.00ms",
+        "step:10/10 val_loss:3.3000 val_ema_loss:3.2900 train_time:100ms step_avg:10.00ms ema_beta:0",
+        "step:5/10 val_loss:4.0000 train_time:50ms step_avg:10.00ms",
+        "step:10/10 val_loss:3.4000 train_time:100ms step_avg:10.00ms"]))
     assert other.final == (10, 3.3) and other.validated(5, 50, 4.0) == ""
 
 
@@ -55,8 +55,8 @@ def test_outside_the_curve_there_is_no_difference():
 
 
 def test_what_is_no_log_is_refused_in_one_line(tmp_path):
-    for path in (tmp_path, tmp_path / "none.txt"):
-        with pytest.raises(ValueError, match="no such file; name the log of a run"):
+    other = write(tmp_path / "a.txt", ["step:1/2 val_loss:many train_time:1ms step_avg:1ms"])
+    missing = "no such file; name the log of a run"
+    for path, said in ((tmp_path, missing), (tmp_path / "none.txt", missing), (other, "no line step")):
+        with pytest.raises(ValueError, match=said):
             Against(path)
-    with pytest.raises(ValueError, match="no line step"):
-        Against(write(tmp_path / "a.txt", ["step:1/2 val_loss:many train_time:1ms step_avg:1ms"]))

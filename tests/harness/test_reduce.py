@@ -3,28 +3,24 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from tiny import submission
+from tiny import HP, submission
 
 from harness.reduce import ExactReducer, FastReducer
 
-HP = dict(vocab_size=257, n_layer=2, n_head=2, n_embd=32, seq_len=16, newton_schulz_dtype="float32")
 ROWS = 16  # sequences of a step
 
 
 def train(reducer_class, rows, dtype, steps):
     """Return losses and all weights after steps of the submission's optimizers, rows sequences a pass."""
     torch.manual_seed(0)
-    script = submission()
-    hp = script.Hyperparameters(**HP, dtype=dtype)
+    script, generator, losses = submission(), torch.Generator().manual_seed(1), []
+    hp = script.Hyperparameters(**{**HP, "dtype": dtype, "newton_schulz_dtype": "float32"})
     model = script.GPT(hp)
     optimizers, reducer = script.build_optimizers(model, hp), reducer_class(model, model)
-    generator, losses = torch.Generator().manual_seed(1), []
-    rank, world_size = dist.get_rank(), dist.get_world_size()
-    share = slice(rank * ROWS // world_size, (rank + 1) * ROWS // world_size)
     for _ in range(steps):
         tokens = torch.randint(3, (ROWS, 17), generator=generator).cumsum(1)  # learnable
-        x, y = tokens[share, :-1], tokens[share, 1:]
-        passes = list(zip(x.split(rows), y.split(rows)))
+        mine = tokens.chunk(dist.get_world_size())[dist.get_rank()]
+        passes = list(zip(mine[:, :-1].split(rows), mine[:, 1:].split(rows)))
         losses.append(float(reducer(lambda net, a, b: script.loss_sum(net(a), b), passes, ROWS * 16)))
         for optimizer in optimizers:
             optimizer.step()
@@ -69,10 +65,8 @@ def test_the_gradient_is_the_mean_over_all_tokens_of_all_ranks(ranks, reducer_cl
     def gradients():
         torch.manual_seed(0)
         model = torch.nn.Linear(3, 5, bias=False)
-        x = torch.randn(8, 3, generator=torch.Generator().manual_seed(2))
-        y = torch.arange(8) % 5
-        mine = slice(dist.get_rank() * 4, dist.get_rank() * 4 + 4)
-        passes = list(zip(x[mine].split(2), y[mine].split(2)))
+        x, y = torch.randn(8, 3, generator=torch.Generator().manual_seed(2)), torch.arange(8) % 5
+        passes = list(zip(x.split(2), y.split(2)))[2 * dist.get_rank():][:2]
         loss = reducer_class(model, model)(lambda net, a, b: torch.nn.functional.cross_entropy(
             net(a), b, reduction="sum"), passes, 8)
         whole = torch.nn.Linear(3, 5, bias=False, dtype=torch.float64)

@@ -8,24 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import TAKE, TRAIN, Project, events, result
+from tiny import TAKE, Project, events, result
 
 from harness.shards import write_shard
 
 
 def test_1_2_and_4_ranks_train_to_the_same_bits_across_shard_borders(project):
     """Six steps of 256 tokens over shards of 601, 602 and 603."""
-    ends = []
     for ranks in (1, 2, 4):
         project.run(ranks)
-        ends.append(result(project.logs()[-1]))
-    assert len({end["weights_sha256"] for end in ends}) == 1
-    assert len({end["val_loss"] for end in ends}) == 1
+    ends = [result(log) for log in project.logs()]
+    assert len({(end["weights_sha256"], end["val_loss"]) for end in ends}) == 1
     assert ends[0]["val_loss"] < math.log(257) and ends[0]["status"] == "ok"
-    vals = [[(v["step"], v["val_loss"], v["weights"], v["tokens"]) for v in events(log, "val")]
-            for log in project.logs()]
-    assert vals[0] == vals[1] == vals[2]
-    assert [v[0] for v in vals[0]] == [0, 3, 6] and [v[3] for v in vals[0]] == [0, 768, 1536]
+    one, two, four = [[(v["step"], v["tokens"], v["val_loss"], v["weights"]) for v in events(log, "val")]
+                      for log in project.logs()]
+    assert one == two == four and [v[:2] for v in one] == [(0, 0), (3, 768), (6, 1536)]
 
 
 def test_fast_reduction_and_other_device_batches_train_the_same_up_to_rounding(tmp_path):
@@ -34,43 +31,39 @@ def test_fast_reduction_and_other_device_batches_train_the_same_up_to_rounding(t
     project.run(1)
     project.run(2, "--device_batch_size=2")
     [first, second] = [[v["val_loss"] for v in events(log, "val")] for log in project.logs()]
-    assert first[0] == second[0]
-    assert all(abs(a - b) < 1e-5 for a, b in zip(first, second))
+    assert first[0] == second[0] and all(abs(a - b) < 1e-5 for a, b in zip(first, second))
 
 
 def test_tripwires_trip_each_on_its_own_submission(project):
     """One process, one run after the other: what one did must not touch the next."""
-    def adds(name: str, *lines: str) -> str:
-        """Write a submission with lines more at the end of a step."""
-        return project.submission(name, (TRAIN, TRAIN + "".join(f"        {line}\n" for line in lines)))
-
     look_ahead = project.submission("ahead.py", (
         "x_BTC = norm(self.wte(idx_BT))", "x_BTC = norm(self.wte(idx_BT).flip(1).cumsum(1).flip(1))"))
     embed = "            x_BTC = norm(self.wte(idx_BT))"
-    trains = project.submission("trains.py", (embed, (
-        "            if not self.training:\n"
-        "                self.wte.weight.data += 1e-4\n" + embed)))
-    keeps = adds("keeps.py", "model.seen = getattr(model, 'seen', torch.zeros(1)) + 1")
+    trains = project.submission("trains.py", (
+        embed, f"            if not self.training:\n                self.wte.weight.data += 1e-4\n{embed}"))
+    keeps = project.adds("keeps.py", "model.seen = getattr(model, 'seen', torch.zeros(1)) + 1")
     loop = "    for step in run.steps(model, optimizers):\n"
     replaces = project.submission("replaces.py", (loop, (
         "    import harness.validate\n"
         "    harness.validate._cross_entropy = lambda *a, **k: torch.zeros(128)\n" + loop)))
-    twice = project.submission("twice.py", (TAKE, "        run.take(hp.batch_tokens)\n" + TAKE))
-    rewinds = adds("rewinds.py", "run._stream.position = 0")
-    reads = adds("reads.py", "import os", "os.environ.get('MY_LEARNING_RATE')")
-    late = adds("late.py", "import late_module, harness.front.cores")
+    twice = project.adds("twice.py", "run.take(hp.batch_tokens)", after=TAKE)
+    rewinds = project.adds("rewinds.py", "run._stream.position = 0")
+    reads = project.adds("reads.py", "import os", "os.environ.get('MY_LEARNING_RATE')")
+    streams = project.adds("streams.py", "from harness.tokens import TokenStream",
+                           "TokenStream(run._plan.data.train)")
+    late = project.adds("late.py", "import late_module, harness.front.cores")
     (project.folder / "late_module.py").write_text("x = 1\n")
     scripts = {"train_gpt2.py": None, look_ahead: "causality", trains: "validation: the weights changed",
                keeps: "warmup: .seen", twice: "tokens: ", rewinds: "tokens: the stream stands at",
-               reads: r"environment: reads.py", "train_gpt2.py again": None, late: None, replaces: "harness"}
-    answers = project.many(*((script.split()[0], []) for script in scripts))
-    for (script, message), answer in zip(scripts.items(), answers):
-        assert answer["code"] == (1 if message else 0), (script, answer["stderr"])
-        if message:
-            end = result(Path(answer["log"]))
-            assert (end["status"], end["type"]) == ("failed", "Tripwire"), script
-            assert message in end["message"], script
-    first, again, last = (Path(answers[i]["log"]) for i in (0, 7, 8))
+               reads: "environment: reads.py", streams: "tokens: another stream was opened",
+               "train_gpt2.py again": None, late: None, replaces: "harness"}
+    answers = dict(zip(scripts, project.many(*((script.split()[0], []) for script in scripts))))
+    for script, message in scripts.items():
+        assert answers[script]["code"] == (1 if message else 0), (script, answers[script]["stderr"])
+        end = result(Path(answers[script]["log"]))
+        assert not message or (end["status"], end["type"]) == ("failed", "Tripwire"), script
+        assert not message or message in end["message"], script
+    first, *_, again, last, _ = (Path(answer["log"]) for answer in answers.values())
     assert result(first)["weights_sha256"] == result(again)["weights_sha256"]
     assert [e["path"] for e in events(last, "late")] == ["harness/front/__init__.py",
                                                          "harness/front/cores.py", "late_module.py"]
@@ -85,24 +78,20 @@ def bad_data(data: Path) -> list[tuple[list[str], str]]:
         change(data / name)
         return [f"--data={data / name}"]
 
-    def set_header(folder, index, value):
-        content = bytearray((folder / train).read_bytes())
-        content[4 * index:4 * index + 4] = int(value).to_bytes(4, "little")
-        (folder / train).write_bytes(content)
+    def header(index, value):
+        return lambda folder: np.memmap(folder / train, "<i4", "r+", shape=256).__setitem__(index, value)
 
-    def pin(folder):
-        (folder / "manifest.json").write_text(json.dumps({"files": {val: {"sha256": "0" * 64}}}))
-
+    pins = json.dumps({"files": {val: {"sha256": "0" * 64}}})
     return [
         (variant("truncated", lambda f: os.truncate(f / train, 1500)), "1500 bytes, but its header"),
-        (variant("magic", lambda f: set_header(f, 0, 7)), "magic 7, expected 20240520"),
-        (variant("version", lambda f: set_header(f, 1, 9)), "version 9, expected 1"),
-        (variant("count", lambda f: set_header(f, 2, 5)), "header counts 5 tokens"),
+        (variant("magic", header(0, 7)), "magic 7, expected 20240520"),
+        (variant("version", header(1, 9)), "version 9, expected 1"),
+        (variant("count", header(2, 5)), "header counts 5 tokens"),
         (variant("vocabulary", lambda f: write_shard(f / train, np.full(602, 300))), "token id 300"),
         (variant("few", lambda f: (f / "tiny_train_000002.bin").unlink()), "the run takes 1536 and one more"),
         (variant("few_val", lambda f: write_shard(f / val, np.zeros(512))), "validates on 512 and one more"),
         (variant("missing", lambda f: [p.unlink() for p in f.glob("tiny_train*")]), "no tiny_train_*.bin"),
-        (variant("pinned", pin), "manifest.json pins 000000"),
+        (variant("pinned", lambda f: (f / "manifest.json").write_text(pins)), "manifest.json pins 000000"),
         ([f"--data={data / 'nowhere'}"], "no such data folder"),
     ]
 
@@ -120,14 +109,12 @@ def test_bad_input_is_one_line_with_exit_code_2_and_leaves_nothing(project):
         (["--num_iterations"], "--num_iterations has no value"),
         (["num_iterations=3"], "flags are --name value"),
         (["--track=speedway"], "no such track; there are fineweb, sample, lab, lab_fineweb, tiny"),
-        (["--device=tpu"], "--device tpu: expected cpu"),
-        (["--device_batch_size=2"], "leave the flag out"),
+        (["--device=tpu"], "--device tpu: expected cpu"), (["--device_batch_size=2"], "leave the flag out"),
         (["--stop_at_step=0"], "--stop_at_step 0: expected at least 1"),
         (["--seed=-1"], "--seed -1: expected at least 0"),
         (["--dtype=float8"], "expected float32, bfloat16 or float16"),
         (["--seq_len=48", "--batch_tokens=384"], "does not divide the track's validation piece"),
-        (["--script=nowhere.py"], "no such file"),
-        (["--script=no_newline.py"], "no newline at its end"),
+        (["--script=nowhere.py"], "no such file"), (["--script=no_newline.py"], "no newline at its end"),
         (["--resume=nowhere"], "no such folder of checkpoints"),
         (["--against=nowhere.txt"], "--against nowhere.txt: no such file"),
         (["--script=late_import.py"], "imports os first; the harness must come first"),
@@ -142,18 +129,15 @@ def test_bad_input_is_one_line_with_exit_code_2_and_leaves_nothing(project):
 
 def test_a_model_over_the_tracks_size_or_a_parameter_without_optimizer_is_refused(project):
     project.submission("forgets.py", ("return [adam, muon]", "return [adam]"))
-    done = project.run(2, script="forgets.py", code=2)
-    assert done.stderr.count("\n") == 1
-    assert "parameter blocks.0.attn.c_q.weight is in 0 optimizer groups" in done.stderr
-    done = project.run(1, "--n_embd=512", code=2)
-    assert "active parameters, track tiny allows 1000000" in done.stderr
+    said = project.run(2, script="forgets.py", code=2).stderr
+    assert said.count("\n") == 1 and "parameter blocks.0.attn.c_q.weight is in 0 optimizer groups" in said
+    assert "active parameters, track tiny allows 1000000" in project.run(1, "--n_embd=512", code=2).stderr
     assert project.logs() == []
 
 
 def test_a_run_may_stop_early_and_says_so(project):
     project.run(1, "--stop_at_step=4")
-    end = result(project.logs()[0])
-    assert (end["status"], end["step"]) == ("stopped", 4)
+    assert (project.end()["status"], project.end()["step"]) == ("stopped", 4)
 
 
 def test_seeds_differ_and_one_seed_repeats_to_the_bit(project):
@@ -164,19 +148,10 @@ def test_seeds_differ_and_one_seed_repeats_to_the_bit(project):
     assert ends[0]["weights_sha256"] == ends[2]["weights_sha256"] != ends[1]["weights_sha256"]
 
 
-def test_a_second_stream_of_the_training_tokens_trips(project):
-    script = project.submission("streams.py", (TRAIN, TRAIN + (
-        "        from harness.tokens import TokenStream\n"
-        "        TokenStream(run._plan.data.train)\n")))
-    project.run(1, script=script, code=1)
-    assert result(project.logs()[0])["message"].startswith("tokens: another stream was opened")
-
-
 def test_a_submission_without_a_step_is_no_success(project):
     training = "train(run.hp, model, build_optimizers(model, run.hp, run.compile), run)"
     script = project.submission("idle.py", (training, "pass"))
-    done = project.run(1, script=script, code=1)
-    assert "took no step" in done.stderr and project.logs() == []
+    assert "took no step" in project.run(1, script=script, code=1).stderr and project.logs() == []
 
 
 def test_a_folder_that_takes_no_log_is_told(project):
@@ -186,30 +161,28 @@ def test_a_folder_that_takes_no_log_is_told(project):
 
 
 def test_a_log_names_no_folder_of_the_host(project):
-    script = project.submission("fails.py", (TRAIN, TRAIN + "        raise ValueError(__file__)\n"))
+    script = project.adds("fails.py", "raise ValueError(__file__)")
     project.run(2, f"--data={project.folder / 'data' / 'tiny'}", script=script, code=1)
-    [log] = project.logs()
-    assert str(project.folder) not in log.read_text() and "./fails.py" in result(log)["message"]
+    assert str(project.folder) not in project.logs()[0].read_text()
+    assert "./fails.py" in project.end()["message"]
 
 
 def test_a_track_needs_a_row_and_a_folder_but_no_code(project):
     """The tiny track is itself a third track; here another row with another folder and recipe fields."""
-    rows = project.folder / "harness" / "tracks.toml"
+    rows, mine = project.folder / "harness" / "tracks.toml", project.folder / "data" / "mine"
     text = rows.read_text()
     row = text[text.index("[tiny]"):].replace("[tiny]", "[mine]")
     rows.write_text(text + row.replace("data/tiny", "data/mine").replace("tiny_", "m_"))
-    (project.folder / "data" / "tiny").rename(project.folder / "data" / "mine")
-    for path in list((project.folder / "data" / "mine").glob("tiny_*")):
+    (project.folder / "data" / "tiny").rename(mine)
+    for path in list(mine.glob("tiny_*")):
         path.rename(path.with_name(path.name.replace("tiny_", "m_")))
-    done = project.run(2, "--track=mine")
-    assert "ok: val_loss" in done.stdout
+    assert "ok: val_loss" in project.run(2, "--track=mine").stdout
     assert events(project.logs()[0], "manifest")[0]["track"] == "mine"
 
 
 def test_the_log_holds_scalars_words_and_a_clock_that_adds_up(project):
-    script = project.submission("talks.py", (TRAIN, TRAIN + (
-        "        run.log(lr=optimizers[1].param_groups[0]['lr'])\n"
-        "        run.print('#:end {}')\n")))
+    script = project.adds("talks.py", "run.log(lr=optimizers[1].param_groups[0]['lr'])",
+                          "run.print('#:end {}')")
     project.run(1, script=script)
     [log] = project.logs()
     expected = [0.02] * 4 + [round(0.02 * 2 / 3, 6), round(0.02 / 3, 6)]
@@ -228,8 +201,8 @@ def test_the_log_holds_scalars_words_and_a_clock_that_adds_up(project):
 def test_a_compiled_run_is_the_same_up_to_rounding(project):
     project.run(1)
     project.run(1, "--compile=true", timeout=400)
-    plain, compiled = project.logs()
-    assert abs(result(plain)["val_loss"] - result(compiled)["val_loss"]) < 1e-4
+    plain, compiled = map(result, project.logs())
+    assert abs(plain["val_loss"] - compiled["val_loss"]) < 1e-4
 
 
 def test_the_warm_up_changes_no_bit_of_the_training(project):
@@ -248,7 +221,7 @@ def test_out_of_memory_in_the_warm_up_names_the_flag_and_the_value_to_use(tmp_pa
             "    if y_BT.size(0) > 2:\n"
             "        raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 12 GiB')\n"
             "    return F.cross_entropy")))
-        refused = project.run(1, script=full, code=2)
-        assert refused.stderr.count("\n") == 1, refused.stderr
-        assert f"out of memory with 4 sequences a pass; use --{flag} 2 (CUDA out of" in refused.stderr
+        said = project.run(1, script=full, code=2).stderr
+        assert said.count("\n") == 1, said
+        assert f"out of memory with 4 sequences a pass; use --{flag} 2 (CUDA out of" in said
         project.run(1, f"--{flag}=2", script=full)

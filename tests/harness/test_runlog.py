@@ -1,5 +1,4 @@
 """The log: sources come back byte for byte and run again, nothing printed looks like an event."""
-
 import json
 import os
 import re
@@ -7,33 +6,25 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from tiny import TINY, Project, environment, events
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import IMPORT, ROOT, TINY, Project, environment, events, new_log
 
 from harness import runlog
-from harness.runlog import RULE, RunLog, canonical, new_run_id, read_source, sha256
+from harness.runlog import RULE, RunLog, canonical, new_run_id, read_source
 from records.tools.read.extract import write_files
 from records.tools.read.log import read_log
 
-ROOT = Path(__file__).resolve().parents[2]
-IMPORT = b"import harness\n"
-
-
-def manifest(script: bytes) -> dict:
-    """Return a manifest that says as much as a reader insists on."""
-    return {"format": 1, "track": "t", "seed": 0, "code": {"script": sha256(script), "digest": "d"}}
+RULE_BYTES = RULE.encode()
 
 
 def rip(log: Path) -> bytes:
     """Return the script as the documentation says to rip it."""
     return subprocess.run(["sed", r"/^=\{100\}$/,$d", str(log)], capture_output=True, check=True).stdout
-
-
-# a real run
 
 
 @pytest.fixture(scope="module")
@@ -62,15 +53,11 @@ def test_a_script_ripped_from_its_log_trains_to_the_same_bits(real):
 def test_the_code_of_a_log_alone_trains_to_the_same_bits_in_an_empty_folder(real, tmp_path):
     """It needs the data and, at the path that tracks.toml names, the vocabulary, but no launcher."""
     log, folder = real.logs()[0], tmp_path / "from the log"
-    done = subprocess.run([sys.executable, "-m", "records", "extract", str(log), str(folder)], cwd=ROOT,
-                          capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    subprocess.run([sys.executable, "-m", "records", "extract", str(log), str(folder)], cwd=ROOT, check=True)
     (folder / "data" / "tiny").mkdir(parents=True)
     shutil.copy(real.folder / "data" / "tiny" / "vocab.bpe", folder / "data" / "tiny")
     flags = ["--track=tiny", f"--data={real.folder / 'data' / 'tiny'}", *TINY]
-    done = subprocess.run([sys.executable, "train_gpt2.py", *flags], cwd=folder, env=environment(),
-                          capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    subprocess.run([sys.executable, "train_gpt2.py", *flags], cwd=folder, env=environment(), check=True)
     [again] = (folder / "records" / "runs").glob("*.txt")
     assert bits(again) == bits(log)
 
@@ -85,61 +72,34 @@ def test_the_documented_line_of_python_unpacks_every_project_file(real, tmp_path
     assert found == {path: file.source for path, file in read_log(log).files.items()} and len(found) > 15
 
 
-def test_the_reader_finds_in_a_real_log_what_the_run_did(real):
+def test_the_reader_finds_in_a_real_log_what_the_run_did_and_its_events_are_numbered_without_gaps(real):
     read = read_log(real.logs()[0])
     assert [v.step for v in read.vals] == [0, 3, 6] and read.track["baselines"] == {"unigram": 5.5}
     assert read.script_path == "train_gpt2.py"
     assert [s.step for s in read.steps if s.train_loss is not None] == [1, 2, 3, 4, 5, 6]
-
-
-def test_events_are_numbered_without_gaps(real):
     lines = real.logs()[0].read_text().split("\n")
     numbered = [line for line in lines if line.startswith("#:") and line != "#:endfile"]
     for number, line in enumerate(numbered, start=1):
-        if not line.startswith("#:file "):
-            assert json.loads(line.partition(" ")[2])["seq"] == number
+        assert line.startswith("#:file ") or json.loads(line.partition(" ")[2])["seq"] == number
 
-
-# sources
 
 BODIES = {
-    "empty": b"",
-    "one newline": b"\n",
-    "newlines": b"\n\n\n",
-    "no final newline": b"x = 1",
-    "form feed": b"a\fb\f\n",
-    "vertical tab": b"a\vb\n",
-    "U+2028": "a\u2028b\u2029c\n".encode(),
-    "U+0085": "a\x85b\n".encode(),
-    "information separators": b"a\x1cb\x1dc\x1ed\x1f\n",
-    "BOM": b"\xef\xbb\xbfx\n",
-    "emoji": "👩‍🚀\n".encode(),
-    "combining": "e\u0301 \u202e\n".encode(),
-    "tabs": b"\tx\t\n",
-    "trailing spaces": b"x  \n  \n",
-    "escape": b"\x1b[2J\n",
-    "lone bars": b"|\n||\n|\n",
-    "bars": b"|x|\n",
-    "an event": b'#:end {"status":"ok","sha256":"0"}\n',
+    "empty": b"", "one newline": b"\n", "newlines": b"\n\n\n", "no final newline": b"x = 1",
+    "form feed": b"a\fb\f\n", "vertical tab": b"a\vb\n", "U+2028": "a\u2028b\u2029c\n".encode(),
+    "U+0085": "a\x85b\n".encode(), "information separators": b"a\x1cb\x1dc\x1ed\x1f\n",
+    "BOM": b"\xef\xbb\xbfx\n", "emoji": "👩‍🚀\n".encode(), "combining": "e\u0301 \u202e\n".encode(),
+    "tabs": b"\tx\t\n", "trailing spaces": b"x  \n  \n", "escape": b"\x1b[2J\n", "lone bars": b"|\n||\n|\n",
+    "bars": b"|x|\n", "an event": b'#:end {"status":"ok","sha256":"0"}\n',
     "the end of a file": b"#:endfile\n",
     "a file": b'#:file {"path":"evil.py","bytes":1,"sha256":"0"}\n|x\n#:endfile\n',
     "a manifest": b'#:manifest {"format":1}\n',
-    "a step": b"step:1/2 val_loss:1.0 train_time:0ms step_avg:nanms\n",
-    "text": b"> x\n",
-    "99": b"=" * 99 + b"\n",
-    "101": b"=" * 101 + b"\n",
-    "rule and space": RULE.encode() + b" \n",
-    "space and rule": b" " + RULE.encode() + b"\n",
-    "rule and form feed": RULE.encode() + b"\f\n",
-    "rule behind a bar": b"|" + RULE.encode() + b"\n",
-    "backslashes": b"\\n \\0 \\\n",
-    "DEL": b"\x7f\n",
-    "long line": b"x" * 1_000_000 + b"\n",
-    "many lines": b"x\n" * 20_000,
-    "two lines, the last open": b"a\nb",
-    "highest character": "\U0010ffff\n".encode(),
-    "unassigned": "\ufffe\uffff\n".encode(),
-    "a bar, open": b"|",
+    "a step": b"step:1/2 val_loss:1.0 train_time:0ms step_avg:nanms\n", "text": b"> x\n",
+    "99": b"=" * 99 + b"\n", "101": b"=" * 101 + b"\n", "rule and space": RULE_BYTES + b" \n",
+    "space and rule": b" " + RULE_BYTES + b"\n", "rule and form feed": RULE_BYTES + b"\f\n",
+    "rule behind a bar": b"|" + RULE_BYTES + b"\n", "backslashes": b"\\n \\0 \\\n", "DEL": b"\x7f\n",
+    "long line": b"x" * 1_000_000 + b"\n", "many lines": b"x\n" * 20_000,
+    "two lines, the last open": b"a\nb", "highest character": "\U0010ffff\n".encode(),
+    "unassigned": "\ufffe\uffff\n".encode(), "a bar, open": b"|",
 }
 
 
@@ -153,9 +113,8 @@ def test_a_source_comes_back_byte_for_byte(name, tmp_path):
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_bytes(source)
     script = read_source(tmp_path / "script.py", script=True)
-    log = RunLog(tmp_path / "runs", "r")
     sources = {path: read_source(tmp_path / path) for path in files}
-    log.sources(script, manifest(script), sources, ["Running Python", " "])
+    log = new_log(tmp_path / "runs", "r", script, sources, ("Running Python", " "))
     log.end("ok")
     read = read_log(log.path)
     assert rip(log.path) == read.script == script
@@ -166,10 +125,9 @@ def test_a_source_comes_back_byte_for_byte(name, tmp_path):
 
 
 def test_a_rule_line_in_a_project_file_survives_behind_its_bar(tmp_path):
-    (tmp_path / "a.py").write_bytes(RULE.encode() + b"\nx\n" + RULE.encode())
+    (tmp_path / "a.py").write_bytes(RULE_BYTES + b"\nx\n" + RULE_BYTES)
     source = read_source(tmp_path / "a.py")
-    log = RunLog(tmp_path, "r")
-    log.sources(IMPORT, manifest(IMPORT), {"a.py": source}, [])
+    log = new_log(tmp_path, files={"a.py": source})
     assert rip(log.path) == IMPORT and read_log(log.path).files["a.py"].source == source
 
 
@@ -182,9 +140,9 @@ REFUSED = {
     "overlong": (IMPORT + b"\xc0\xaf\n", "not UTF-8", True),
     "UTF-16": ("import harness\n".encode("utf-16"), "not UTF-8", True),
     "4 MiB": (IMPORT + b"#" * (1 << 22) + b"\n", "expected fewer than", True),
-    "a bare rule": (IMPORT + RULE.encode() + b"\n", "exactly 100 '=' (line 2)", False),
-    "a bare rule at the end": (IMPORT + RULE.encode(), "exactly 100 '=' (line 2)", False),
-    "a bare rule in a string": (IMPORT + b'"""\n' + RULE.encode() + b'\n"""\n', "(line 3)", False),
+    "a bare rule": (IMPORT + RULE_BYTES + b"\n", "exactly 100 '=' (line 2)", False),
+    "a bare rule at the end": (IMPORT + RULE_BYTES, "exactly 100 '=' (line 2)", False),
+    "a bare rule in a string": (IMPORT + b'"""\n' + RULE_BYTES + b'\n"""\n', "(line 3)", False),
     "no final newline": (IMPORT + b"x = 1", "no newline at its end", False),
 }
 
@@ -196,14 +154,8 @@ def test_a_source_that_could_not_be_given_back_is_refused_in_one_line(name, tmp_
     with pytest.raises(ValueError) as error:
         read_source(tmp_path / "bad.py", script=True)
     assert words in str(error.value) and "bad.py" in str(error.value) and str(error.value).isprintable()
-    if always:
-        with pytest.raises(ValueError):
-            read_source(tmp_path / "bad.py")
-    else:
+    with pytest.raises(ValueError) if always else nullcontext():
         assert read_source(tmp_path / "bad.py") == source
-
-
-# what is said
 
 
 ODD = [RULE, "\n", "\r", "\r\n", "\x85", "\u2028", "\f", "#:end {}", "|x", "step:1/2 val_loss:1.0", "> ",
@@ -214,8 +166,7 @@ ODD = [RULE, "\n", "\r", "\r\n", "\x85", "\u2028", "\f", "#:end {}", "|x", "step
 def test_printed_text_never_looks_like_anything_else(text):
     """To a reader that breaks lines at newlines, to one that does where Python does, and to a terminal."""
     with tempfile.TemporaryDirectory() as folder:
-        log = RunLog(Path(folder), "r")
-        log.sources(IMPORT, manifest(IMPORT), {}, [])
+        log = new_log(Path(folder))
         above = log.path.stat().st_size
         log.text(text)
         said = log.path.read_bytes()[above:]
@@ -227,8 +178,7 @@ def test_printed_text_never_looks_like_anything_else(text):
     assert all(c.isprintable() or c == "\t" for line in lines for c in line)
     assert read.text == [line[2:] for line in lines] and not read.steps
     assert {event.kind for event in read.events} == {"manifest", "end"}
-    if all(c.isprintable() for c in text):
-        assert "".join(read.text) == text
+    assert not text.isprintable() or "".join(read.text) == text
 
 
 PLAIN = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text())

@@ -1,5 +1,4 @@
 """The log keeps whole lines and says how it ended: kills at any moment, many writers, a full disk."""
-
 import errno
 import json
 import multiprocessing
@@ -7,22 +6,26 @@ import os
 import random
 import resource
 import signal
-import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from tiny import new_log
 
-from harness.runlog import RunLog, is_disk_full, sha256
+from harness.runlog import RunLog, is_disk_full
 from records.tools.read.log import read_log
 from waiting import until
 
 FORK = multiprocessing.get_context("fork")
-IMPORT = b"import harness\n"
 
 
-def manifest(script: bytes) -> dict:
-    """Return a manifest that says as much as a reader insists on."""
-    return {"format": 1, "track": "t", "seed": 0, "code": {"script": sha256(script), "digest": "d"}}
+def in_a_fork(function: Callable, *args: object) -> int:
+    """Call a function in a process of its own, and return the exit code of that."""
+    process = FORK.Process(target=function, args=args)
+    process.start()
+    process.join()
+    return process.exitcode
 
 
 def ledger(folder: Path) -> list[dict]:
@@ -30,11 +33,9 @@ def ledger(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "ledger.jsonl").read_text().split("\n")[:-1]]
 
 
-def write_for_ever(folder: Path, run_id: str, ready) -> None:
+def write_for_ever(folder: Path, run_id: str) -> None:
     """Write a log without a pause, as three threads would."""
-    log = RunLog(folder, run_id)
-    ready.set()
-    log.sources(IMPORT, manifest(IMPORT), {"a.py": b"x = 1\n" * 500, "b.py": b"y"}, ["Running Python"])
+    log = new_log(folder, run_id, files={"a.py": b"x = 1\n" * 500, "b.py": b"y"})
     for i in range(10**9):
         log.line(f"step:{i}/9 train_loss:1.0000 train_time:{i}ms step_avg:1.00ms")
         log.event("scalar", step=i, words="x" * (i * 997 % 9000))
@@ -45,15 +46,13 @@ def test_a_hundred_kills_leave_nothing_but_whole_lines(tmp_path):
     """Each comes once the log has a size of its own, from a few bytes to some hundred thousand."""
     rng, lengths = random.Random(0), set()
     for i in range(100):
-        ready = FORK.Event()
-        writer = FORK.Process(target=write_for_ever, args=(tmp_path, f"r{i}", ready))
+        writer = FORK.Process(target=write_for_ever, args=(tmp_path, f"r{i}"))
         writer.start()
-        assert ready.wait(30)
         path, size = tmp_path / f"r{i}.txt", rng.random() ** 3 * 400_000
         until(lambda: path.exists() and path.stat().st_size >= size)
         os.kill(writer.pid, signal.SIGKILL)
         writer.join()
-        read = read_log(tmp_path / f"r{i}.txt")
+        read = read_log(path)
         lengths.add(len(read.steps))
         assert read.end is None and [s.step for s in read.steps] == list(range(len(read.steps)))
         assert 0 <= len(read.steps) - sum(e.kind == "scalar" for e in read.events) <= 1
@@ -64,11 +63,9 @@ def test_a_hundred_kills_leave_nothing_but_whole_lines(tmp_path):
 def make_log(folder: Path, run_id: str, made) -> None:
     """Make a whole log, or say that there is one."""
     try:
-        log = RunLog(folder, run_id)
+        log = new_log(folder, run_id)
     except FileExistsError:
-        made.put((run_id, False))
-        return
-    log.sources(IMPORT, manifest(IMPORT), {}, [])
+        return made.put((run_id, False))
     log.text(run_id)
     log.end("ok")
     made.put((run_id, True))
@@ -79,13 +76,10 @@ def test_fifty_writers_at_once_never_share_a_log_and_keep_the_ledger_whole(tmp_p
     made, gate = FORK.Queue(), FORK.Event()
 
     def ten(first: int) -> None:
-        threads = [threading.Thread(target=make_log, args=(tmp_path, f"r{(first + i) % 25}", made))
-                   for i in range(10)]
         gate.wait(30)
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(10) as threads:
+            for i in range(10):
+                threads.submit(make_log, tmp_path, f"r{(first + i) % 25}", made)
 
     processes = [FORK.Process(target=ten, args=(10 * i,)) for i in range(5)]
     for process in processes:
@@ -106,8 +100,7 @@ def test_fifty_writers_at_once_never_share_a_log_and_keep_the_ledger_whole(tmp_p
 def test_nothing_is_written_below_the_end_line_and_no_file_stays_open(tmp_path):
     before = len(os.listdir("/dev/fd"))
     for i in range(5):
-        log = RunLog(tmp_path, f"r{i}")
-        log.sources(IMPORT, manifest(IMPORT), {}, [])
+        log = new_log(tmp_path, f"r{i}")
         first = log.end("ok", val_loss=1.0)
         log.line("step:1/1 train_loss:1.0000 train_time:1ms step_avg:1.00ms")
         log.text("late")
@@ -117,16 +110,14 @@ def test_nothing_is_written_below_the_end_line_and_no_file_stays_open(tmp_path):
 
 
 def test_a_rank_without_a_log_writes_nothing(tmp_path):
-    log = RunLog(None, "r")
-    log.sources(IMPORT, manifest(IMPORT), {"a.py": b""}, [])
+    log = new_log(None, files={"a.py": b""})
     log.text("x")
     assert log.end("ok") == {"status": "ok"} and log.path is None
 
 
 def fill(folder: Path, room: int, answers) -> None:
     """Write a log where files can have `room` bytes, until an error comes; end it."""
-    log = RunLog(folder, "r")
-    log.sources(IMPORT, manifest(IMPORT), {}, [])
+    log = new_log(folder)
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
     try:
         while True:
@@ -138,11 +129,9 @@ def fill(folder: Path, room: int, answers) -> None:
 @pytest.mark.parametrize("room", [65_536, 65_000, 64_600])
 def test_a_full_disk_leaves_whole_lines_and_says_so(room, tmp_path):
     """No file can grow over `room`: a line of 603 bytes fails; the shorter end line fits after it, or not."""
-    answers = FORK.Queue()
-    writer = FORK.Process(target=fill, args=(tmp_path, room, answers))
-    writer.start()
-    number, end = answers.get(timeout=30)
-    writer.join()
+    answers = FORK.SimpleQueue()
+    assert in_a_fork(fill, tmp_path, room, answers) == 0
+    number, end = answers.get()
     assert number == errno.EFBIG and end["status"] == "disk_full"
     data = (tmp_path / "r.txt").read_bytes()
     read = read_log(tmp_path / "r.txt")
@@ -155,8 +144,7 @@ def test_a_full_disk_leaves_whole_lines_and_says_so(room, tmp_path):
 
 def test_the_spare_bytes_of_a_full_disk_let_the_end_line_through(tmp_path, monkeypatch):
     """A file system with no room but what the spare file gives back, played by os.write."""
-    log = RunLog(tmp_path, "r")
-    log.sources(IMPORT, manifest(IMPORT), {}, [])
+    log = new_log(tmp_path)
     write = os.write
 
     def full(fd: int, data: bytes) -> int:
@@ -177,34 +165,26 @@ def test_a_disk_that_fills_up_among_the_sources_ends_the_log_too(tmp_path):
     """It once left the spare file, neither end nor ledger line: the run did not know its log yet."""
 
     def fill_at_once() -> None:
-        log = RunLog(tmp_path, "r")
         resource.setrlimit(resource.RLIMIT_FSIZE, (70_000, 70_000))
         try:
-            log.sources(IMPORT, manifest(IMPORT), {"a.py": b"x = 1\n" * 100, "b.py": b"y" * 70_000}, [])
+            new_log(tmp_path, files={"a.py": b"x = 1\n" * 100, "b.py": b"y" * 70_000})
         except OSError as error:
             os._exit(error.errno)
 
-    writer = FORK.Process(target=fill_at_once)
-    writer.start()
-    writer.join()
+    assert in_a_fork(fill_at_once) == errno.EFBIG
     read = read_log(tmp_path / "r.txt")
-    assert writer.exitcode == errno.EFBIG
     assert (read.end["status"], read.end["type"], list(read.files)) == ("disk_full", "OSError", ["a.py"])
     assert [entry["what"] for entry in ledger(tmp_path)] == ["start", "end"]
     assert {p.name for p in tmp_path.iterdir()} == {"ledger.jsonl", "r.txt"}
 
 
-def short_ledger(folder: Path) -> None:
-    log = RunLog(folder, "b")
-    room = (folder / "ledger.jsonl").stat().st_size + 20
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
-    log._record("start", track="t")
-
-
 def test_a_ledger_line_that_does_not_fit_leaves_no_half(tmp_path):
+    def short_ledger() -> None:
+        log, room = RunLog(tmp_path, "b"), (tmp_path / "ledger.jsonl").stat().st_size + 20
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+        log._record("start", track="t")
+
     RunLog(tmp_path, "a")._record("start", track="t" * 2000)
-    writer = FORK.Process(target=short_ledger, args=(tmp_path,))
-    writer.start()
-    writer.join()
+    assert in_a_fork(short_ledger) == 0
     RunLog(tmp_path, "c")._record("start", track="t")
     assert [entry["run_id"] for entry in ledger(tmp_path)] == ["a", "c"]

@@ -11,15 +11,8 @@ from harness.shards import CACHE_NAME, ShardError, check_shard, read_shard, scan
 
 @pytest.fixture
 def shard(tmp_path):
-    path = tmp_path / "a.bin"
-    write_shard(path, np.arange(100))
-    return path
-
-
-def change_header(path, index, value):
-    data = bytearray(path.read_bytes())
-    data[4 * index:4 * index + 4] = int(value).to_bytes(4, "little", signed=True)
-    path.write_bytes(data)
+    write_shard(tmp_path / "a.bin", np.arange(100))
+    return tmp_path / "a.bin"
 
 
 def test_a_shard_has_the_public_layout(shard):
@@ -31,9 +24,9 @@ def test_a_shard_has_the_public_layout(shard):
 
 @pytest.mark.parametrize("tokens", [[], [0], [65535], range(1000)])
 def test_what_is_written_is_read(tmp_path, tokens):
-    digest = write_shard(tmp_path / "b.bin", np.array(list(tokens), dtype=np.int64))
-    assert read_shard(tmp_path / "b.bin").tolist() == list(tokens)
-    assert digest == hashlib.sha256((tmp_path / "b.bin").read_bytes()).hexdigest()
+    digest = write_shard(path := tmp_path / "b.bin", np.array(list(tokens), dtype=np.int64))
+    assert read_shard(path).tolist() == list(tokens)
+    assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
     assert os.listdir(tmp_path) == ["b.bin"], "no temporary file stays"
 
 
@@ -51,27 +44,25 @@ def test_tokens_that_do_not_fit_are_refused_and_nothing_is_written(tmp_path, tok
     (2, -5, "1224 bytes, but its header counts -5"),
 ])
 def test_a_wrong_header_is_told(shard, index, value, message):
-    change_header(shard, index, value)
+    np.memmap(shard, "<i4", "r+", shape=256)[index] = value
     with pytest.raises(ShardError, match=message):
         check_shard(shard)
 
 
 @pytest.mark.parametrize("size", [0, 1, 11, 12, 1023, 1024, 1223])
 def test_a_truncated_shard_is_told_at_every_size(shard, size):
-    with open(shard, "r+b") as f:
-        f.truncate(size)
+    os.truncate(shard, size)
     with pytest.raises(ShardError, match=f"{size} bytes"):
         check_shard(shard)
 
 
 def test_a_missing_shard_and_a_folder_are_told(tmp_path):
-    with pytest.raises(ShardError, match="no such shard"):
-        check_shard(tmp_path / "missing.bin")
-    with pytest.raises(ShardError, match="cannot be read"):
-        check_shard(tmp_path)
+    for path, said in ((tmp_path / "missing.bin", "no such shard"), (tmp_path, "cannot be read")):
+        with pytest.raises(ShardError, match=said):
+            check_shard(path)
 
 
-def test_scans_are_cached_until_the_file_changes(shard):
+def test_scans_are_cached_until_the_file_changes_or_the_cache_is_damaged(shard):
     first = scan_shards([shard])[shard]
     assert (first.tokens, first.max_token) == (100, 99)
     assert first.sha256 == hashlib.sha256(shard.read_bytes()).hexdigest()
@@ -80,28 +71,20 @@ def test_scans_are_cached_until_the_file_changes(shard):
     assert scan_shards([shard])[shard].sha256 == "from the cache"
     write_shard(shard, np.arange(50))
     assert scan_shards([shard])[shard].tokens == 50
+    cache.write_text("{")
+    assert scan_shards([shard])[shard].tokens == 50
 
 
-def _scan_and_note(paths, notes):
-    scan = shards.scan_shard
-
-    def noting(path):
-        with open(notes, "a") as f:
+def test_ranks_of_a_host_scan_each_shard_once_between_them(ranks, tmp_path, monkeypatch):
+    """Under plain torchrun eight ranks used to hash the same five gigabytes each."""
+    def noting(path, scan=shards.scan_shard):
+        with open(tmp_path / "notes", "a") as f:
             f.write(f"{path.name}\n")
         return scan(path)
-    shards.scan_shard = noting
-    return len(shards.scan_shards(paths))
 
-
-def test_ranks_of_a_host_scan_each_shard_once_between_them(ranks, tmp_path):
-    """Under plain torchrun eight ranks used to hash the same five gigabytes each."""
+    monkeypatch.setattr(shards, "scan_shard", noting)
     paths = [tmp_path / f"{i}.bin" for i in range(3)]
     for path in paths:
-        shards.write_shard(path, np.arange(500))
-    assert ranks(4, _scan_and_note, paths, tmp_path / "notes") == [3] * 4
+        write_shard(path, np.arange(500))
+    assert ranks(4, lambda: len(scan_shards(paths))) == [3] * 4
     assert sorted((tmp_path / "notes").read_text().split()) == ["0.bin", "1.bin", "2.bin"]
-
-
-def test_a_damaged_cache_is_made_anew(shard):
-    (shard.parent / CACHE_NAME).write_text("{")
-    assert scan_shards([shard])[shard].tokens == 100

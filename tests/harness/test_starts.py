@@ -3,12 +3,12 @@ import socket
 import subprocess
 import sys
 
-from tiny import TRAIN, environment, events, result
+import numpy as np
+from tiny import environment, events, result
 
 
 def test_two_agents_on_one_host_train_what_one_agent_with_two_ranks_does(project):
-    with socket.socket() as s:  # the rendezvous of two agents needs a port that both know
-        s.bind(("127.0.0.1", 0))
+    with socket.create_server(("127.0.0.1", 0)) as s:  # the rendezvous needs a port that both agents know
         port = s.getsockname()[1]
     project.run(2)
     where = [f"--rdzv_endpoint=127.0.0.1:{port}", "--rdzv_id=two", "--nnodes=2"]
@@ -34,9 +34,8 @@ def test_torchrun_as_people_type_it_and_plain_python_give_the_same(project):
 
 def test_a_run_killed_and_resumed_equals_the_uninterrupted_one_bit_for_bit(project):
     project.run(2)
-    dies = project.submission("dies.py", (TRAIN, TRAIN + (
-        "        if step == 5 and run.rank == 0:\n"
-        "            import os\n            os.kill(os.getpid(), 9)\n")))
+    dies = project.adds("dies.py", "if step == 5 and run.rank == 0:", "    import os, signal",
+                        "    os.kill(os.getpid(), signal.SIGKILL)")
     project.run(2, "--checkpoint_every=2", script=dies, code=4)
     whole, killed = project.logs()
     assert events(killed, "end") == []
@@ -44,26 +43,24 @@ def test_a_run_killed_and_resumed_equals_the_uninterrupted_one_bit_for_bit(proje
     assert sorted(p.name for p in folder.iterdir()) == ["step000002", "step000004"]
     project.run(2, f"--resume={folder}")
     resumed = project.logs()[-1]
-    assert result(resumed)["weights_sha256"] == result(whole)["weights_sha256"]
-    assert result(resumed)["val_loss"] == result(whole)["val_loss"]
+    for fact in ("weights_sha256", "val_loss"):
+        assert result(resumed)[fact] == result(whole)[fact]
     assert events(resumed, "manifest")[0]["resumed_from"]["step"] == 4
     assert events(resumed, "val")[-1]["tokens"] == events(whole, "val")[-1]["tokens"]
-    done = project.run(1, f"--resume={folder}", "--seed=1", code=2)
-    assert "a checkpoint of another run: seed 0, not 1" in done.stderr and done.stderr.count("\n") == 1
-    done = project.run(1, f"--resume={folder}", "--stop_at_step=3", code=2)
-    assert "stands at step 4, the run is to stop at 3" in done.stderr
+    said = project.run(1, f"--resume={folder}", "--seed=1", code=2).stderr
+    assert "a checkpoint of another run: seed 0, not 1" in said and said.count("\n") == 1
+    said = project.run(1, f"--resume={folder}", "--stop_at_step=3", code=2).stderr
+    assert "stands at step 4, the run is to stop at 3" in said
     # exact reduction: even another world size gives the same bits
     project.run(1, f"--resume={folder}")
     assert result(project.logs()[-1])["weights_sha256"] == result(whole)["weights_sha256"]
     # a damaged newest checkpoint is refused, the one before is used and named
     state = folder / "step000004" / "state.pt"
-    data = bytearray(state.read_bytes())
-    data[len(data) // 2] ^= 1
-    state.write_bytes(data)
+    np.memmap(state, "u1", "r+")[state.stat().st_size // 2] ^= 1
     project.run(1, f"--resume={folder}")
     again = project.logs()[-1]
-    assert events(again, "manifest")[0]["resumed_from"]["step"] == 2
-    assert "step000004 is not whole" in events(again, "manifest")[0]["resumed_from"]["refused"][0]
+    source = events(again, "manifest")[0]["resumed_from"]
+    assert source["step"] == 2 and "step000004 is not whole" in source["refused"][0]
     assert result(again)["weights_sha256"] == result(whole)["weights_sha256"]
     # a half-written one, without its marker, is refused too; where none is left that is told
     (folder / "step000002" / "COMPLETE").unlink()

@@ -12,11 +12,9 @@ SIZES = (1000, 1, 0, 777, 1500)
 @pytest.fixture
 def shards(tmp_path):
     """Shards of odd sizes that hold 0, 1, 2, ... in order."""
-    paths, start = [], 0
-    for i, size in enumerate(SIZES):
-        paths.append(tmp_path / f"t{i}.bin")
-        write_shard(paths[-1], np.arange(start, start + size))
-        start += size
+    paths = [tmp_path / f"t{i}.bin" for i in range(len(SIZES))]
+    for path, tokens in zip(paths, np.split(np.arange(sum(SIZES)), np.cumsum(SIZES)[:-1])):
+        write_shard(path, tokens)
     return paths
 
 
@@ -44,10 +42,8 @@ def test_ranks_slice_what_one_rank_takes(shards, world_size):
 
 
 def test_epochs_repeat_the_stream_and_the_last_target_of_one_is_the_first_token_of_the_next(shards):
-    total = sum(SIZES)
-    stream = TokenStream(shards, epochs=2)
-    first = stream.take_share(total, 0, 1)
-    assert torch.equal(first, torch.cat([torch.arange(total), torch.tensor([0])]))
+    total, stream = sum(SIZES), TokenStream(shards, epochs=2)
+    assert torch.equal(stream.take_share(total, 0, 1), torch.tensor([*range(total), 0]))
     assert torch.equal(take(stream, total), torch.arange(total))
     with pytest.raises(EndOfData, match=f"1 tokens asked for, 0 of {2 * total} left"):
         take(stream, 1)
@@ -60,10 +56,9 @@ def test_a_stream_resumes_at_any_position(shards):
 
 
 def test_prefetching_changes_nothing_when_the_batch_changes(shards):
-    stream, start = TokenStream(shards), 0
-    for n in (100, 100, 60, 60, 200, 10, 10):
-        assert torch.equal(take(stream, n), torch.arange(start, start + n))
-        start += n
+    stream = TokenStream(shards)
+    for tokens in torch.arange(540).split((100, 100, 60, 60, 200, 10, 10)):
+        assert torch.equal(take(stream, len(tokens)), tokens)
 
 
 def test_what_does_not_divide_is_refused(shards):

@@ -2,38 +2,27 @@
 import math
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
-from tiny import submission
+from tiny import small_model
 
 from harness.runlog import first_import
 from harness.shards import write_shard
 from harness.tripwires import Tripwire
 from harness.validate import Validation, checked_logits, validate, write_text
 
-HP = submission().Hyperparameters(vocab_size=257, n_layer=2, n_head=2, n_embd=32, seq_len=16, dtype="float32")
-
-
-def model(seed=0, std=0.3):
-    torch.manual_seed(seed)
-    gpt = submission().GPT(HP)
-    for p in gpt.parameters():
-        torch.nn.init.normal_(p, std=std)
-    return gpt
-
 
 def tokens(n=1025):
     return torch.randint(256, (n,), generator=torch.Generator().manual_seed(3))
 
 
-def loss_of_model():
-    return validate(model(), tokens(), 128, 16)
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
 
 
 def test_the_loss_is_the_mean_over_exactly_the_tokens_given(alone):
     """Against float64 over each sequence by itself."""
-    gpt, ids = model(), tokens()
+    gpt, ids = small_model(), tokens()
     with torch.no_grad():
         logits = torch.cat([gpt(ids[i:i + 16][None])[0] for i in range(0, 1024, 16)]).double()
     expected = torch.nn.functional.cross_entropy(logits, ids[1:]).item()
@@ -41,9 +30,12 @@ def test_the_loss_is_the_mean_over_exactly_the_tokens_given(alone):
 
 
 def test_every_world_size_gives_the_same_bits(ranks):
-    [single] = ranks(1, loss_of_model)
+    def loss():
+        return validate(small_model(), tokens(), 128, 16)
+
+    [single] = ranks(1, loss)
     for world_size in (2, 3, 4):
-        assert ranks(world_size, loss_of_model) == [single] * world_size
+        assert ranks(world_size, loss) == [single] * world_size
 
 
 def test_uniform_logits_give_the_logarithm_of_the_vocabulary(alone):
@@ -52,22 +44,17 @@ def test_uniform_logits_give_the_logarithm_of_the_vocabulary(alone):
 
 
 def test_a_loss_that_is_not_finite_is_a_nan_on_every_rank(ranks):
-    def broken():
-        ids = tokens()
+    def logits_of(x):
+        return torch.full((*x.shape, 257), math.nan if x[0, 0] == tokens()[0] else 0.0)
 
-        def logits_of(x):
-            return torch.full((*x.shape, 257), math.nan if x[0, 0] == ids[0] else 0.0)
-
-        return validate(logits_of, ids, 128, 16)
-
-    assert all(math.isnan(loss) for loss in ranks(2, broken))
+    assert all(math.isnan(loss) for loss in ranks(2, validate, logits_of, tokens(), 128, 16))
 
 
 def test_logits_of_another_shape_are_told():
-    with pytest.raises(ValueError, match=r"returned \(2, 3\), expected logits of shape \(2, 3, vocabulary\)"):
-        checked_logits(torch.zeros(2, 3), 2, 3)
-    with pytest.raises(ValueError, match="returned tuple"):
-        checked_logits((torch.zeros(2, 3, 4), None), 2, 3)
+    shape = r"returned \(2, 3\), expected logits of shape \(2, 3, vocabulary\)"
+    for logits, said in ((torch.zeros(2, 3), shape), ((torch.zeros(2, 3, 4), None), "returned tuple")):
+        with pytest.raises(ValueError, match=said):
+            checked_logits(logits, 2, 3)
 
 
 def test_logits_of_less_precision_are_scored_in_float32(alone):
@@ -93,16 +80,14 @@ def validation(folder, act, dtype="float32", stored=1500):
     """Return a validation on 1,024 tokens, in pieces of 128, of a shard that holds more."""
     write_shard(folder / "val.bin", tokens(stored).numpy())
     track = SimpleNamespace(val_tokens=1024, val_piece=128, vocab_size=257)
-    net = Asked(act)
-    hp = SimpleNamespace(seq_len=16, dtype=dtype)
+    net, hp = Asked(act), SimpleNamespace(seq_len=16, dtype=dtype)
     return Validation(track, folder / "val.bin", hp, net, net, torch.device("cpu"))
 
 
 def test_a_validation_takes_exactly_the_tracks_tokens_of_the_shard(alone, tmp_path):
     """One token more or less, of 1,024, moves the mean by a thousandth of a loss near 6."""
     asked = validation(tmp_path, lambda net, ids, logits: logits)
-    loss, _ = asked.measure(torch.Generator().manual_seed(0))
-    ids = tokens(1500)[:1025]
+    (loss, _), ids = asked.measure(seeded()), tokens(1500)[:1025]
     expected = torch.nn.functional.cross_entropy(asked.model.table[ids[:-1]].double(), ids[1:]).item()
     assert abs(loss - expected) < 1e-6 and len(asked.tokens) == 1025
 
@@ -113,20 +98,19 @@ def test_weights_that_change_while_the_model_is_asked_trip(alone, tmp_path):
         return logits
 
     with pytest.raises(Tripwire, match="the weights changed while the model was asked for logits"):
-        validation(tmp_path, trains).measure(torch.Generator().manual_seed(0))
-
-
-def ranks_differ(folder):
-    asked = validation(folder / str(torch.distributed.get_rank()), lambda net, ids, logits: logits)
-    torch.nn.init.constant_(asked.model.table, torch.distributed.get_rank())
-    try:
-        return asked.measure(torch.Generator().manual_seed(0))
-    except Tripwire as error:
-        return str(error)
+        validation(tmp_path, trains).measure(seeded())
 
 
 def test_ranks_that_hold_different_weights_trip(ranks, tmp_path):
-    assert ranks(2, ranks_differ, tmp_path) == ["validation: the ranks hold different weights"] * 2
+    def measure():
+        rank = torch.distributed.get_rank()
+        asked = validation(tmp_path / str(rank), lambda net, ids, logits: logits)
+        torch.nn.init.constant_(asked.model.table, rank)
+        with pytest.raises(Tripwire) as error:
+            asked.measure(seeded())
+        return str(error.value)
+
+    assert ranks(2, measure) == ["validation: the ranks hold different weights"] * 2
 
 
 @pytest.mark.parametrize("dtype, leak, trips", [
@@ -139,7 +123,7 @@ def test_a_look_ahead_larger_than_rounding_in_the_models_dtype_trips(alone, tmp_
 
     def measure():
         for seed in range(20):  # the sum of other tokens is as odd in half of the draws
-            validation(tmp_path, looks, dtype).measure(torch.Generator().manual_seed(seed))
+            validation(tmp_path, looks, dtype).measure(seeded(seed))
 
     if not trips:
         return measure()
@@ -154,9 +138,8 @@ def test_the_first_import_of_a_script_is_found():
 
 
 def test_text_is_written_from_the_model_with_the_same_random_numbers_each_time():
-    gpt = model()
+    gpt = small_model()
     with torch.no_grad():
-        first = write_text(gpt, 256, 257, 16, torch.device("cpu"), length=12)
-        assert first == write_text(gpt, 256, 257, 16, torch.device("cpu"), length=12)
-    assert len(first) == 12 and all(0 <= i < 257 for i in first)
-    assert np.unique(first).size > 3
+        first, again = (write_text(gpt, 256, 257, 16, torch.device("cpu"), length=12) for _ in range(2))
+    assert first == again and len(first) == 12 and all(0 <= i < 257 for i in first)
+    assert len(set(first)) > 3

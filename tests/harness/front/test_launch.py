@@ -16,7 +16,6 @@ from harness.runlog import ROOT
 from harness.track import load_tracks
 from records.tools.read.log import read_log
 
-
 RECIPES = {"fineweb": dict(seq_len=1024, batch_tokens=524_288, micro_batch=64),
            "sample": dict(seq_len=256, batch_tokens=2048, micro_batch=2)}
 
@@ -47,23 +46,18 @@ def test_a_count_is_a_whole_number_of_at_least_1(text):
         number("nnodes", text)
 
 
-def failure(*codes: int) -> ChildFailedError:
-    failures = {rank: ProcessFailure(rank, 1, code, "") for rank, code in enumerate(codes)}
-    return ChildFailedError("run", failures)
-
-
 @pytest.mark.parametrize("ends, code", [
-    (None, 0), (failure(3, 3), 3), (failure(-9, 4), 4), (failure(5, -15), 5), (failure(-11), 139),
+    ([], 0), ([3, 3], 3), ([-9, 4], 4), ([5, -15], 5), ([-11], 139),
     (SignalException("", signal.SIGTERM), 143)])
 def test_the_exit_code_is_the_one_that_ranks_agree_on(monkeypatch, ends, code):
     """That of a rank which left by itself; where all were killed, 128 and the first one's signal."""
-    def agent(config, python):
-        def run(*command):
-            if ends:
-                raise ends
-        return run
+    def run(*command):
+        if isinstance(ends, SignalException):
+            raise ends
+        if ends:
+            raise ChildFailedError("run", {i: ProcessFailure(i, 1, end, "") for i, end in enumerate(ends)})
 
-    monkeypatch.setattr(api, "elastic_launch", agent)
+    monkeypatch.setattr(api, "elastic_launch", lambda config, python: run)
     monkeypatch.setattr(os, "environ", dict(os.environ))
     assert launch.start(["x.py"], 2, 1, None, None) == code
 
@@ -79,9 +73,8 @@ def test_the_launcher_names_only_what_every_published_runs_harness_has():
               for alias in node.names if (node.module or "").startswith("harness.")
               and not node.module.startswith("harness.front")}
     assert len(wanted) >= 8
-    paths = ROOT.glob("records/*/*/logs/*.txt")
-    logs = {log.manifest["code"]["harness"]: log for log in map(read_log, paths)}
-    for log in logs.values():
+    logs = map(read_log, ROOT.glob("records/*/*/logs/*.txt"))
+    for log in {log.manifest["code"]["harness"]: log for log in logs}.values():
         for module, name in wanted:
             body = ast.parse(log.files[f"{module.replace('.', '/')}.py"].source).body
             found = {getattr(node, "name", None) for node in body} | {
