@@ -75,10 +75,11 @@ def load_claim(paths: Iterable[Path], track: str | None = None, ledger: Path | N
     named = [record / "logs"] if record else paths
     for path in find_logs(named):
         folders.add(path.parent)
+        data = read_bytes(path)
         try:
-            runs += load_runs(path)
+            runs += load_runs(path, data)
         except ReadError as error:
-            if is_log(read_bytes(path)):
+            if is_log(data):
                 damage[path] = error  # ours, and not as the harness wrote it
             elif path in named:
                 raise

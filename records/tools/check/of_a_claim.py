@@ -6,8 +6,8 @@ from typing import Any
 
 from records.tools.check.claim import ENDED_BY_OTHERS, ENDED_BY_USER, FEWEST, Claim, attempts, decide
 from records.tools.check.of_a_run import (NOT_SHOWN, Result, clocks, code_hashes, complete, data, first_of,
-    git, harness, lines, monotone, no_overrides, nothing_late, number_of, parameters, sequence, settings,
-    status, tokens, track, tripwires, wall)
+    git, harness, lines, monotone, no_overrides, nothing_late, number_of, parameters, result_of, sequence,
+    settings, status, tokens, track, tripwires, wall)
 from records.tools.check.race import attempts_of, judge, read_race, runs_of, side_of
 from records.tools.check.significance import Verdict
 from records.tools.read.log import ChangedLog
@@ -21,16 +21,16 @@ FIRST = 20  # training losses that tell two seeds apart; the very first is ln(vo
 def framing(claim: Claim) -> Result:
     """Every log is laid out as its format says, line by line."""
     wrong = [str(error) for error in claim.damage.values() if not isinstance(error, ChangedLog)]
-    return Result("fail", first_of(wrong)) if wrong else Result("ok", f"{number_of(claim.runs, 'run')} read")
+    return result_of(wrong, f"{number_of(claim.runs, 'run')} read")
 
 
 def hashes(claim: Claim) -> Result:
     """Script, files, code digest and the whole log are those whose sha256 they give."""
     changed = [str(error) for error in claim.damage.values() if isinstance(error, ChangedLog)]
     result = code_hashes(claim)
-    if changed or result.state == "fail":
-        return Result("fail", first_of(changed + [result.evidence] * (result.state == "fail")))
-    return result
+    if result.state == "fail":
+        changed.append(result.evidence)
+    return Result("fail", first_of(changed)) if changed else result
 
 
 def code(claim: Claim) -> Result:
@@ -85,9 +85,7 @@ def pace(claim: Claim) -> Result:
         ms = [(t1 - t0) / 1e6 / (s1 - s0) for (s0, t0), (s1, t1) in zip(marks, marks[1:]) if s1 > s0]
         if ms and 0 < min(ms) < statistics.median(ms) / 2:
             found.append(f"{run.name}: {min(ms):.2f} ms a step, median {statistics.median(ms):.2f}")
-    if found:
-        return Result("review", first_of(found))
-    return Result("ok", f"{number_of(claim.own, 'run')}, all even")
+    return result_of(found, f"{number_of(claim.own, 'run')}, all even", "review")
 
 
 def place(claim: Claim) -> Result:
@@ -149,12 +147,11 @@ def scan(claim: Claim) -> Result:
     for run in claim.runs:
         path = run.log.script_path if run.log else "script"
         sources |= {(path, run.code): None} if run.code else {}
-        sources |= {pair: None for pair in run.files.items()
-                    if not pair[0].startswith("harness/")}
+        sources |= {pair: None for pair in run.files.items() if not pair[0].startswith("harness/")}
     if not sources:
         return Result("unknown", "the logs hold no code")
     found = [f"{f.path}:{f.line}: {f.what}" for path, source in sources for f in findings(source, path)]
-    return Result("review", first_of(found)) if found else Result("ok", number_of(sources, "file"))
+    return result_of(found, number_of(sources, "file"), "review")
 
 
 def significance(claim: Claim) -> Result:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from records.tools.check.claim import Claim, code_digest, harness_digest
+from records.tools.read.log import File
 from records.tools.read.run import Run
 from records.tools.read.values import json_text, number, shown
 
@@ -53,8 +54,7 @@ def per_run(check: Callable[[Run, Claim], str]) -> Callable[[Claim], Result]:
                 wrong.setdefault(str(error), []).append(run.name)
             except IMPOSSIBLE as error:
                 wrong.setdefault(impossible_value(error), []).append(run.name)
-        words = [f"{first_of(names, 2)}: {what}" for what, names in wrong.items()]
-        return Result("fail", first_of(words)) if wrong else Result("ok", first_of(fine))
+        return result_of([f"{first_of(names, 2)}: {what}" for what, names in wrong.items()], first_of(fine))
     return whole
 
 
@@ -70,16 +70,26 @@ def first_of(texts: list[str], most: int = 3) -> str:
     return shown("; ".join(texts[:most]), 400) + more
 
 
+def result_of(wrong: list[str], fine: str, state: str = "fail") -> Result:
+    """Return ok with its evidence where nothing is wrong, else a state with the first of what is."""
+    return Result(state, first_of(wrong)) if wrong else Result("ok", fine)
+
+
 def number_of(things: Sized, name: str) -> str:
     """Return how many things there are, in words."""
     return f"{len(things)} {name}{'s' * (len(things) != 1)}"
 
 
+def loaded(run: Run) -> dict[str, File]:
+    """Return the project files that a run had loaded when it began."""
+    late = {event.get("path") for event in run.of_kind("late")}
+    return {path: file for path, file in run.log.files.items() if path not in late}
+
+
 @per_run
 def code_hashes(run: Run, claim: Claim) -> str:
     """The code digest is that of the script and the files that the log carries."""
-    late = {event.get("path") for event in run.of_kind("late")}
-    files = {path: file for path, file in run.log.files.items() if path not in late}
+    files = loaded(run)
     named = run.at("code", "others")
     others = {path: file for path, file in files.items()
               if not path.startswith("harness/") or path in named and path.startswith(FRONT)}
@@ -111,12 +121,9 @@ def sequence(run: Run, claim: Claim) -> str:
 @per_run
 def harness(run: Run, claim: Claim) -> str:
     """The harness is one that this checkout accepts, it is that in the log, and no rank ran its launcher."""
-    late = {event.get("path") for event in run.of_kind("late")}
-    inside = {path: file.source for path, file in run.log.files.items()
-              if path.startswith("harness/") and path not in late}
+    inside = {path: file.source for path, file in loaded(run).items() if path.startswith("harness/")}
     found = str(run.at("code", "harness"))
-    places = r"harness/(front/)?\w+\.py|harness/tracks\.toml"
-    strange = [path for path in inside if not re.fullmatch(places, path)]
+    strange = [p for p in inside if not re.fullmatch(r"harness/(front/)?\w+\.py|harness/tracks\.toml", p)]
     require(not strange, f"no file of a harness: {first_of(strange)}")
     front = [path for path in run.at("code", "others") if path.startswith(FRONT)]
     require(not front, f"a rank imported {first_of(front)}, which the harness digest leaves out")
@@ -145,10 +152,8 @@ def row_differences(row: dict[str, Any], own: dict[str, Any]) -> list[str]:
 
 def data(claim: Claim) -> Result:
     """The shards are those that this checkout pins."""
-    found = shards(claim)
-    if found.state != "ok" or claim.pinned:
-        return found
-    return Result("unknown", "this checkout pins no shards of the track; fetch its data")
+    found, nothing = shards(claim), "this checkout pins no shards of the track; fetch its data"
+    return found if found.state != "ok" or claim.pinned else Result("unknown", nothing)
 
 
 @per_run
@@ -156,10 +161,10 @@ def shards(run: Run, claim: Claim) -> str:
     """The validation shard is long enough, and each shard is a pinned one where any is pinned."""
     shards = [*run.at("data", "train"), run.at("data", "val")]
     for shard in shards:
-        name = str(shard.get("file"))
-        require(not claim.pinned or claim.pinned.get(name) == shard.get("sha256"),
-                f"shard {name} has sha256 {str(shard.get('sha256'))[:8]}, pinned is "
-                f"{str(claim.pinned.get(name))[:8]}")
+        name, there = str(shard.get("file")), shard.get("sha256")
+        pinned = claim.pinned.get(name)
+        require(not claim.pinned or pinned == there,
+                f"shard {name} has sha256 {str(there)[:8]}, pinned is {str(pinned)[:8]}")
     n = run.at("data", "val", "tokens")
     require(n > claim.row["val_tokens"], f"{n} tokens in the validation shard")
     return f"{len(shards)} shards"
@@ -188,8 +193,8 @@ def parameters(run: Run, claim: Claim) -> str:
 @per_run
 def status(run: Run, claim: Claim) -> str:
     """Every run ended in order."""
-    found = run.status
-    require(found == "ok", f"status {found} {run.end.get('type', '')} {run.end.get('message', '')}".rstrip())
+    words = f"status {run.status} {run.end.get('type', '')} {run.end.get('message', '')}".rstrip()
+    require(run.status == "ok", words)
     return "ok"
 
 
@@ -278,13 +283,11 @@ def tripwires(run: Run, claim: Claim) -> str:
 def lines(run: Run, claim: Claim) -> str:
     """The step lines and the end line say what the events say."""
     printed = [step for step in run.log.steps if step.val_loss is not None]
-    events = run.of_kind("val")
-    text_bytes = claim.row.get("val_bytes")
+    events, text_bytes = run.of_kind("val"), claim.row.get("val_bytes")
     require(len(printed) == len(events), f"{len(printed)} val_loss lines, {len(events)} val events")
     for step, val, event in zip(printed, run.log.vals, events):
-        ms = val.train_time_ns / 1e6
         says = (step.step, f"{step.val_loss:.4f}", step.train_time_ms)
-        expected = (val.step, f"{val.val_loss:.4f}", round(ms))
+        expected = (val.step, f"{val.val_loss:.4f}", round(val.train_time_ns / 1e6))
         require(says == expected, f"a line says {says}, its event {expected}")
         bits = text_bytes and val.val_loss * claim.row["val_tokens"] / math.log(2) / text_bytes
         require(bits is None or math.isclose(bits, number(event.get("bits_per_byte")), rel_tol=1e-9),
@@ -295,8 +298,8 @@ def lines(run: Run, claim: Claim) -> str:
             abs(step.step_avg_ms - average) <= 0.5 / step.step + 0.006)  # both are rounded
         require(near, f"step {step.step}: step_avg {step.step_avg_ms} ms, the time gives {average:.2f} ms")
     for name in ("step", "val_loss", "train_time_ns", "tokens", "weights"):
-        same = run.end.get(name) == events[-1].get(name)
-        require(same, f"{name} of the end line and of the last validation differ")
+        require(run.end.get(name) == events[-1].get(name),
+                f"{name} of the end line and of the last validation differ")
     return f"{len(run.log.steps)} step lines"
 
 

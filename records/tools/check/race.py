@@ -1,4 +1,5 @@
 """What a finished race shows, out of race.json and its logs alone: which side is faster to an equal loss."""
+import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,12 @@ def side_of(race: dict[str, Any], code: str) -> str:
 def runs_of(folder: Path, race: dict[str, Any]) -> list[Run | None]:
     """Return the run of each attempt of a race; None for one that was killed before it had a log."""
     logs = [attempt.get("log") for attempt in race["attempts"]]
-    return [load_runs(folder / log)[0] if log else None for log in logs]
+    return [_run(folder / log, read_bytes(folder / log)) if log else None for log in logs]
+
+
+@functools.lru_cache(maxsize=64)  # several checks of one claim ask for the runs of its race
+def _run(path: Path, data: bytes) -> Run:
+    return load_runs(path, data)[0]
 
 
 def attempts_of(folder: Path, code: str) -> list[dict[str, Any]]:
@@ -141,15 +147,13 @@ def measure(kept: list[dict[str, Run]], side: str) -> dict[str, Any]:
     finals = [[pair[side].last.loss for pair in kept] for side in sides]
     loss = max(map(max, finals))
     times = [[time_to(pair[side], loss) for pair in kept] for side in sides]
-    test = one_sample([a - b for a, b in zip(*times)], 0)
-    mean_other = math.fsum(times[1]) / len(kept)
+    test, mean_other = one_sample([a - b for a, b in zip(*times)], 0), math.fsum(times[1]) / len(kept)
     word = {"PROMISING": "faster", "REFUTED": "slower"}.get(plain_word(test, ALPHA), "no difference shown")
     t, df, p = (math.nan if x is None else x for x in (test.t, test.df, test.p))
     return {"verdict": word, "pairs": len(kept), "loss": loss, "times": list(zip(*times)),
             "losses": list(zip(*finals)), "difference_s": test.mean, "sd_s": test.sd,
             "difference_percent": 100 * test.mean / mean_other if mean_other else math.nan,
-            "t": t, "df": df, "p": p,
-            "bound_s": upper_bound(test, 1 - ALPHA),
+            "t": t, "df": df, "p": p, "bound_s": upper_bound(test, 1 - ALPHA),
             "loss_difference": math.fsum(a - b for a, b in zip(*finals)) / len(kept),
             "reason": f"{' against '.join(sides)} over {len(kept)} pairs: {test.mean:+.3f} s, p {p:.3g}"}
 

@@ -5,6 +5,7 @@ floats, 3.28 minus losses that spread by 0.001 loses four, and equal gains would
 """
 import math
 import statistics
+from bisect import bisect_left
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -192,12 +193,8 @@ def _fewest(chance: Callable[[int], float], power: float) -> int:
     """Return the least n, from two up, whose chance reaches a power. Raises ValueError above a billion."""
     if not 0 < power < 1:
         raise ValueError(f"power {power:g}, expected one between 0 and 1")
-    low, high = 1, 2
-    while chance(high) < power:
-        low, high = high, 2 * high
-        if high > 10**9:
-            raise ValueError("more than a billion runs would be needed")
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if chance(middle) >= power else (middle, high)
-    return high
+    high = next((2**k for k in range(1, 30) if chance(2**k) >= power), None)
+    if high is None:
+        raise ValueError("more than a billion runs would be needed")
+    low = max(2, high // 2)
+    return low + bisect_left(range(low, high), power, key=chance)

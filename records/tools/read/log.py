@@ -5,6 +5,7 @@ import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,6 @@ LINES = VALUES = 1 << 20  # in a file; JSON values in its events: 64 MiB of "[],
 NUMBER = r"(-?(?:\d+(?:\.\d+)?|inf|nan))"
 STEP = re.compile(rf"step:(\d{{1,15}})/(\d{{1,15}}) (train|val)_loss:{NUMBER} "
                   rf"train_time:(\d{{1,20}})ms step_avg:{NUMBER}ms", re.ASCII)
-
-
 EVENT = re.compile(rb"^#:(?:manifest|val|end) ", re.MULTILINE)
 
 
@@ -110,32 +109,12 @@ def read_log(path: str | Path, data: bytes | None = None) -> Log:
     sha256 does not match.
     """
     path = Path(path)
-    data = read_bytes(path) if data is None else data
-    log = Log(path)
+    parser = _Parser(Log(path), read_bytes(path) if data is None else data)
     try:
-        lines, script_bytes = _lines(data), 0
-        for _, line in lines:
-            if line == RULE:
-                break
-            script_bytes += len(line) + 1
-        log.script = data[:script_bytes]
-        _Parser(log, data).parse(lines)
-        if not log.manifest and EVENT.search(data[:data.rfind(b"\n") + 1]):
-            raise ReadError("events, but no rule with a manifest below it; something changed its lines")
-    except ReadError as error:
-        raise type(error)(f"{shown(path.name)}: {error}") from None
-    return log
-
-
-def _lines(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield number and bytes of each whole line, one at a time: a list of 64 MiB of newlines takes 540 MB."""
-    number = start = 0
-    while (end := data.find(b"\n", start)) >= 0:  # what follows the last newline is no whole line
-        number, size = number + 1, end - start
-        if size > LINE_BYTES or number > LINES:
-            raise ReadError(f"line {number} has {size} bytes, expected at most {LINE_BYTES} in {LINES} lines")
-        yield number, data[start:end]
-        start = end + 1
+        return parser.parse()
+    except (ReadError, UnicodeDecodeError) as error:
+        kind = type(error) if isinstance(error, ReadError) else ReadError
+        raise kind(f"{shown(path.name)}: {parser.place}{error}") from None
 
 
 def read_bytes(path: Path) -> bytes:
@@ -143,59 +122,64 @@ def read_bytes(path: Path) -> bytes:
     try:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
         with open(handle, "rb") as f:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise ReadError(f"{shown(path.name)}: not an ordinary file")
-            size = os.fstat(handle).st_size
-            data = f.read(FILE_BYTES + 1) if size <= FILE_BYTES else b""  # + 1: it may be growing
+            about = os.fstat(handle)
+            ordinary = stat.S_ISREG(about.st_mode)
+            data = f.read(FILE_BYTES + 1) if ordinary and about.st_size <= FILE_BYTES else b""  # it may grow
     except (OSError, ValueError) as error:
-        if isinstance(error, ReadError):
-            raise
         reason = "a symbolic link" if os.path.islink(path) else getattr(error, "strerror", None) or error
         raise ReadError(f"{shown(path.name)}: cannot be read ({reason})") from None
-    if max(size, len(data)) > FILE_BYTES:
+    if not ordinary:
+        raise ReadError(f"{shown(path.name)}: not an ordinary file")
+    if max(about.st_size, len(data)) > FILE_BYTES:
         raise ReadError(f"{shown(path.name)}: more than {FILE_BYTES} bytes; a log has at most that many")
     return data
 
 
 class _Parser:
-    """Takes the lines below the first rule one after the other and fills a Log."""
+    """Takes the lines of a log one after the other and fills a Log."""
 
     def __init__(self, log: Log, data: bytes):
-        self.log, self.data = log, data
-        self.head = True  # above the second rule
-        self.open_file: dict[str, Any] | None = None
-        self.bars: list[bytes] = []
-        self.values = 0
+        self.log, self.data, self.values = log, data, 0
+        self.place = ""  # in the log, for errors
+        self.lines = self._lines()
 
-    def parse(self, lines: Iterator[tuple[int, bytes]]) -> None:
-        """Read all lines. Raises ReadError naming the first one that is wrong."""
-        for line_number, line in lines:
-            try:
-                self._line(line)
-            except (ReadError, UnicodeDecodeError) as error:
-                kind = type(error) if isinstance(error, ReadError) else ReadError
-                raise kind(f"line {line_number}: {error}") from None
+    def _lines(self) -> Iterator[bytes]:
+        """Yield each whole line, one at a time: a list of 64 MiB of newlines takes 540 MB."""
+        number = start = 0
+        while (end := self.data.find(b"\n", start)) >= 0:  # what follows the last newline is no whole line
+            number, size, self.place = number + 1, end - start, ""
+            if size > LINE_BYTES or number > LINES:
+                raise ReadError(f"line {number} has {size} bytes, expected at most {LINE_BYTES} in "
+                                f"{LINES} lines")
+            self.place = f"line {number}: "
+            yield self.data[start:end]
+            start = end + 1
+        self.place = ""
 
-    def _line(self, line: bytes) -> None:
-        log = self.log
-        if self.open_file is not None:
-            self._file_line(line)
-        elif not log.manifest and not line.startswith(b"#:manifest "):
-            raise ReadError("expected #:manifest below the first rule")
-        elif line.startswith(b"#:"):
-            self._event(line)
-        elif self.head and line == RULE:
-            self.head = False
-        elif self.head:
-            log.environment.append(line.decode(errors="replace"))
-        elif line.startswith(b"> "):
-            log.text.append(line[2:].decode(errors="replace"))
-        elif match := STEP.fullmatch(line.decode()):
-            step, last, kind, loss, time_ms, average = match.groups()
-            train, val = (number(loss), None) if kind == "train" else (None, number(loss))
-            log.steps.append(Step(int(step), int(last), train, val, int(time_ms), number(average)))
-        else:
-            raise ReadError(f"{shown(line.decode(errors='replace'))} is no line of a log")
+    def parse(self) -> Log:
+        """Read all lines. Raises ReadError for the first one that is wrong."""
+        log, head = self.log, True  # head: above the second rule
+        log.script = self.data[:sum(len(line) + 1 for line in takewhile(RULE.__ne__, self.lines))]
+        for line in self.lines:
+            if not log.manifest and not line.startswith(b"#:manifest "):
+                raise ReadError("expected #:manifest below the first rule")
+            if line.startswith(b"#:"):
+                self._event(line)
+            elif head and line == RULE:
+                head = False
+            elif head:
+                log.environment.append(line.decode(errors="replace"))
+            elif line.startswith(b"> "):
+                log.text.append(line[2:].decode(errors="replace"))
+            elif match := STEP.fullmatch(line.decode()):
+                step, last, kind, loss, time_ms, average = match.groups()
+                train, val = (number(loss), None) if kind == "train" else (None, number(loss))
+                log.steps.append(Step(int(step), int(last), train, val, int(time_ms), number(average)))
+            else:
+                raise ReadError(f"{shown(line.decode(errors='replace'))} is no line of a log")
+        if not log.manifest and EVENT.search(self.data[:self.data.rfind(b"\n") + 1]):
+            raise ReadError("events, but no rule with a manifest below it; something changed its lines")
+        return log
 
     def _event(self, line: bytes) -> None:
         log, (kind, _, text) = self.log, line[2:].decode().partition(" ")
@@ -208,16 +192,11 @@ class _Parser:
             if log.manifest or fields.get("format") != 1:
                 raise ReadError("a second manifest" if log.manifest else
                                 f"format {shown(str(fields.get('format')))}, this reader knows format 1")
-            log.manifest = fields
-            code = fields.get("code")
+            log.manifest, code = fields, fields.get("code")
             if not isinstance(code, dict) or code.get("script") != sha256(log.script):
                 raise ChangedLog("the script above is not the one whose sha256 the manifest gives")
         elif kind == "file":
-            path, size = need(fields, "path", str), need(fields, "bytes", int)
-            if path in log.files:
-                raise ReadError(f"a second file {shown(path)}")
-            self.open_file = {"path": path, "bytes": size, "sha256": need(fields, "sha256", str)}
-            self.bars = []
+            self._file(need(fields, "path", str), need(fields, "bytes", int), need(fields, "sha256", str))
         elif kind == "val":
             log.vals.append(Val(need(fields, "step", int), number(fields.get("val_loss")),
                                 need(fields, "tokens", int), need(fields, "train_time_ns", int),
@@ -231,18 +210,22 @@ class _Parser:
                 raise ChangedLog("the lines above are not those whose sha256 the end line gives")
             log.end = fields
 
-    def _file_line(self, line: bytes) -> None:
-        if line.startswith(b"|"):
-            self.bars.append(line[1:])
-            return
-        if line != b"#:endfile":
-            raise ReadError("expected a line behind a bar, or #:endfile")
-        head, self.open_file = self.open_file, None
-        source = b"\n".join(self.bars) + b"\n"
-        source = source[:-1] if len(source) == head["bytes"] + 1 else source
-        if len(source) != head["bytes"] or sha256(source) != head["sha256"]:
-            raise ChangedLog(f"file {shown(head['path'])} is not the one whose sha256 stands above it")
-        self.log.files[head["path"]] = File(source, head["sha256"])
+    def _file(self, path: str, size: int, digest: str) -> None:
+        """Take the lines of a file, unless the log was cut off inside it."""
+        if path in self.log.files:
+            raise ReadError(f"a second file {shown(path)}")
+        bars = []
+        for line in self.lines:
+            if line == b"#:endfile":
+                source = b"\n".join(bars) + b"\n"
+                source = source[:-1] if len(source) == size + 1 else source
+                if len(source) != size or sha256(source) != digest:
+                    raise ChangedLog(f"file {shown(path)} is not the one whose sha256 stands above it")
+                self.log.files[path] = File(source, digest)
+                return
+            if not line.startswith(b"|"):
+                raise ReadError("expected a line behind a bar, or #:endfile")
+            bars.append(line[1:])
 
 
 def sha256(data: bytes) -> str:

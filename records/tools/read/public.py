@@ -7,7 +7,6 @@ a group a bounded number of times (re keeps a hundred bytes for each): time and 
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -38,18 +37,6 @@ VERSIONS = {
 }
 
 
-@dataclass
-class _Lines:
-    """The lines of one run."""
-
-    start: int  # where its first line begins, in bytes
-    last: int = -1  # the step of its latest line
-    steps: int | None = None
-    vals: list[Point] = field(default_factory=list)
-    train: list[Point] = field(default_factory=list)
-    decimals: list[int] = field(default_factory=list)
-
-
 def read_public(path: Path, data: bytes) -> list[Run]:
     """Return the runs of a public log. A last line that is cut off is left out.
 
@@ -57,61 +44,65 @@ def read_public(path: Path, data: bytes) -> list[Run]:
     """
     data = b"\n" + data  # so that each line, the first too, begins with a newline
     try:
-        runs = _lines_of_runs(STEP, data) or _lines_of_runs(LLMC, data)
-        if not runs:
+        found = _runs(path, STEP, data) or _runs(path, LLMC, data)
+        if not found:
             raise ReadError("no log of a run: no validation line like step:1/2 val_loss:3.28 train_time:3ms "
                             "step_avg:1.50ms or s:1 tel:3.28")
-        llmc, first = data.startswith(b"\ns:", runs[0].start), runs[0].start
-        layout, code, below = _layout(data, first)
+        starts, runs = [start for start, _ in found], [run for _, run in found]
+        layout, code, below = _layout(data, starts[0])
         script, files = _split(code)
     except ReadError as error:
         raise ReadError(f"{shown(path.name)}: {error}") from None
-    device, world_size = _device(data, below, first)
-    found = {name: pattern.search(data, below, first) for name, pattern in VERSIONS.items()}
-    versions = {name: match[1].decode(errors="replace") for name, match in found.items() if match}
-    ends = [run.start for run in runs[1:]] + [len(data)]
-    seeds = _seeds(data, [below, *(run.start for run in runs)])
-    peaks = [PEAK.search(data, run.start, end) for run, end in zip(runs, ends)]
-    return [Run(path, i, "llm.c" if llmc else f"public {layout}", None, run.steps, run.vals, run.train,
-                  min(run.decimals, default=None), script, files, seed=seed, world_size=world_size,
-                  device=device, versions=versions, peak_memory_mib=int(peak[1]) if peak else None)
-            for i, (run, seed, peak) in enumerate(zip(runs, seeds, peaks))]
+    device, world_size = _device(data, below, starts[0])
+    versions = {name: match[1].decode(errors="replace") for name, pattern in VERSIONS.items()
+                if (match := pattern.search(data, below, starts[0]))}
+    ends, seeds = [*starts[1:], len(data)], _seeds(data, [below, *starts])
+    for run, start, end, run.seed in zip(runs, starts, ends, seeds):
+        peak = PEAK.search(data, start, end)
+        run.peak_memory_mib = int(peak[1]) if peak else None
+        run.format = "llm.c" if data.startswith(b"\ns:", starts[0]) else f"public {layout}"
+        run.code, run.files, run.device, run.world_size = script, files, device, world_size
+        run.versions = versions
+    return runs
 
 
-def _lines_of_runs(pattern: re.Pattern[bytes], data: bytes) -> list[_Lines]:
-    """Return the lines of a file's runs, a new one where the step falls; none without a validation line."""
-    runs: list[_Lines] = []
-    for count, (start, step, steps, kind, point, digits) in enumerate(_points(pattern, data)):
+def _runs(path: Path, pattern: re.Pattern[bytes], data: bytes) -> list[tuple[int, Run]]:
+    """Return where each run's first line begins and what its lines say; none without a validation line.
+
+    A new run begins where the step falls.
+    """
+    runs: list[tuple[int, Run]] = []
+    latest = 0
+    for count, (match, validated, point, steps, digits) in enumerate(_points(pattern, data)):
         if count >= POINTS:
             raise ReadError(f"more than {POINTS} lines of steps; a log has at most that many")
-        if not runs or step < runs[-1].last:
+        if not runs or point.step < latest:
             if len(runs) == RUNS:
                 raise ReadError(f"more than {RUNS} runs; a log has at most that many")
-            runs.append(_Lines(start))
-        run = runs[-1]
-        run.last, run.steps = step, steps
-        (run.vals if kind in (b"val", b"tel") else run.train).append(point)
-        if digits is not None:
-            run.decimals.append(digits)
-    return runs if any(run.vals for run in runs) else []
+            runs.append((match.start(), Run(path, len(runs), "")))
+        run, latest = runs[-1][1], point.step
+        run.steps = steps
+        (run.vals if validated else run.train).append(point)
+        if validated and digits is not None:
+            run.val_decimals = min(digits, digits if run.val_decimals is None else run.val_decimals)
+    return runs if any(run.vals for _, run in runs) else []
 
 
 def _points(pattern: re.Pattern[bytes], data: bytes) -> Iterator[tuple]:
-    """Yield (start, step, last step, kind, point, decimals of a validation loss) for each line of a step."""
-    digits = None
+    """Yield (match, whether it validates, point, last step, decimals of its loss) for each line of a step."""
+    before = None
     for match in pattern.finditer(data):
         if pattern is STEP:
             step, steps, kind, loss, time, unit, _ = match.groups()
             time_ms = float(time) if unit == b"ms" else round(float(time) * 1000, 6)
         else:
-            step, kind, loss = match.groups()
-            if match.end() == len(data) and _decimals(loss) != digits:
-                return  # it may be cut off inside its number
-            steps = time_ms = None
-        if kind in (b"val", b"tel") or pattern is LLMC:
-            digits = _decimals(loss)
-        yield (match.start(), int(step), steps and int(steps), kind,
-               Point(int(step), loss and float(loss), time_ms), digits if kind in (b"val", b"tel") else None)
+            (step, kind, loss), steps, time_ms = match.groups(), None, None
+        digits = loss and _decimals(loss)
+        if pattern is LLMC and match.end() == len(data) and digits != before:
+            return  # it may be cut off inside its number
+        before = digits
+        yield (match, kind in (b"val", b"tel"), Point(int(step), loss and float(loss), time_ms),
+               steps and int(steps), digits)
 
 
 def _decimals(number: bytes) -> int | None:

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from records.tools.read.values import shown
 
-
 # dotted names, as the imports of a file resolve them -> why they matter
 NAMES = [(re.compile(rf"(?:{pattern})(?:\.|$)"), what) for pattern, what in (
     (r"threading|_thread|multiprocessing|concurrent|subprocess|asyncio|pty|torch\.multiprocessing"
@@ -123,15 +122,15 @@ class _Visitor(ast.NodeVisitor):
     # scopes, and what is called a run
 
     def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> None:
-        arguments = [node.args.vararg, node.args.kwarg, *node.args.posonlyargs, *node.args.args,
-                     *node.args.kwonlyargs]
-        for argument in filter(None, arguments):
-            if argument.arg == "run" or argument.annotation and "Run" in ast.unparse(argument.annotation):
-                self.runs.add(argument.arg)
-        for outside in (*getattr(node, "decorator_list", ()), *node.args.defaults,
-                        *filter(None, node.args.kw_defaults)):
-            self.visit(outside)
-        self.parameters.append({argument.arg for argument in filter(None, arguments)})
+        children = list(ast.iter_child_nodes(node.args))
+        parameters = [child for child in children if isinstance(child, ast.arg)]
+        for parameter in parameters:
+            if parameter.arg == "run" or parameter.annotation and "Run" in ast.unparse(parameter.annotation):
+                self.runs.add(parameter.arg)
+        for outside in (*getattr(node, "decorator_list", ()), *children):
+            if outside not in parameters:  # a decorator, or a parameter's default
+                self.visit(outside)
+        self.parameters.append({parameter.arg for parameter in parameters})
         for inside in node.body if isinstance(node.body, list) else [node.body]:
             self.visit(inside)
         self.parameters.pop()
