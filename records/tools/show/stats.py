@@ -46,7 +46,8 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.vs is None or arguments.target is not None:
         target = track_target(group.runs) if arguments.target is None else arguments.target
         alpha = row_of(group.runs).get("significance", {}).get("alpha", ALPHA)
-        report["target"] = earliest(group, target, alpha) if arguments.earliest else against(new, target, alpha)
+        report["target"] = (earliest(group, target, alpha) if arguments.earliest else
+                            against(new, target, alpha))
         lines += against_lines(report["target"])
     if arguments.vs is not None:
         other = load(arguments.vs)
