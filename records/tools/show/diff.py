@@ -19,29 +19,29 @@ from records.tools.show.group import Group, read_runs
 from records.tools.show.source import FileDiff, add_lines, file_diffs, stat_lines
 
 COLOURS = {"bold": "1", "dim": "2", "red": "31", "green": "32", "cyan": "36"}
+SIGNS = {"-": "red", "+": "green", "@": "cyan"}  # first letters of a diff's lines
 FACTS = ("hyperparameters", "environment", "data")
 CURVE_ROWS = 12
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    what = "a log, the folder of a record, or a script (.py)"
-    parser.add_argument("a", metavar="A", type=Path, help=what)
-    parser.add_argument("b", metavar="B", type=Path, help=what)
-    parser.add_argument("--stat", action="store_true", help="count the lines that differ, do not show them")
-    parser.add_argument("--harness", action="store_true", help="show the harness's files too")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--color", choices=("auto", "always", "never"), default="auto")
-    parser.add_argument("--no_pager", action="store_true", help="do not pass long text to $PAGER")
+    what, add = "a log, the folder of a record, or a script (.py)", parser.add_argument
+    add("a", metavar="A", type=Path, help=what)
+    add("b", metavar="B", type=Path, help=what)
+    add("--stat", action="store_true", help="count the lines that differ, do not show them")
+    add("--harness", action="store_true", help="show the harness's files too")
+    add("--json", action="store_true", help="print one JSON object")
+    add("--color", choices=("auto", "always", "never"), default="auto")
+    add("--no_pager", action="store_true", help="do not pass long text to $PAGER")
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Compare and print; return the exit code, 0 for compared."""
     paths = arguments.a, arguments.b
     loaded = [None if path.suffix == ".py" else load_group(path) for path in paths]
-    a, b = (group or script_group(path, other)
-            for path, group, other in zip(paths, loaded, loaded[::-1]))
-    found = report(a, b)
+    found = report(*(group or script_group(path, other)
+                     for path, group, other in zip(paths, loaded, loaded[::-1])))
     if arguments.json:
         print(json_text({**found, "code": [diff.facts for diff in found["code"]]}, None), end="")
         return 0
@@ -85,26 +85,26 @@ def script_group(path: Path, other: Group | None) -> Group:
 
 def report(a: Group, b: Group) -> dict[str, Any]:
     """Return all that `--json` prints, dataclasses in it: what differs, curves, time and verdict."""
-    heads = {name: {"name": group.name, "script": group.script, "finished": len(group.finished),
-                    "runs": [run.facts() for run in group.runs]} for name, group in (("a", a), ("b", b))}
-    found: dict[str, Any] = {**heads, "code": file_diffs(a.runs[0], b.runs[0]), "code_error": None}
+    sides = {"a": a, "b": b}
+    found: dict[str, Any] = {name: {"name": group.name, "script": group.script,
+                                    "finished": len(group.finished),
+                                    "runs": [run.facts() for run in group.runs]}
+                             for name, group in sides.items()}
+    found |= {"code": file_diffs(a.runs[0], b.runs[0]), "code_error": None,
+              "code_known": all(group.runs[0].code is not None for group in (a, b)),
+              "mixed": [name.upper() for name, group in sides.items()
+                        if len({(run.code, tuple(sorted(run.files.items()))) for run in group.runs}) > 1]}
     try:
         add_lines(found["code"])
     except ReadError as error:
         found["code_error"] = str(error)
-    found["code_known"] = all(group.runs[0].code is not None for group in (a, b))
-    found["mixed"] = [name for name, group in (("A", a), ("B", b))
-                      if len({(run.code, tuple(sorted(run.files.items()))) for run in group.runs}) > 1]
     if a.script or b.script:
         return found
-    for name in FACTS:
-        found[name] = compare.rows(getattr(compare, name), a, b)
+    found |= {name: compare.rows(getattr(compare, name), a, b) for name in FACTS}
     found["incomparable"] = compare.incomparable(a, b)
     if not found["incomparable"]:
-        found |= {"curve": compare.curve(a, b), "equal_time": compare.equal_time(a, b)}
-        found["verdict"] = compare.verdict(a, b)
-    found["time"] = {"a": compare.speed(a), "b": compare.speed(b)}
-    return found
+        found |= {name: getattr(compare, name)(a, b) for name in ("curve", "equal_time", "verdict")}
+    return {**found, "time": {name: compare.speed(group) for name, group in sides.items()}}
 
 
 class Printer:
@@ -113,11 +113,9 @@ class Printer:
     def __init__(self, coloured: bool, width: int, stat: bool = False, harness: bool = False):
         self.coloured, self.width, self.stat, self.harness = coloured, max(width, 40), stat, harness
 
-    def paint(self, text: str, *colours: str) -> str:
-        """Return text in colours, where there are any."""
-        if not self.coloured or not colours:
-            return text
-        return f"\x1b[{';'.join(COLOURS[colour] for colour in colours)}m{text}\x1b[m"
+    def paint(self, text: str, colour: str | None) -> str:
+        """Return text in a colour, where there are any."""
+        return f"\x1b[{COLOURS[colour]}m{text}\x1b[m" if self.coloured and colour else text
 
     def cut(self, text: str, width: int | None = None) -> str:
         """Return text for one line of the terminal or of a column, ending in dots where it is too long."""
@@ -127,7 +125,7 @@ class Printer:
     def lines(self, found: dict[str, Any]) -> Iterator[str]:
         """Yield the lines; a section in which nothing differs is left out."""
         parts = [name for name in ("code", *FACTS)
-                 if any(name == "code" or row.a != row.b for row in found.get(name) or [])]
+                 if any(name == "code" or row.a != row.b for row in found.get(name, []))]
         differ = f"differ in {', '.join(parts)}" if parts else "no difference in what both sides tell"
         losses = (found.get("verdict") or {}).get("difference")
         differ += "" if losses is None else f"; final loss B - A = {losses:+.4f}"
@@ -137,14 +135,11 @@ class Printer:
         yield from self.code(found)
         for name in FACTS:
             if found.get(name):
-                yield from self.section(name)
-                yield from self.facts(found[name])
+                yield from (*self.section(name), *self.facts(found[name]))
         if found["a"]["script"] or found["b"]["script"]:
             return
-        yield from self.losses(found)
-        yield from self.time(found["time"])
-        yield from self.section("verdict")
-        yield " " + (found["incomparable"] or found["verdict"]["words"])
+        yield from (*self.losses(found), *self.time(found["time"]), *self.section("verdict"),
+                    " " + (found["incomparable"] or found["verdict"]["words"]))
 
     def section(self, name: str) -> list[str]:
         """Return an empty line and the name of a section."""
@@ -152,13 +147,12 @@ class Printer:
 
     def code(self, found: dict[str, Any]) -> Iterator[str]:
         """Yield the files that differ, as diffs or counted."""
-        diffs: list[FileDiff] = [diff for diff in found["code"] if self.harness or not diff.harness]
-        hidden = len(found["code"]) - len(diffs)
         if not (found["code"] or found["mixed"] or not found["code_known"]):
             return
+        diffs: list[FileDiff] = [diff for diff in found["code"] if self.harness or not diff.harness]
         yield from self.section("code")
-        for name in found["mixed"]:
-            yield f" the runs of {name} differ in code; its first one is compared"
+        yield from (f" the runs of {name} differ in code; its first one is compared"
+                    for name in found["mixed"])
         if not found["code_known"]:
             yield " unknown: a log without code"
         if found["code_error"]:
@@ -168,9 +162,8 @@ class Printer:
         else:
             for diff in diffs:
                 yield from (self.paint(line, "bold") for line in diff.lines[:2])
-                for line in diff.lines[2:]:
-                    yield self.paint(line, *{"-": ["red"], "+": ["green"], "@": ["cyan"]}.get(line[:1], []))
-        if hidden:
+                yield from (self.paint(line, SIGNS.get(line[:1])) for line in diff.lines[2:])
+        if hidden := len(found["code"]) - len(diffs):
             yield f" harness differs: {hidden} file{'s' * (hidden > 1)}; --harness shows them"
 
     def facts(self, rows: list[Row]) -> Iterator[str]:
@@ -192,33 +185,30 @@ class Printer:
         """Yield the losses at common steps and at equal training time, and where B is better."""
         for name, unit, title in (("curve", "step", "loss at common validated steps"),
                                   ("equal_time", "time_s", "loss at equal training time (s)")):
-            points = found.get(name) or []
+            points = found.get(name)
             if not points:
                 continue
-            yield from self.section(title)
-            if name == "equal_time":
-                yield from self.apart(found["time"])
+            yield from (*self.section(title), *(self.apart(found["time"]) if name == "equal_time" else ()))
             spread = any(p[sd] is not None for p in points for sd in ("a_sd", "b_sd"))
             heads = [unit.removesuffix("_s"), "A", "B", "B - A", *(["sd of A", "sd of B"] if spread else [])]
             yield self.paint("".join(f"{text:>10}" for text in heads), "dim")
             last = len(points) - 1
             kept = (points if last < CURVE_ROWS else
                     [points[round(i * last / (CURVE_ROWS - 1))] for i in range(CURVE_ROWS)])
-            for point in kept:
-                yield self.point(point, unit, spread)
-            better = [p for p in points if p["difference"] < 0]
-            since = next((i for i in range(len(points)) if all(p in better for p in points[i:])), None)
-            text = f" B is lower at {len(better)} of {len(points)}"
-            yield text + ("" if since is None else f", and at all from {points[since][unit]:g} on")
+            yield from (self.point(point, unit, spread) for point in kept)
+            lower = [point["difference"] < 0 for point in points]
+            since = next((point for i, point in enumerate(points) if all(lower[i:])), None)
+            text = f" B is lower at {sum(lower)} of {len(points)}"
+            yield text + (f", and at all from {since[unit]:g} on" if since else "")
 
     def point(self, point: dict[str, Any], unit: str, spread: bool) -> str:
         """Return one line of a table of losses."""
         difference = point["difference"]
-        colour = ["green"] if difference < 0 else ["red"] if difference > 0 else []
+        colour = "green" if difference < 0 else "red" if difference > 0 else None
         where = f"{point[unit]:>10.1f}" if unit == "time_s" else f"{point[unit]:>10}"
         sds = "".join(f"{'-' if sd is None else f'{sd:.4f}':>10}" for sd in (point["a_sd"], point["b_sd"]))
         return (f"{where}{point['a']:>10.4f}{point['b']:>10.4f}"
-                + self.paint(f"{difference:>+10.4f}", *colour) + (sds if spread else ""))
+                + self.paint(f"{difference:>+10.4f}", colour) + (sds if spread else ""))
 
     def time(self, time: dict[str, Any]) -> Iterator[str]:
         """Yield time per step and in all."""
@@ -240,9 +230,9 @@ class Printer:
 
 def group_line(head: dict[str, Any]) -> str:
     """Return what stands on a side, in one line."""
-    runs = head["runs"]
     if head["script"]:
         return f"{head['name']}  script of the working tree"
+    runs = head["runs"]
     words = [head["name"], *({str(run["track"]) for run in runs} - {"None"})]
     if len(runs) == 1:
         [run] = runs

@@ -78,8 +78,7 @@ def draw_history(records: list[Record], output: Path) -> None:
             for i, record in enumerate(of_day):
                 place, time = dates.date2num(day) + (i + 0.5) / len(of_day), record.time_s / scale
                 points.append((place, time, record.name))
-                axes.errorbar(place, time, record.sd_s / scale, fmt="o", color=PALETTE[0], markersize=5,
-                              capsize=3)
+                axes.errorbar(place, time, record.sd_s / scale, fmt="o", color=PALETTE[0], markersize=5, capsize=3)
         x, y, _ = zip(*points)
         axes.step(x, list(accumulate(y, min)), where="post", color=PALETTE[0], linewidth=1.8)
         axes.set_yscale("log")

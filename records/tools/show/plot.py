@@ -27,13 +27,13 @@ class Curve(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("logs", metavar="LOG", nargs="+", type=Path,
-                        help="a log, or a folder with some below it")
-    parser.add_argument("-o", "--output", metavar="FILE", type=Path, required=True, help="a .png or .svg")
-    parser.add_argument("--x", choices=list(LABELS), default="steps", help="what the horizontal axis counts")
-    parser.add_argument("--ladder", action="store_true", help="draw the track's n-gram losses too")
-    parser.add_argument("--json", action="store_true", help="print what was drawn as one JSON object")
     other = parser.add_mutually_exclusive_group()
+    add = parser.add_argument
+    add("logs", metavar="LOG", nargs="+", type=Path, help="a log, or a folder with some below it")
+    add("-o", "--output", metavar="FILE", type=Path, required=True, help="a .png or .svg")
+    add("--x", choices=list(LABELS), default="steps", help="what the horizontal axis counts")
+    add("--ladder", action="store_true", help="draw the track's n-gram losses too")
+    add("--json", action="store_true", help="print what was drawn as one JSON object")
     other.add_argument("--steps", action="store_true", help="draw how long steps took, not losses")
     other.add_argument("--history", action="store_true",
                        help="draw the time of each record over its date; LOG is a track's folder in records/")
@@ -45,26 +45,18 @@ def main(arguments: argparse.Namespace) -> int:
         raise ReadError(f"-o {shown(arguments.output.name)}: expected a name that ends in .png or .svg")
     if arguments.history:
         records = [record for folder in arguments.logs for record in read_records(folder)]
-        records.sort(key=lambda record: record.order)
-        draw_history(records, arguments.output)
-        report(arguments, {"records": len(records)})
-        return 0
-    runs = load(arguments.logs)
-    if len(tracks := sorted({run.track or FALLBACK for run in runs})) > 1:
-        raise ReadError(f"tracks {shown(', '.join(tracks))}: their runs do not compare; draw one track")
-    groups = groups_of(runs)
-    if arguments.steps:
-        draw_steps(groups, arguments.output)
+        draw_history(sorted(records, key=lambda record: record.order), arguments.output)
+        drawn = {"records": len(records)}
     else:
-        draw(groups, arguments.x, arguments.ladder, arguments.output)
-    report(arguments, {"runs": len(runs), "groups": len(groups)})
-    return 0
-
-
-def report(arguments: argparse.Namespace, drawn: dict[str, int]) -> None:
-    """Say what was drawn."""
+        runs = load(arguments.logs)
+        if len(tracks := sorted({run.track or FALLBACK for run in runs})) > 1:
+            raise ReadError(f"tracks {shown(', '.join(tracks))}: their runs do not compare; draw one track")
+        groups = groups_of(runs)
+        draw(groups, arguments)
+        drawn = {"runs": len(runs), "groups": len(groups)}
     print(json.dumps({"file": str(arguments.output), **drawn}) if arguments.json else
           f"{arguments.output}: {' in '.join(f'{n} {what}' for what, n in drawn.items())}")
+    return 0
 
 
 def load(paths: list[Path]) -> list[Run]:
@@ -73,13 +65,12 @@ def load(paths: list[Path]) -> list[Run]:
     Raises ReadError where none is left.
     """
     runs = read_runs(paths, "plot")
-    found = [run for run in runs if any(is_finite(point.loss) for point in run.vals)]
-    if not found:
+    bare = [run for run in runs if not any(is_finite(point.loss) for point in run.vals)]
+    if len(bare) == len(runs):
         raise ReadError(f"{shown(', '.join(map(str, paths)))}: no run with a finite loss there")
-    for run in runs:
-        if not any(run is drawn for drawn in found):
-            print(f"records plot: passed over {run.name}: no validation with a finite loss", file=sys.stderr)
-    return found
+    for run in bare:
+        print(f"records plot: passed over {run.name}: no validation with a finite loss", file=sys.stderr)
+    return [run for run in runs if run not in bare]
 
 
 def curve(group: Group, axis: str, training: bool = False) -> Curve:
@@ -131,69 +122,66 @@ def label(group: Group, common: set[str], spread: str = ": mean, lowest and high
     return f"{text} ({incomplete} incomplete)" if incomplete else text
 
 
-def draw(groups: list[Group], axis: str, ladder: bool, output: Path) -> None:
-    """Draw the losses of groups of runs into a file."""
-    first, common = groups[0].runs[0], set.intersection(*(overrides(group.runs[0]) for group in groups))
-    with figure_for(output) as figure:
-        from matplotlib.ticker import EngFormatter
-        axes = figure.subplots()
-        for i, group in enumerate(groups):
-            draw_group(axes, group, axis, i, label(group, common))
-        bottom, top = axes.get_ylim()
-        free = bottom  # the lowest place that no line's name takes yet
-        for name, loss in sorted(facts(first, ladder).items(), key=lambda fact: fact[1]):
-            colour, line = ("#000000", "-") if name == "target" else (GREY, ":")
-            axes.axhline(loss, linewidth=1.2, zorder=0, color=colour, linestyle=line)
-            place = max(loss, free)
-            free = place + 0.04 * (top - bottom)
-            axes.annotate(f"{name} {loss:.4g}", (1, place), xycoords=("axes fraction", "data"), xytext=(4, 0),
-                          textcoords="offset points", va="center", fontsize=9, color=colour)
-        axes.set(xlabel=LABELS[axis], ylabel="loss (nats per token)")
-        titles(axes, first.track, common)
-        if axis == "tokens":
-            axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
-        figure.legend(loc="outside lower left", title="validation; faint: training", title_fontsize=9,
-                      fontsize=9, alignment="left")
-
-
-def draw_group(axes: Any, group: Group, axis: str, index: int, name: str) -> None:
-    """Draw a group: faint training loss, band, validation loss; colours, then dashes, tell groups apart."""
-    colour, dashes = PALETTE[index % len(PALETTE)], ("-", "--", ":", "-.")[index // len(PALETTE) % 4]
-    train, val = curve(group, axis, training=True), curve(group, axis)
-    if not val.x:
-        raise ReadError(f"{group.name} and runs like it share no validated step")
-    axes.plot(train.x, train.mean, color=colour, alpha=0.3, linewidth=0.8)
-    axes.fill_between(val.x, val.low, val.high, color=colour, alpha=0.25, linewidth=0)
-    axes.plot(val.x, val.mean, color=colour, linestyle=dashes, linewidth=2, label=name,
-              marker="o" if len(val.x) < 40 else None, markersize=3.5)
-
-
-def draw_steps(groups: list[Group], output: Path) -> None:
-    """Draw a histogram of the step times of each group, in percent; the slowest lie off the figure."""
+def draw(groups: list[Group], arguments: argparse.Namespace) -> None:
+    """Draw what the arguments ask for of groups of runs into their file."""
     common = set.intersection(*(overrides(group.runs[0]) for group in groups))
+    with figure_for(arguments.output) as figure:
+        axes = figure.subplots()
+        if arguments.steps:
+            draw_steps(axes, groups, common)
+        else:
+            draw_losses(axes, groups, common, arguments.x, arguments.ladder)
+        titles(axes, groups[0].runs[0].track, common)
+        title = "dashed: median" if arguments.steps else "validation; faint: training"
+        figure.legend(loc="outside lower left", title=title, title_fontsize=9, fontsize=9, alignment="left")
+
+
+def draw_losses(axes: Any, groups: list[Group], common: set[str], axis: str, ladder: bool) -> None:
+    """Draw the losses of each group, faint in training; colours, then dashes, tell groups apart."""
+    from matplotlib.ticker import EngFormatter
+    for i, group in enumerate(groups):
+        colour, dashes = PALETTE[i % len(PALETTE)], ("-", "--", ":", "-.")[i // len(PALETTE) % 4]
+        train, val = curve(group, axis, training=True), curve(group, axis)
+        if not val.x:
+            raise ReadError(f"{group.name} and runs like it share no validated step")
+        axes.plot(train.x, train.mean, color=colour, alpha=0.3, linewidth=0.8)
+        axes.fill_between(val.x, val.low, val.high, color=colour, alpha=0.25, linewidth=0)
+        axes.plot(val.x, val.mean, color=colour, linestyle=dashes, linewidth=2, label=label(group, common),
+                  marker="o" if len(val.x) < 40 else None, markersize=3.5)
+    bottom, top = axes.get_ylim()
+    free = bottom  # the lowest place that no line's name takes yet
+    for name, loss in sorted(facts(groups[0].runs[0], ladder).items(), key=lambda fact: fact[1]):
+        colour, line = ("#000000", "-") if name == "target" else (GREY, ":")
+        axes.axhline(loss, linewidth=1.2, zorder=0, color=colour, linestyle=line)
+        place = max(loss, free)
+        free = place + 0.04 * (top - bottom)
+        axes.annotate(f"{name} {loss:.4g}", (1, place), xycoords=("axes fraction", "data"), xytext=(4, 0),
+                      textcoords="offset points", va="center", fontsize=9, color=colour)
+    axes.set(xlabel=LABELS[axis], ylabel="loss (nats per token)")
+    if axis == "tokens":
+        axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
+
+
+def draw_steps(axes: Any, groups: list[Group], common: set[str]) -> None:
+    """Draw a histogram of the step times of each group, in percent; the slowest lie off the figure."""
     times = [sorted(ms for run in group.runs for ms in step_times(run)) for group in groups]
     for group, steps in zip(groups, times):
         if not steps or max(map(abs, steps)) > 1e12:  # no axis fits such steps
             raise ReadError(f"{group.name}: no two training steps in a row with a time each")
     left = min(steps[0] for steps in times)
-    span = 1.2 * (max(p99(steps) for steps in times) - left) + 5
+    span = 1.2 * (max(map(p99, times)) - left) + 5
     width = max(1, round(span / 60))  # ms; logs tell whole ones
     edges = [left - 0.5 + i * width for i in range(int(span / width) + 2)]
-    with figure_for(output) as figure:
-        axes = figure.subplots()
-        for i, (group, steps) in enumerate(zip(groups, times)):
-            colour, median = PALETTE[i % len(PALETTE)], statistics.median(steps)
-            name = (f"{label(group, common, '')}: median {median:.4g} ms, p99 {p99(steps):.4g} ms, "
-                    f"{len(steps)} steps")
-            if beyond := sum(ms > edges[-1] for ms in steps):
-                name += f", {beyond} off the figure"
-            axes.hist(steps, bins=edges, weights=[100 / len(steps)] * len(steps), label=name,
-                      histtype="stepfilled", facecolor=f"{colour}40", edgecolor=colour)
-            axes.axvline(median, color=colour, linewidth=1.2, linestyle="--")
-        axes.set(xlabel="time of a step (ms)", ylabel="steps (%)", xlim=(edges[0], edges[-1]))
-        titles(axes, groups[0].runs[0].track, common)
-        figure.legend(loc="outside lower left", title="dashed: median", title_fontsize=9, fontsize=9,
-                      alignment="left")
+    for i, (group, steps) in enumerate(zip(groups, times)):
+        colour, median = PALETTE[i % len(PALETTE)], statistics.median(steps)
+        name = (f"{label(group, common, '')}: median {median:.4g} ms, p99 {p99(steps):.4g} ms, "
+                f"{len(steps)} steps")
+        if beyond := sum(ms > edges[-1] for ms in steps):
+            name += f", {beyond} off the figure"
+        axes.hist(steps, bins=edges, weights=[100 / len(steps)] * len(steps), label=name,
+                  histtype="stepfilled", facecolor=f"{colour}40", edgecolor=colour)
+        axes.axvline(median, color=colour, linewidth=1.2, linestyle="--")
+    axes.set(xlabel="time of a step (ms)", ylabel="steps (%)", xlim=(edges[0], edges[-1]))
 
 
 def p99(ordered: list[float]) -> float:

@@ -1,9 +1,8 @@
 """Tests the final losses of runs against a target, or against those of other runs."""
 import argparse
-import dataclasses
 import math
 import sys
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +18,17 @@ HOLDS = ("PROVEN", "PROMISING")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("logs", metavar="LOG", nargs="+", type=Path, help="logs, or folders of them")
-    parser.add_argument("--target", type=float, metavar="NATS",
-                        help="default: that of the logs' track in this checkout")
-    parser.add_argument("--vs", metavar="LOG", nargs="+", type=Path, help="test against these runs instead; "
-                        "paired where both have the same seeds, else by Welch's test")
-    parser.add_argument("--margin", type=float, metavar="NATS",
-                        help="with --vs: test that the loss is worse by less than this")
     which = parser.add_mutually_exclusive_group()
+    add = parser.add_argument
+    add("logs", metavar="LOG", nargs="+", type=Path, help="logs, or folders of them")
+    add("--target", type=float, metavar="NATS", help="default: that of the logs' track in this checkout")
+    add("--vs", metavar="LOG", nargs="+", type=Path, help="test against these runs instead; "
+        "paired where both have the same seeds, else by Welch's test")
+    add("--margin", type=float, metavar="NATS", help="with --vs: test that the loss is worse by less than this")
     which.add_argument("--step", type=int, help="judge at this step, not at the last")
     which.add_argument("--earliest", action="store_true",
                        help="find the earliest step: backwards from the last, until one does not pass")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add("--json", action="store_true", help="print one JSON object")
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -44,45 +42,38 @@ def main(arguments: argparse.Namespace) -> int:
             raise ReadError(f"{value} is no loss; expected a finite number of nats")
     group = load(arguments.logs)
     new = outcome(group, arguments.step)
-    report: dict[str, Any] = head(group, new)
-    codes, lines = [], list(head_lines(group, new))
+    report, lines = head(group, new)
     if arguments.vs is None or arguments.target is not None:
         target = track_target(group.runs) if arguments.target is None else arguments.target
         alpha = row_of(group.runs).get("significance", {}).get("alpha", ALPHA)
-        judged = earliest(group, target, alpha) if arguments.earliest else against(new, target, alpha)
-        report["target"] = judged
-        lines += earliest_lines(judged) if arguments.earliest else against_lines(judged)
-        codes.append(exit_code(judged))
+        report["target"] = (earliest(group, target, alpha) if arguments.earliest else
+                            against(new, target, alpha))
+        lines += against_lines(report["target"])
     if arguments.vs is not None:
         other = load(arguments.vs)
         both = [*group.runs, *other.runs]
         if len(tracks := sorted({run.track for run in both if run.track})) > 1:
             raise ReadError(f"tracks {shown(', '.join(tracks))}: their losses do not compare")
         old = outcome(other, arguments.step)
-        compared = compare(new, old, arguments.margin, places(both))
-        report["vs"] = {**head(other, old), **compared}
-        lines += ["against", *head_lines(other, old), *compare_lines(compared)]
-        codes.append(exit_code(compared))
+        facts, words = head(other, old)
+        report["vs"] = {**facts, **compare(new, old, arguments.margin, places(both))}
+        lines += ["against", *words, *compare_lines(report["vs"])]
     print(json_text(report) if arguments.json else "\n".join(lines) + "\n", end="")
+    codes = [exit_code(report[name]) for name in ("target", "vs") if name in report]
     return 1 if 1 in codes else max(codes)
 
 
-def head(group: Group, found: Outcome) -> dict[str, Any]:
-    """Return what was read, for JSON."""
-    return {"runs": [run.name for run in group.runs], "step": found.step, "notes": found.notes}
-
-
-def head_lines(group: Group, found: Outcome) -> Iterator[str]:
-    """Yield what was read, for people."""
+def head(group: Group, found: Outcome) -> tuple[dict[str, Any], list[str]]:
+    """Return what was read, for JSON and for people."""
     at = "" if found.step is None else f" at step {found.step}"
-    yield f"{len(group.runs)} runs, {len(found.losses)} distinct seeds with a loss{at}"
-    yield from (f"note: {note}" for note in found.notes)
+    return ({"runs": [run.name for run in group.runs], "step": found.step, "notes": found.notes},
+            [f"{len(group.runs)} runs, {len(found.losses)} distinct seeds with a loss{at}",
+             *(f"note: {note}" for note in found.notes)])
 
 
 def exit_code(judged: dict[str, Any]) -> int:
     """Return 0 for a claim that holds, 1 for one that does not, 2 where no test was possible."""
-    test = judged.get("test")
-    if judged["word"] == "NOT SHOWN" and (test is None or test["degenerate"]):
+    if judged["word"] == "NOT SHOWN" and (judged["test"] is None or judged["test"].degenerate):
         return 2
     return int(judged["word"] not in HOLDS)
 
@@ -122,7 +113,7 @@ def against(found: Outcome, target: float, alpha: float = ALPHA) -> dict[str, An
     test = verdict.test
     passes, left, _, z_p = significance.z_rule(test.mean, n, target)
     judged = {"target": target, "word": verdict.word, "reason": verdict.reason, "alpha": alpha,
-              "test": dataclasses.asdict(test), "bound": significance.upper_bound(test, 1 - alpha),
+              "test": test, "bound": significance.upper_bound(test, 1 - alpha),
               "z_rule": {"passes": passes, "left": left, "p": z_p},
               "below": {"runs": sum(loss <= target for loss in losses)}, "power": None, "runs_for_90": None}
     if not test.degenerate and test.t < -0.01:  # above that, the number of runs has no use
@@ -133,13 +124,14 @@ def against(found: Outcome, target: float, alpha: float = ALPHA) -> dict[str, An
 
 
 def against_lines(found: dict[str, Any]) -> list[str]:
-    """Return the tests of losses against a target, for people."""
+    """Return the tests of losses against a target, or of the steps from the last one back, for people."""
     lines = [f"target      {found['target']:.7g}"]
-    verdict = f"{found['word']}: {found['reason']}"
-    if found["test"] is None:
+    lines += [f"step {w['step']:<6} " + ("" if w["p"] is None else f"p {w['p']:<9.3g} ") + w["word"]
+              for w in found.get("walked", [])]
+    test, verdict = found["test"], f"{found['word']}: {found['reason']}"
+    if test is None or "walked" in found:
         return [*lines, verdict]
-    test, z = Test(**found["test"]), found["z_rule"]
-    spread = "" if test.sd is None else f", sd {test.sd:.3g}"
+    z, spread = found["z_rule"], "" if test.sd is None else f", sd {test.sd:.3g}"
     lines += [f"mean        {test.mean:.7g}{spread}", test_line("t test", test),
               f"{100 * (1 - found['alpha']):g} % bound  {found['bound']:.7g}",
               f"z rule      {'passes' if z['passes'] else 'fails'}: {z['left']:.5g}, 0.004 needed; "
@@ -163,7 +155,7 @@ def earliest(group: Group, target: float, alpha: float = ALPHA) -> dict[str, Any
     last = max((run.last.step for run in group.runs if run.last), default=None)
     for step in sorted(shared | {last}, reverse=True):
         found = against(outcome(group, step), target, alpha)
-        walked.append({"step": step, "word": found["word"], "p": (found["test"] or {}).get("p")})
+        walked.append({"step": step, "word": found["word"], "p": found["test"] and found["test"].p})
         if found["word"] not in HOLDS:
             break
         passed.append(found)
@@ -174,13 +166,6 @@ def earliest(group: Group, target: float, alpha: float = ALPHA) -> dict[str, Any
     step = walked[len(passed) - 1]["step"]
     return {**judged, "step": step, "word": word, "test": passed[-1]["test"],
             "reason": f"step {step} is the earliest; from the last step back to it every test passes"}
-
-
-def earliest_lines(found: dict[str, Any]) -> list[str]:
-    """Return the steps that were tested, the last one first, for people."""
-    steps = [f"step {w['step']:<6} " + ("" if w["p"] is None else f"p {w['p']:<9.3g} ") + w["word"]
-             for w in found["walked"]]
-    return [f"target      {found['target']:.7g}", *steps, f"{found['word']}: {found['reason']}"]
 
 
 def places(runs: list[Run]) -> str | None:
@@ -201,28 +186,27 @@ def compare(new: Outcome, old: Outcome, margin: float | None, apart: str | None)
     found: dict[str, Any] = {"loss": tests(new.losses, old.losses)}
     if margin is not None:
         found["margin"] = {"nats": margin, **tests(new.losses, old.losses, margin)}
-    passes, left = significance.pairwise_rule(-found["loss"]["welch"]["mean"], old.step - new.step,
+    passes, left = significance.pairwise_rule(-found["loss"]["welch"].mean, old.step - new.step,
                                               len(new.losses), len(old.losses))
     found["pairwise_rule"] = {"passes": passes, "left": left}
-    times = list(new.times_ms.values()) + list(old.times_ms.values())
+    times = [*new.times_ms.values(), *old.times_ms.values()]
     found["no_time"] = apart or ("not all logs tell their time" if None in times else None)
     found["time"] = None if found["no_time"] else tests(new.times_ms, old.times_ms)
     name, test = significance.lower(new.losses, old.losses, margin or 0)
     claim = "the new loss is lower" if margin is None else f"the new loss is worse by less than {margin:g}"
     level = "no spread, no test" if test.degenerate else f"p {test.p:.3g}, wanted below {ALPHA:g}"
-    return {**found, "word": significance.plain_word(test), "test": dataclasses.asdict(test),
+    return {**found, "word": significance.plain_word(test), "test": test,
             "reason": f"{claim}: {level} ({name})"}
 
 
 def tests(new: dict[Hashable, float], old: dict[Hashable, float], margin: float = 0) -> dict[str, Any]:
     """Return means, Welch's test and, over the seeds that both have, the paired one of new - old < margin."""
     shared = [seed for seed in new if isinstance(seed, int) and seed in old]
+    pairs = [new[seed] for seed in shared], [old[seed] for seed in shared]
     a, b = list(new.values()), list(old.values())
-    paired = significance.paired([new[seed] for seed in shared], [old[seed] for seed in shared],
-                                 margin) if len(shared) > 1 else None
     return {"new": significance.one_sample(a, 0).mean, "old": significance.one_sample(b, 0).mean,
-            "welch": dataclasses.asdict(significance.welch(a, b, margin)),
-            "paired": paired and dataclasses.asdict(paired)}
+            "welch": significance.welch(a, b, margin),
+            "paired": significance.paired(*pairs, margin) if len(shared) > 1 else None}
 
 
 def compare_lines(found: dict[str, Any]) -> list[str]:
@@ -233,9 +217,8 @@ def compare_lines(found: dict[str, Any]) -> list[str]:
             new, old = part["new"] / unit, part["old"] / unit
             lines.append(f"{label:<11} new {new:.7g}, old {old:.7g}, difference {new - old:+.4g}"
                          + (f", allowed {part['nats']:g}" if name == "margin" else ""))
-            lines += [test_line(test, Test(**part[test])) for test in ("welch", "paired") if part[test]]
-    if found["test"] is not None:
-        rule = found["pairwise_rule"]
+            lines += [test_line(test, part[test]) for test in ("welch", "paired") if part[test]]
+    if rule := found.get("pairwise_rule"):
         lines.append(f"pairwise    {'passes' if rule['passes'] else 'fails'}: {rule['left']:.5g}, 0.004 "
                      "needed where 100 steps count 0.0045")
         lines.append(f"times do not compare: {found['no_time']}" if found["no_time"] else

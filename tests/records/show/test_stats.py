@@ -122,7 +122,7 @@ def test_printed_losses_give_the_known_p_and_logs_without_a_seed_say_so():
          3.2798, 3.2783, 3.2789, 3.2775, 3.2811, 3.2793, 3.2802, 3.2785, 3.2801, 3.2803]
     judged = outcome(group(*x))
     found = stats.against(judged, 3.28)
-    assert found["test"]["p"] == pytest.approx(0.0023570716325535, rel=1e-9)
+    assert found["test"].p == pytest.approx(0.0023570716325535, rel=1e-9)
     assert judged.notes == ["20 logs do not tell their seed; each is taken for a seed of its own"]
     assert found["word"] == "PROMISING" and found["below"]["runs"] == 14
 
