@@ -14,7 +14,7 @@ from records.tools.read.values import ReadError, shown, write_whole
 
 
 ARGUMENTS = {
-    "log": {"metavar": "RECORD|LOG", "type": Path, "help": "a record is its folder, or that's name"},
+    "log": {"metavar": "RECORD|LOG", "type": Path, "help": "a record: its folder, or its name"},
     "file": {"metavar": "FILE", "type": Path, "nargs": "?", "help": "default: train_gpt2.py"},
     "--yes": "take the code without asking",
     "--run": {"nargs": argparse.REMAINDER, "metavar": "...",

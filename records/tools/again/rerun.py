@@ -19,7 +19,7 @@ BIT_EQUAL = "bit-equal: the same CPU model, torch, threads and settings, exact r
 
 
 ARGUMENTS = {
-    "log": {"metavar": "LOG", "type": Path},
+    "log": {"metavar": "RECORD|LOG", "type": Path, "help": "a record: its folder, or its name"},
     "--yes": "run the code without asking",
     "--to": {"metavar": "DIR", "type": Path, "help": "where the new log goes; default: records/runs/reruns"},
     "--json": "print one JSON object",

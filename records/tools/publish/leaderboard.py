@@ -73,9 +73,7 @@ def read_all(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     for path in folder.glob("*/record.json"):
         try:
             fields = parse_json(read_bytes(path).decode())
-            for name in ("name", "date"):
-                need(fields, name, str)
-            found.append((path, fields))
+            found.append((path, fields | {name: need(fields, name, str) for name in ("name", "date")}))
         except (ReadError, UnicodeDecodeError) as error:
             raise ReadError(f"{shown(path.parent.name)}/{shown(path.name)}: {error}") from None
     return sorted(found, key=lambda pair: (str(pair[1].get("begun")), str(pair[0])))

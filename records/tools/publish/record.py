@@ -29,8 +29,7 @@ def build(claim: Claim, name: str) -> dict[str, Any]:
     Losses in nats per token, one a seed; times in s, one a run.
     """
     runs = sorted(claim.own, key=lambda run: run.run_id)
-    first, losses = runs[0], claim.losses()
-    decided = conclude(claim, all_attempts(claim))
+    first, losses, decided = runs[0], claim.losses(), conclude(claim, all_attempts(claim))
     begun, ended = (datetime.datetime.fromtimestamp(ns // 10**9, datetime.UTC) for ns in (
         min(run.at("clocks", "realtime_ns") for run in runs),
         max(run.end["clocks"]["realtime_ns"] for run in runs)))
@@ -61,7 +60,7 @@ def spread(values: list[float]) -> dict[str, Any]:
 
 def six_digits(p: float | None) -> float | None:
     """Return p to six significant digits; what follows depends on how the tail of t is computed."""
-    return None if p is None else float(f"{p:.6g}")
+    return p and float(f"{p:.6g}")
 
 
 def raced(folder: Path | None, code: str) -> dict[str, Any] | None:
@@ -70,12 +69,10 @@ def raced(folder: Path | None, code: str) -> dict[str, Any] | None:
         return None
     race = read_race(folder / "race")
     side = side_of(race, code)
-    other = race["AB".replace(side, "")]
+    other, found = race["AB".replace(side, "")], judge(folder / "race", side)
     names = ("verdict", "reason", "pairs", "difference_s", "difference_percent", "attempts", "killed")
-    found = judge(folder / "race", side)
-    return {name: found.get(name) for name in names} | {
-        "p": six_digits(found["p"]),
-        "against": {name: other.get(name) for name in ("code", "script")}}
+    return {**{name: found.get(name) for name in names}, "p": six_digits(found["p"]),
+            "against": {name: other.get(name) for name in ("code", "script")}}
 
 
 def block_of(record: dict[str, Any]) -> str:
