@@ -4,11 +4,12 @@ import importlib
 import io
 import os
 import sys
+from types import ModuleType
 
 from records.tools.read.values import ReadError
 
 
-# command: what it does, an example, the module of records.tools that holds add_arguments and main
+# command: what it does, an example, the module of records.tools that holds ARGUMENTS and main
 COMMANDS = {
     "verify": ("check what logs or a record claim",
                "python -m records verify records/sample/2026-11-22_Muon", "publish.verify"),
@@ -47,45 +48,40 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     argv = sys.argv[1:] if argv is None else argv
     asked = next((word for word in argv if not word.startswith("-")), None)
-    for name, (does, example, room) in COMMANDS.items():
-        command = commands.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.",
-                                      formatter_class=argparse.RawDescriptionHelpFormatter,
-                                      epilog=f"example: {example}")
-        if name == asked:  # only what is needed: verify is to answer at once
-            try:
-                module = importlib.import_module(f"records.tools.{room}")
-            except ModuleNotFoundError as error:
-                return lacks(name, error)
-            module.add_arguments(command)
-    arguments = parser.parse_args(argv)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # for terminals that lack a letter
     try:
+        for name, (does, example, room) in COMMANDS.items():
+            command = commands.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.",
+                                          formatter_class=argparse.RawDescriptionHelpFormatter,
+                                          epilog=f"example: {example}")
+            if name == asked:  # only what is needed: verify is to answer at once
+                module = importlib.import_module(f"records.tools.{room}")
+                declare(command, module)
+        arguments = parser.parse_args(argv)
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # for terminals that lack a letter
         code = module.main(arguments)
         sys.stdout.flush()  # a full disk shows here, not behind the exit code
         return code
-    except ReadError as error:
-        print(f"records {arguments.command}: {error}", file=sys.stderr)
-        return 2
-    except ModuleNotFoundError as error:
-        return lacks(arguments.command, error)
     except BrokenPipeError:
         sys.stderr.close()  # `| head` has seen enough
         return 2  # what it did not print it did not tell
-    except OSError as error:
-        print(f"records {arguments.command}: {error}", file=sys.stderr)
-        sys.stderr.flush()
-        os._exit(2)  # Python would fail once more to write what is left
-    except KeyboardInterrupt:
-        print(f"records {arguments.command}: interrupted", file=sys.stderr)
-        return 130
+    except (ReadError, OSError, ModuleNotFoundError, KeyboardInterrupt) as error:
+        words = str(error) or "interrupted"  # Ctrl-C has no words
+        if isinstance(error, ModuleNotFoundError):
+            words = f"{error.name} is missing; pip install -r records/requirements.txt"
+        print(f"records {asked}: {words}", file=sys.stderr, flush=True)
+        if isinstance(error, OSError):
+            os._exit(2)  # Python would fail once more to write what is left
+        return 130 if isinstance(error, KeyboardInterrupt) else 2
 
 
-def lacks(command: str, error: ModuleNotFoundError) -> int:
-    """Say which package is missing; return the exit code."""
-    print(f"records {command}: {error.name} is missing; pip install -r records/requirements.txt",
-          file=sys.stderr)
-    return 2
+def declare(parser: argparse.ArgumentParser, module: ModuleType) -> None:
+    """Add the arguments of a command's module to its parser: name -> options, or the help of a switch."""
+    if hasattr(module, "add_arguments"):
+        return module.add_arguments(parser)
+    for name, options in module.ARGUMENTS.items():
+        switch = {"action": "store_true", "help": options}
+        parser.add_argument(name, **(switch if isinstance(options, str) else options))
 
 
 if __name__ == "__main__":

@@ -13,20 +13,21 @@ from records.tools.read.log import RULE, Log, read_bytes
 from records.tools.read.values import ReadError, shown, write_whole
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
-    parser.add_argument("log", metavar="RECORD|LOG", type=Path, help="a record is its folder, or that's name")
-    parser.add_argument("file", metavar="FILE", type=Path, nargs="?", help="default: train_gpt2.py")
-    parser.add_argument("--yes", action="store_true", help="take the code without asking")
-    parser.add_argument("--run", nargs=argparse.REMAINDER, metavar="...",
-                        help="run it with these flags and write no file of the tree: ./run.sh --from does so")
+ARGUMENTS = {
+    "log": {"metavar": "RECORD|LOG", "type": Path, "help": "a record: its folder, or its name"},
+    "file": {"metavar": "FILE", "type": Path, "nargs": "?", "help": "default: train_gpt2.py"},
+    "--yes": "take the code without asking",
+    "--run": {"nargs": argparse.REMAINDER, "metavar": "...",
+              "help": "run it with these flags and write no file of the tree: ./run.sh --from does so"},
+}
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Write the script, or run it; return the exit code, the run's own where it is run."""
     log = launches.find_log(arguments.log)
     script = script_of(log)
-    file = arguments.file or launches.ROOT / "train_gpt2.py"
+    usual = launches.ROOT / "train_gpt2.py"
+    file = arguments.file or usual
     if arguments.run is None:
         check_replaceable(file, script)
     code = launches.Code(log.script_path, launches.files_of(log), {}, log.manifest["code"]["digest"])
@@ -37,8 +38,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.run is not None:
         return run(script, flags, arguments.run)
     write_whole(file, script)
-    if file.resolve() != (launches.ROOT / "train_gpt2.py").resolve():
-        flags.insert(0, f"--script={file}")
+    flags = [f"--script={file}"] * (file.resolve() != usual.resolve()) + flags
     print(f"wrote {file}, the script of {shown(log.path.name)}; it runs on this checkout's harness:\n"
           f"./run.sh {shlex.join(flags)}")
     return 0
@@ -61,11 +61,9 @@ def shipped_logs() -> list[bytes]:
 
 def check_replaceable(file: Path, script: bytes) -> None:
     """Raise ReadError where a file holds what would be lost: no commit and no record's log holds it."""
-    if not file.exists():
-        return
-    if not file.is_file():
+    if file.exists() and not file.is_file():
         raise ReadError(f"{file}: not a file; name another")
-    found = read_bytes(file)
+    found = read_bytes(file) if file.exists() else script
     if found == script or any(log.startswith(found + RULE + b"\n") for log in shipped_logs()):
         return
     blob = sha1(b"blob %d\0" % len(found) + found, usedforsecurity=False).hexdigest()  # git's name of it

@@ -49,20 +49,26 @@ def load(path: Path) -> Code:
     """
     if path.is_dir() and (path / "run.sh").is_file():
         return load_tree(path.resolve(), "train_gpt2.py")
-    if path.suffix != ".py":
-        return load_log(find_log(path))
-    if not path.resolve().is_relative_to(ROOT):
-        raise ReadError(f"{shown(str(path))}: a script outside of this checkout; name its working tree")
-    return load_tree(ROOT, path.resolve().relative_to(ROOT).as_posix())
+    if path.suffix == ".py":
+        if not path.resolve().is_relative_to(ROOT):
+            raise ReadError(f"{shown(str(path))}: a script outside of this checkout; name its working tree")
+        return load_tree(ROOT, path.resolve().relative_to(ROOT).as_posix())
+    log = find_log(path)
+    files, base = files_of(log), harness_of(log)
+    for name in files:
+        if name.split("/")[0].casefold() == "harness" or name in base:
+            raise ReadError(f"{shown(log.path.name)}: file {shown(name)} would take a place of the harness's")
+    return Code(log.script_path, files, base, log.manifest["code"]["digest"], log.manifest["track"],
+                recorded_flags(log), log)
 
 
 def find_log(path: Path) -> Log:
-    """Return a log, or the first one of a record: its folder, or that folder's name."""
-    named = sorted(ROOT.glob(f"records/*/{path}")) if re.fullmatch(r"\w[\w.-]*", str(path)) else []
-    if not path.exists() and named:
+    """Return a log, or the first one of a record: its folder, its name, or this without its date."""
+    if not path.exists() and re.fullmatch(r"\w[\w.-]*", str(path)):
+        named = [p for date in ("", "????-??-??_") for p in sorted(ROOT.glob(f"records/*/{date}{path}"))]
         if len(named) > 1:
             raise ReadError(f"{shown(str(path))}: {len(named)} records have that name; give the folder")
-        path = named[0]
+        path = named[0] if named else path
     if path.is_dir():
         logs = sorted((path / "logs").glob("*.txt"))
         if not logs:
@@ -74,16 +80,6 @@ def find_log(path: Path) -> Log:
         raise ReadError(f"{shown(path.name)}: no log of format 1; could not tell how to run it, for logs of "
                         f"other formats carry no harness")
     return read_log(path, data)
-
-
-def load_log(log: Log) -> Code:
-    """Return the code that a log carries, on the harness that it carries, if this checkout accepts that."""
-    files, base = files_of(log), harness_of(log)
-    for path in files:
-        if path.split("/")[0].casefold() == "harness" or path in base:
-            raise ReadError(f"{shown(log.path.name)}: file {shown(path)} would take a place of the harness's")
-    return Code(log.script_path, files, base, log.manifest["code"]["digest"], log.manifest["track"],
-                recorded_flags(log), log)
 
 
 def files_of(log: Log) -> dict[str, bytes]:
@@ -113,15 +109,13 @@ def load_tree(root: Path, script: str) -> Code:
     if not (root / script).is_file():
         raise ReadError(f"{shown(str(root / script))}: no such file")
     files = imported_files(root, script)
-    base = tree_harness(root)
-    others = {path: source for path, source in files.items() if path != script}
+    base, others = tree_harness(root), {path: files[path] for path in files if path != script}
     return Code(script, files, base, code_digest(files[script], harness_digest(base), others))
 
 
 def imported_files(root: Path, script: str) -> dict[str, bytes]:
     """Return a script and the tree's files that loading it loads, harness/ apart: path -> source."""
-    files: dict[str, bytes] = {}
-    waiting = [script]
+    files, waiting = {}, [script]
     while waiting:
         path = waiting.pop()
         if path in files or path.startswith("harness/"):
@@ -144,9 +138,6 @@ def imported_files(root: Path, script: str) -> dict[str, bytes]:
             if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
                 nodes += ast.iter_child_nodes(node)
     return files
-
-
-# the harness
 
 
 def tree_harness(root: Path) -> dict[str, bytes]:
@@ -186,9 +177,6 @@ def table_of(track: str) -> bytes:
     if table is None or tomllib.loads(table[0]) != {track: own_row(track, ROOT)}:
         raise ReadError(f"harness/tracks.toml: expected one table [{shown(track)}], not split or nested")
     return table[0].encode()
-
-
-# the run
 
 
 def default_track(flags: list[str]) -> str:
@@ -231,11 +219,10 @@ def consent(codes: list[Code], yes: bool) -> bool:
     Raises ReadError where nobody is there to ask.
     """
     for code in codes:
-        findings = [f for path in sorted(code.files) for f in scan(code.files[path], path)]
-        print(f"{shown(code.script)}, code {code.digest[:8]}: {len(findings)} places to read before it runs"
-              + ("" if findings else " (a scan is no proof)"), file=sys.stderr)
-        for f in findings:
-            print(f"  {shown(f.path)}:{f.line}: {f.what}: {f.text}", file=sys.stderr)
+        found = [f for path in sorted(code.files) for f in scan(code.files[path], path)]
+        print(f"{shown(code.script)}, code {code.digest[:8]}: {len(found)} places to read before it runs"
+              f"{'' if found else ' (a scan is no proof)'}",
+              *(f"  {shown(f.path)}:{f.line}: {f.what}: {f.text}" for f in found), sep="\n", file=sys.stderr)
     if yes:
         return True
     if not (sys.stdin and sys.stdin.isatty()):
@@ -253,11 +240,9 @@ def run(code: Code, track: str, flags: list[str], folder: Path, signals: "Signal
     """
     row = own_row(track, ROOT)
     with tempfile.TemporaryDirectory(prefix="records-") as name:
-        place = Path(name).resolve() / "place"
-        files = {**code.base, **code.files}
-        if (vocabulary := ROOT / row["vocabulary"]).is_file():
-            files.setdefault(row["vocabulary"], read_bytes(vocabulary))
-        write_files(files, place)
+        place, vocabulary = Path(name).resolve() / "place", ROOT / row["vocabulary"]
+        needed = {row["vocabulary"]: read_bytes(vocabulary)} if vocabulary.is_file() else {}
+        write_files({**needed, **code.base, **code.files}, place)
         # the row's folder is relative: none of this machine gets into the log
         words = [f"--script={place / code.script}", f"--track={track}", f"--data={row['data']}", *flags]
         logs = launch(place, words, ROOT, signals)

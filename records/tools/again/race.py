@@ -16,17 +16,17 @@ from records.tools.read.values import ReadError, json_text, shown, write_whole
 WORDS = {"faster": 0, "slower": 1, "no difference shown": 1}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
-    for name in ("a", "b"):
-        parser.add_argument(name, metavar=name.upper(), type=Path, help="record, log, working tree or script")
-    parser.add_argument("-n", type=int, default=8, metavar="PAIRS", help="that count; one more is run before")
-    parser.add_argument("--to", metavar="DIR", type=Path, help="default: records/runs/races/<A's>_<B's code>")
-    parser.add_argument("--yes", action="store_true", help="run the code without asking")
-    parser.add_argument("--seed0", type=int, default=0, metavar="SEED", help="pair i runs with seed SEED + i")
-    parser.add_argument("--track", help="where no log names it; default: that of the launcher on this host")
-    parser.add_argument("--nproc_per_node", type=int, metavar="RANKS", help="default: the launcher's choice")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+ARGUMENTS = {
+    "a": {"metavar": "A", "type": Path, "help": "record, log, working tree or script"},
+    "b": {"metavar": "B", "type": Path, "help": "record, log, working tree or script"},
+    "-n": {"type": int, "default": 8, "metavar": "PAIRS", "help": "that count; one more is run before"},
+    "--to": {"metavar": "DIR", "type": Path, "help": "default: records/runs/races/<A's>_<B's code>"},
+    "--yes": "run the code without asking",
+    "--seed0": {"type": int, "default": 0, "metavar": "SEED", "help": "pair i runs with seed SEED + i"},
+    "--track": {"help": "where no log names it; default: that of the launcher on this host"},
+    "--nproc_per_node": {"type": int, "metavar": "RANKS", "help": "default: the launcher's choice"},
+    "--json": "print one JSON object",
+}
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -35,8 +35,8 @@ def main(arguments: argparse.Namespace) -> int:
         raise ReadError(f"-n {arguments.n}: expected at least 2 pairs, for a spread")
     codes = {"A": launches.load(arguments.a), "B": launches.load(arguments.b)}
     plan = declare(codes, arguments)
-    folder = arguments.to or (launches.ROOT / "records" / "runs" / "races"
-                              / f"{codes['A'].digest[:8]}_{codes['B'].digest[:8]}")
+    sides = "_".join(code.digest[:8] for code in codes.values())
+    folder = arguments.to or launches.ROOT / "records" / "runs" / "races" / sides
     file = folder / RACE
     race = read_race(folder) if file.exists() else {**plan, "attempts": []}
     if other := [name for name in plan if race.get(name) != plan[name]]:
@@ -47,17 +47,15 @@ def main(arguments: argparse.Namespace) -> int:
         return 2
     with launches.Signals() as signals:
         while (slot := next_slot(race)) is not None:
-            if any(attempt.get("status") not in ("ok", None, *ENDED_BY_USER) for attempt in race["attempts"]):
-                break  # a run that failed decides: it is evidence, and is not repeated
             run_slot(race, slot, codes, folder, signals)
             if signals.caught or race["attempts"][-1]["status"] in (None, *ENDED_BY_USER):
                 print("interrupted; the same command goes on with the race", file=sys.stderr)
                 return 130
     found = judge(folder)
+    logs = [str(folder / attempt["log"]) for attempt in race["attempts"] if attempt["status"] == "ok"
+            and attempt["run"] > 1 and race["order"][attempt["run"]] == "A"]
     print(json_text(found, None).strip() if arguments.json else "\n".join(report(found)))
     if found["pairs"] and not arguments.json:
-        logs = [str(folder / attempt["log"]) for attempt in race["attempts"] if attempt["status"] == "ok"
-                and attempt["run"] > 1 and race["order"][attempt["run"]] == "A"]
         print(f"+ python -m records submit {shlex.join(logs)} --name NAME --race {shlex.quote(str(folder))}")
     return WORDS.get(found["verdict"], 2)
 
@@ -70,13 +68,15 @@ def declare(codes: dict[str, launches.Code], arguments: argparse.Namespace) -> d
     track = named.pop() if named else launches.default_track([])
     own_row(track, launches.ROOT)
     sides = {x: {"code": c.digest, "script": c.script, "flags": c.flags} for x, c in codes.items()}
+    seeds = [arguments.seed0 + i for i in range(arguments.n + 1)]
     return {"format": 1, "track": track, **sides, "n": arguments.n, "ranks": arguments.nproc_per_node,
-            "seeds": [arguments.seed0 + i for i in range(arguments.n + 1)],
-            "order": order(arguments.n + 1), "rule": RULE}
+            "seeds": seeds, "order": order(len(seeds)), "rule": RULE}
 
 
 def next_slot(race: dict[str, Any]) -> int | None:
-    """Return the number of the next run, counted from 0; None where all are done."""
+    """Return the number of the next run, counted from 0; None where all are done, or one of them failed."""
+    if any(attempt.get("status") not in ("ok", None, *ENDED_BY_USER) for attempt in race["attempts"]):
+        return None  # a run that failed decides: it is evidence, and is not repeated
     done = {attempt["run"] for attempt in race["attempts"] if attempt.get("status") == "ok"}
     return next((slot for slot in range(len(race["order"])) if slot not in done), None)
 

@@ -15,15 +15,15 @@ from records.tools.read.values import ReadError, is_finite, number, shown
 
 HOST = ("cpu", "torch", "threads", "gpus", "platform", "float32_matmul_precision", "settings")
 WHAT = ("track", "seed", "hyperparameters", "data")  # what two runs must share to be the same experiment
+BIT_EQUAL = "bit-equal: the same CPU model, torch, threads and settings, exact reduction"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
-    parser.add_argument("log", metavar="LOG", type=Path)
-    parser.add_argument("--yes", action="store_true", help="run the code without asking")
-    parser.add_argument("--to", metavar="DIR", type=Path, default=launches.ROOT / "records/runs/reruns",
-                        help="where the new log goes; default: records/runs/reruns")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+ARGUMENTS = {
+    "log": {"metavar": "RECORD|LOG", "type": Path, "help": "a record: its folder, or its name"},
+    "--yes": "run the code without asking",
+    "--to": {"metavar": "DIR", "type": Path, "help": "where the new log goes; default: records/runs/reruns"},
+    "--json": "print one JSON object",
+}
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -44,8 +44,9 @@ def main(arguments: argparse.Namespace) -> int:
         print("not run", file=sys.stderr)
         return 2
     flags = [*code.flags, f"--seed={seed}", f"--nproc_per_node={ranks}"]
+    folder = arguments.to or launches.ROOT / "records/runs/reruns"
     with launches.Signals() as signals:
-        path = launches.run(code, code.track, flags, arguments.to, signals)
+        path = launches.run(code, code.track, flags, folder, signals)
     tolerance = own_row(code.track, launches.ROOT).get("significance", {}).get("tolerance")
     answer = {**compare(old, read_log(path), tolerance), "old": str(old.path), "new": str(path)}
     print(json.dumps(answer) if arguments.json else f"{answer['verdict']}: {answer['reason']}\n"
@@ -71,62 +72,57 @@ def compare(old: Log, new: Log, tolerance: float | None = None) -> dict[str, Any
     tolerance: of the final losses in nats, where the track has one; used where the hosts differ.
     """
     what = [k for k in WHAT if old.manifest.get(k) != new.manifest.get(k)]
-    if new.status in ENDED_BY_OTHERS:
-        return answer("could not tell", f"the new run ended {new.status}", "none")
     what += ["code"] * (old.manifest["code"].get("digest") != new.manifest["code"].get("digest"))
-    if what:
-        return answer("could not tell", f"the runs differ in {', '.join(what)}", "none")
     hosts = [facts if isinstance(facts := log.manifest.get("sys"), dict) else {} for log in (old, new)]
     other = [k for k in HOST if hosts[0].get(k) != hosts[1].get(k)]
-    if not other and old.manifest.get("reduction") == new.manifest.get("reduction") == "exact" \
-            and not hosts[0].get("gpus"):
-        return bit_equal(old, new)
-    return close(old, new, tolerance, ", ".join(other) or "a reduction or GPU that may round otherwise")
+    exact = old.manifest.get("reduction") == new.manifest.get("reduction") == "exact"
+    if new.status in ENDED_BY_OTHERS:
+        found = "could not tell", f"the new run ended {new.status}", "none"
+    elif what:
+        found = "could not tell", f"the runs differ in {', '.join(what)}", "none"
+    elif exact and not other and not hosts[0].get("gpus"):
+        found = *bit_equal(old, new), BIT_EQUAL
+    else:
+        found = close(old, new, tolerance, ", ".join(other) or "a reduction or GPU that may round otherwise")
+    return {"verdict": found[0], "reason": shown(found[1], 300), "rule": shown(found[2], 300)}
 
 
-def answer(verdict: str, reason: str, rule: str) -> dict[str, Any]:
-    """Return an answer; the reason is fit for a terminal."""
-    return {"verdict": verdict, "reason": shown(reason, 300), "rule": rule}
-
-
-def bit_equal(old: Log, new: Log) -> dict[str, Any]:
-    """Return the answer where every bit must be the same."""
-    rule = "bit-equal: the same CPU model, torch, threads and settings, exact reduction"
+def bit_equal(old: Log, new: Log) -> tuple[str, str]:
+    """Return verdict and reason where every bit must be the same."""
     found = {val.step: val for val in new.vals}
     for val in old.vals:
         there = found.get(val.step)
         if there is None:
-            return answer("not reproduced", f"step {val.step}: the new run has no validation there", rule)
-        for name, a, b in (("val_loss", val.val_loss, there.val_loss), ("tokens", val.tokens, there.tokens),
-                           ("weights", val.weights, there.weights)):
+            return "not reproduced", f"step {val.step}: the new run has no validation there"
+        for name in ("val_loss", "tokens", "weights"):
+            a, b = getattr(val, name), getattr(there, name)
             if repr(a) != repr(b):  # nan is nan
-                return answer("not reproduced", f"step {val.step} is the first that differs: {name} {a!r} "
-                              f"before, {b!r} now", rule)
-    ends = [log.end or {} for log in (old, new)]
+                return "not reproduced", (f"step {val.step} is the first that differs: {name} {a!r} before, "
+                                          f"{b!r} now")
     if old.status in ENDED_BY_OTHERS:
-        return answer("reproduced", f"all {len(old.vals)} validations that the log has are bit-equal", rule)
+        return "reproduced", f"all {len(old.vals)} validations that the log has are bit-equal"
     for name in ("status", "step", "val_loss", "weights_sha256"):
-        if ends[0].get(name) != ends[1].get(name):
-            return answer("not reproduced", f"the end differs: {name} {ends[0].get(name)!r} before, "
-                          f"{ends[1].get(name)!r} now", rule)
+        a, b = [(log.end or {}).get(name) for log in (old, new)]
+        if a != b:
+            return "not reproduced", f"the end differs: {name} {a!r} before, {b!r} now"
     if len(old.vals) != len(new.vals) and not old.manifest.get("resumed_from"):
-        return answer("not reproduced", f"{len(old.vals)} validations before, {len(new.vals)} now", rule)
-    return answer("reproduced", f"{len(old.vals)} validations and the final weights are bit-equal; val_loss "
-                  f"{old.vals[-1].val_loss!r}", rule)
+        return "not reproduced", f"{len(old.vals)} validations before, {len(new.vals)} now"
+    return "reproduced", (f"{len(old.vals)} validations and the final weights are bit-equal; val_loss "
+                          f"{old.vals[-1].val_loss!r}")
 
 
-def close(old: Log, new: Log, tolerance: float | None, why: str) -> dict[str, Any]:
-    """Return the answer where the losses must be close."""
+def close(old: Log, new: Log, tolerance: float | None, why: str) -> tuple[str, str, str]:
+    """Return verdict, reason and rule where the losses must be close."""
     most = 3 * SIGMA * math.sqrt(2) if tolerance is None else number(tolerance)
     source = f"3 x {SIGMA} x sqrt(2)" if tolerance is None else "the track's tolerance"
     rule = f"final losses within {most:.4g} nats ({source}); no bits are compared: the hosts differ in {why}"
     last = old.vals[-1]
     there = next((val for val in new.vals if val.step == last.step), None)
-    if there is None or not is_finite(there.val_loss) or not is_finite(last.val_loss):
-        same = there is not None and not is_finite(there.val_loss) and not is_finite(last.val_loss)
-        reason = f"step {last.step}: {last.val_loss!r} before, {there and there.val_loss!r} now"
-        return answer("could not tell" if same else "not reproduced", reason, shown(rule, 300))
+    finite = [is_finite(val and val.val_loss) for val in (last, there)]
+    if not all(finite):
+        verdict = "could not tell" if there and not any(finite) else "not reproduced"
+        return verdict, f"step {last.step}: {last.val_loss!r} before, {there and there.val_loss!r} now", rule
     apart = there.val_loss - last.val_loss
     verdict = "reproduced" if abs(apart) <= most else "not reproduced"
-    return answer(verdict, f"step {last.step}: val_loss {last.val_loss:.6f} before, {there.val_loss:.6f} "
-                  f"now, {apart:+.6f} nats", shown(rule, 300))
+    return verdict, (f"step {last.step}: val_loss {last.val_loss:.6f} before, {there.val_loss:.6f} now, "
+                     f"{apart:+.6f} nats"), rule

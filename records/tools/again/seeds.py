@@ -20,11 +20,11 @@ NOT_HERE = {"seed": "a campaign sets the seeds itself", "resume": "a resumed run
             "stop_at_step": "a stopped run has no final loss", "nnodes": "a campaign runs on one host"}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
-    parser.add_argument("--json", action="store_true", help="print the verdict as one JSON object")
-    parser.add_argument("count", metavar="auto|N", help="auto: until the rule decides; N: so many seeds")
-    parser.add_argument("flags", nargs=argparse.REMAINDER, metavar="...", help="flags of the run")
+ARGUMENTS = {
+    "--json": "print the verdict as one JSON object",
+    "count": {"metavar": "auto|N", "help": "auto: until the rule decides; N: so many seeds"},
+    "flags": {"nargs": argparse.REMAINDER, "metavar": "...", "help": "flags of the run"},
+}
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -35,7 +35,8 @@ def main(arguments: argparse.Namespace) -> int:
     flags = launches.parse_flags(arguments.flags)
     for name in NOT_HERE.keys() & flags.keys():
         raise ReadError(f"--{name} together with --seeds: {NOT_HERE[name]}; leave it out")
-    code = tree_code(flags)
+    script = Path(flags.get("script", launches.ROOT / "train_gpt2.py"))
+    code = launches.load(script)
     device = [f"--device={flags['device']}"] if "device" in flags else []
     track = flags.pop("track", None) or launches.default_track(device)
     row = own_row(track, launches.ROOT)
@@ -55,7 +56,10 @@ def main(arguments: argparse.Namespace) -> int:
                 print(f"after {len(losses)} runs: {verdict.word}: {verdict.reason}", file=sys.stderr)
             if len(losses) >= looks[-1] or (len(losses) in looks and verdict.word in ("PROVEN", "REFUTED")):
                 break
-            repeat(state, file, track, flags, code.digest, signals)
+            if launches.load(script).digest != code.digest:
+                raise ReadError("the code was changed while the campaign ran; start again: that is another "
+                                "campaign")
+            repeat(state, file, signals)
             if signals.caught or len(state["logs"]) == len(logs):
                 print("interrupted; the same command goes on with this campaign", file=sys.stderr)
                 return 130
@@ -67,11 +71,6 @@ def main(arguments: argparse.Namespace) -> int:
     return 0 if verdict.word == "PROVEN" else 1
 
 
-def tree_code(flags: dict[str, str]) -> launches.Code:
-    """Return what the checkout, as it stands, would run with some flags."""
-    return launches.load(Path(flags.get("script", launches.ROOT / "train_gpt2.py")))
-
-
 def open_campaign(declared: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
     """Return file and state of the campaign that was declared so; a new one is written before any run."""
     same = {name: declared[name] for name in ("code", "track", "flags")}
@@ -79,9 +78,9 @@ def open_campaign(declared: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
     if not file.exists():
         state = {**declared, "attempts": 0, "logs": []}
         write_whole(file, json.dumps(state, indent=1) + "\n")
+        looks = declared["looks"]
         print(f"new campaign, declared in {os.path.relpath(file)}: target {declared['target']}, looks at "
-              f"{declared['looks']} runs, each at alpha {declared['alpha']}/{len(declared['looks'])}",
-              file=sys.stderr)
+              f"{looks} runs, each at alpha {declared['alpha']}/{len(looks)}", file=sys.stderr)
         return file, state
     state = parse_json(read_bytes(file).decode(errors="replace"))
     if other := [name for name in declared if state.get(name) != declared[name]]:
@@ -94,16 +93,13 @@ def open_campaign(declared: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
     return file, state
 
 
-def repeat(state: dict[str, Any], file: Path, track: str, flags: dict[str, str], digest: str,
-           signals: launches.Signals) -> None:
-    """Run the next seed and note its log, unless it was interrupted or killed."""
-    seed = len(state["logs"])
-    if tree_code(flags).digest != digest:
-        raise ReadError("the code was changed while the campaign ran; start again: that is another campaign")
+def repeat(state: dict[str, Any], file: Path, signals: launches.Signals) -> None:
+    """Run the next seed of a campaign and note its log, unless it was interrupted or killed."""
+    asked = {"code": state["code"], "track": state["track"], "seed": len(state["logs"])}
     state["attempts"] += 1
     write_whole(file, json.dumps(state, indent=1) + "\n")
-    print(f"seed {seed}", file=sys.stderr)
-    words = [f"--{name}={value}" for name, value in {**flags, "track": track, "seed": str(seed)}.items()]
+    print(f"seed {asked['seed']}", file=sys.stderr)
+    words = [f"--{name}={value}" for name, value in {**state["flags"], **asked}.items() if name != "code"]
     try:
         logs = [read_log(path) for path in launches.launch(launches.ROOT, words, Path.cwd(), signals)]
     except launches.Interrupted:
@@ -113,11 +109,11 @@ def repeat(state: dict[str, Any], file: Path, track: str, flags: dict[str, str],
             file.unlink()  # nothing ran: the flags were refused, so nothing was declared
         raise
     # other runs of this checkout may have ended meanwhile
-    own = [log for log in logs if log.manifest and log.manifest["code"].get("digest") == digest
-           and log.manifest.get("seed") == seed and log.manifest.get("track") == track]
+    own = [log for log in logs if asked_of(log) == asked]
     if len(own) != 1:
-        raise ReadError(f"{len(own)} new logs of this code with seed {seed}, expected one; where the code "
-                        f"loads files that no import statement names, a campaign cannot tell its runs")
+        raise ReadError(f"{len(own)} new logs of this code with seed {asked['seed']}, expected one; where "
+                        f"the code loads files that no import statement names, a campaign cannot tell its "
+                        f"runs")
     if own[0].status not in ENDED_BY_USER:
         state["logs"].append(own[0].path.name)
         write_whole(file, json.dumps(state, indent=1) + "\n")
@@ -126,6 +122,12 @@ def repeat(state: dict[str, Any], file: Path, track: str, flags: dict[str, str],
 def finished(name: str, digest: str, seed: int) -> Log:
     """Return the log of a run of the campaign. Raises ReadError where it is another's."""
     log = read_log(RUNS / name)
-    if not log.manifest or log.manifest["code"].get("digest") != digest or log.manifest.get("seed") != seed:
+    if asked_of(log) | {"track": None} != {"code": digest, "track": None, "seed": seed}:
         raise ReadError(f"{shown(name)}: not the log of this campaign's seed {seed}")
     return log
+
+
+def asked_of(log: Log) -> dict[str, Any]:
+    """Return what tells a campaign's runs from others: code, track, seed."""
+    return {"code": log.manifest.get("code", {}).get("digest"), "track": log.manifest.get("track"),
+            "seed": log.manifest.get("seed")}

@@ -13,34 +13,34 @@ from records.tools.read.values import ReadError, json_text, need, number, parse_
 MARKER = "<!-- leaderboard {} {} -->"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
-    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where one is old")
-    parser.add_argument("--readme", metavar="FILE", type=Path, default=tracks.ROOT / "README.md")
-    parser.add_argument("--records", metavar="DIR", type=Path, default=tracks.ROOT / "records")
-    parser.add_argument("--json", action="store_true", help="print one JSON object in place of words")
+ARGUMENTS = {
+    "--check": "write nothing; exit code 1 where one is old",
+    "--readme": {"metavar": "FILE", "type": Path},
+    "--records": {"metavar": "DIR", "type": Path},
+    "--json": "print one JSON object in place of words",
+}
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Write the tables, or compare them byte for byte; return the exit code."""
-    name = arguments.readme.name
+    readme = arguments.readme or tracks.ROOT / "README.md"
+    records, name = arguments.records or tracks.ROOT / "records", readme.name
     try:
-        old = read_bytes(arguments.readme).decode()
+        new = old = read_bytes(readme).decode()
     except UnicodeDecodeError as error:
         raise ReadError(f"{shown(name)}: {error}") from None
+    if not records.is_dir():
+        raise ReadError(f"--records {shown(str(records))}: no such folder")
     names = list(tracks.load_rows())
-    new = old
-    if not arguments.records.is_dir():
-        raise ReadError(f"--records {shown(str(arguments.records))}: no such folder")
     for track in names:
         begin, end = MARKER.format(track, "begin"), MARKER.format(track, "end")
-        if (block := table(track, arguments.records)) or begin in new:  # a new track may have neither
+        if (block := table(track, records)) or begin in new:  # a new track may have neither
             new = replaced(new, begin, end, f"{begin}\n{block}{end}", name)
     if MARKER.partition("{}")[0] not in old:
         raise ReadError(f"{shown(name)}: expected {MARKER.format('TRACK', 'begin')} in it; there is no table")
     if new != old and not arguments.check:
         try:
-            arguments.readme.write_text(new)
+            readme.write_text(new)
         except OSError as error:
             raise ReadError(f"{shown(name)}: cannot be written ({error.strerror})") from None
     if arguments.json:
@@ -48,7 +48,7 @@ def main(arguments: argparse.Namespace) -> int:
                          "written": new != old and not arguments.check}, None), end="")
     elif arguments.check:
         pages = old.splitlines(True), new.splitlines(True)
-        print("".join(difflib.unified_diff(*pages, name, "from the records")), end="")
+        print(*difflib.unified_diff(*pages, name, "from the records"), sep="", end="")
         print(f"{name}: {'up to date' if new == old else 'not what the records give; run `leaderboard`'}")
     else:
         print(f"{name}: {', '.join(names)}{'' if new != old else ': unchanged'}")
@@ -61,11 +61,10 @@ def table(track: str, records: Path) -> str:
     if not found:
         return ""
     names = {str(record.get("code")): record["name"] for _, record in found}
-    lines = [f"**Records of `{track}`**, written by `python -m records leaderboard` from its folder:", "",
-             "| # | record | date | training time (s) | steps | val_loss | hardware | verdict | speed |",
-             "|---|---|---|---|---|---|---|---|---|",
-             *(row(i, path.parent, record, names) for i, (path, record) in enumerate(found, start=1))]
-    return "".join(f"{line}\n" for line in lines)
+    rows = [row(i, path.parent, record, names) for i, (path, record) in enumerate(found, start=1)]
+    return (f"**Records of `{track}`**, written by `python -m records leaderboard` from its folder:\n\n"
+            "| # | record | date | training time (s) | steps | val_loss | hardware | verdict | speed |\n"
+            "|---|---|---|---|---|---|---|---|---|\n" + "\n".join([*rows, ""]))
 
 
 def read_all(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
@@ -74,9 +73,7 @@ def read_all(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     for path in folder.glob("*/record.json"):
         try:
             fields = parse_json(read_bytes(path).decode())
-            for name in ("name", "date"):
-                need(fields, name, str)
-            found.append((path, fields))
+            found.append((path, fields | {name: need(fields, name, str) for name in ("name", "date")}))
         except (ReadError, UnicodeDecodeError) as error:
             raise ReadError(f"{shown(path.parent.name)}/{shown(path.name)}: {error}") from None
     return sorted(found, key=lambda pair: (str(pair[1].get("begun")), str(pair[0])))
@@ -102,8 +99,9 @@ def speed(race: dict[str, Any] | None, names: dict[str, str]) -> str:
     """Return what a race showed, in a few words."""
     if not race:
         return "not raced"
-    other = names.get(race["against"]["code"], f"code {str(race['against']['code'])[:8]}")
-    if race["difference_percent"] is None:
-        return f"{race['verdict']} (against {other})"
-    return f"{race['verdict']} than {other}: {number(race['difference_percent']):+.1f} %" \
-        if race["verdict"] in ("faster", "slower") else f"{race['verdict']} against {other}"
+    verdict, percent, code = race["verdict"], race["difference_percent"], race["against"]["code"]
+    other = names.get(code, f"code {str(code)[:8]}")
+    if percent is None:
+        return f"{verdict} (against {other})"
+    decided = verdict in ("faster", "slower")
+    return f"{verdict} than {other}: {number(percent):+.1f} %" if decided else f"{verdict} against {other}"

@@ -29,8 +29,7 @@ def build(claim: Claim, name: str) -> dict[str, Any]:
     Losses in nats per token, one a seed; times in s, one a run.
     """
     runs = sorted(claim.own, key=lambda run: run.run_id)
-    first, losses = runs[0], claim.losses()
-    decided = conclude(claim, all_attempts(claim))
+    first, losses, decided = runs[0], claim.losses(), conclude(claim, all_attempts(claim))
     begun, ended = (datetime.datetime.fromtimestamp(ns // 10**9, datetime.UTC) for ns in (
         min(run.at("clocks", "realtime_ns") for run in runs),
         max(run.end["clocks"]["realtime_ns"] for run in runs)))
@@ -61,7 +60,7 @@ def spread(values: list[float]) -> dict[str, Any]:
 
 def six_digits(p: float | None) -> float | None:
     """Return p to six significant digits; what follows depends on how the tail of t is computed."""
-    return None if p is None else float(f"{p:.6g}")
+    return p and float(f"{p:.6g}")
 
 
 def raced(folder: Path | None, code: str) -> dict[str, Any] | None:
@@ -70,12 +69,10 @@ def raced(folder: Path | None, code: str) -> dict[str, Any] | None:
         return None
     race = read_race(folder / "race")
     side = side_of(race, code)
-    other = race["AB".replace(side, "")]
+    other, found = race["AB".replace(side, "")], judge(folder / "race", side)
     names = ("verdict", "reason", "pairs", "difference_s", "difference_percent", "attempts", "killed")
-    found = judge(folder / "race", side)
-    return {name: found.get(name) for name in names} | {
-        "p": six_digits(found["p"]),
-        "against": {name: other.get(name) for name in ("code", "script")}}
+    return {**{name: found.get(name) for name in names}, "p": six_digits(found["p"]),
+            "against": {name: other.get(name) for name in ("code", "script")}}
 
 
 def block_of(record: dict[str, Any]) -> str:
@@ -151,30 +148,26 @@ def differences(claim: Claim) -> list[str]:
     folder = claim.record
     assert folder is not None
     record = build(claim, folder.name[len("2026-01-01_"):])
-    wrong = []
-    if (folder.name, folder.resolve().parent.name) != (f"{record['date']}_{record['name']}", claim.track):
-        wrong.append(f"the folder should be {claim.track}/{record['date']}_{record['name']}")
-    if not NAME.fullmatch(record["name"]):
-        wrong.append("the name has other characters than letters, digits, - and _")
-    there = {f"logs/{run.path.name}" for run in claim.own}
-    if there != (files := {log["file"] for log in record["logs"]}):
-        wrong.append(f"logs are not named by their run id: {', '.join(sorted(there ^ files)[:3])}")
-    if read_bytes(folder / "record.json") != json_text(record).encode():
-        wrong.append(f"record.json: {first_difference(folder / 'record.json', record)}")
-    text = read_bytes(folder / "README.md").decode(errors="replace")
-    if replaced(text, BEGIN, END, block_of(record), "README.md") != text:
-        wrong.append("README.md: the block between its markers")
-    return wrong
+    place = f"{claim.track}/{record['date']}_{record['name']}"
+    misnamed = {f"logs/{run.path.name}" for run in claim.own} ^ {log["file"] for log in record["logs"]}
+    found, text = (read_bytes(folder / name) for name in ("record.json", "README.md"))
+    page = text.decode(errors="replace")
+    return [words for wrong, words in (
+        (f"{folder.resolve().parent.name}/{folder.name}" != place, f"the folder should be {place}"),
+        (not NAME.fullmatch(record["name"]), "the name has other characters than letters, digits, - and _"),
+        (misnamed, f"logs are not named by their run id: {', '.join(sorted(misnamed)[:3])}"),
+        (found != json_text(record).encode(), f"record.json: {first_difference(found, record)}"),
+        (replaced(page, BEGIN, END, block_of(record), "README.md") != page,
+         "README.md: the block between its markers")) if wrong]
 
 
-def first_difference(path: Path, record: dict[str, Any]) -> str:
-    """Return in words where a record.json differs from what it should say."""
+def first_difference(data: bytes, record: dict[str, Any]) -> str:
+    """Return in words where the bytes of a record.json differ from what they should say."""
     try:
-        found = parse_json(read_bytes(path).decode())
+        found = parse_json(data.decode())
     except (ReadError, UnicodeDecodeError) as error:
         return str(error)
-    expected = parse_json(json_text(record))
-    for key in sorted(found.keys() | expected.keys()):
-        if found.get(key) != expected.get(key):
-            return f"{key} is {shown(str(found.get(key)))}, the logs give {shown(str(expected.get(key)))}"
+    for key, expected in sorted((dict.fromkeys(found) | parse_json(json_text(record))).items()):
+        if found.get(key) != expected:
+            return f"{key} is {shown(str(found.get(key)))}, the logs give {shown(str(expected))}"
     return "not in its canonical form"

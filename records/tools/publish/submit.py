@@ -6,22 +6,24 @@ import tempfile
 from pathlib import Path
 
 from records.tools.check.claim import LEDGER, RACE, Claim, attempts, load_claim
-from records.tools.publish.leaderboard import read_all
-from records.tools.read.log import read_bytes
-from records.tools.publish.record import NAME, build, skeleton, unanswered
 from records.tools.check.significance import LOOKS
-from records.tools.publish.verify import Judgement, as_json, judge
+from records.tools.publish.leaderboard import read_all
+from records.tools.publish.record import NAME, build, skeleton, unanswered
+from records.tools.publish.verify import Judgement, as_json
+from records.tools.read.extract import write_files
+from records.tools.read.log import read_bytes
+from records.tools.read.run import Run
 from records.tools.read.values import ReadError, json_text, shown
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
-    parser.add_argument("logs", metavar="LOG", nargs="+", type=Path, help="all runs of one submission")
-    parser.add_argument("--name", required=True, help="letters, digits, - and _")
-    parser.add_argument("--race", metavar="DIR", type=Path, help="a race against the record before it")
-    parser.add_argument("--ledger", metavar="FILE", type=Path, help="default: ledger.jsonl beside the logs")
-    parser.add_argument("--to", metavar="DIR", type=Path, default=Path("records"), help="default: records")
-    parser.add_argument("--json", action="store_true", help="print verify's JSON object and what is missing")
+ARGUMENTS = {
+    "logs": {"metavar": "LOG", "nargs": "+", "type": Path, "help": "all runs of one submission"},
+    "--name": {"required": True, "help": "letters, digits, - and _"},
+    "--race": {"metavar": "DIR", "type": Path, "help": "a race against the record before it"},
+    "--ledger": {"metavar": "FILE", "type": Path, "help": "default: ledger.jsonl beside the logs"},
+    "--to": {"metavar": "DIR", "type": Path, "default": Path("records"), "help": "default: records"},
+    "--json": "print verify's JSON object and what is missing",
+}
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -31,28 +33,22 @@ def main(arguments: argparse.Namespace) -> int:
     claim = load_claim(arguments.logs, ledger=arguments.ledger)
     if arguments.race:
         claim.races = [arguments.race]
-    judgement = judge(claim)
+    judgement, lacks = Judgement(claim), []
     if judgement.word in ("INVALID", "REFUTED"):
-        if arguments.json:
-            print(json_text(as_json(judgement) | {"missing": []}), end="")
-            return 1
-        for name in judgement.broken:
-            print(f"{name}: {judgement.checks[name].evidence}")
-        print(f"{judgement.word}, no record: {judgement.verdict.reason}")
-        return 1
-    if len(claim.own) < len(claim.runs):
+        lines = [f"{name}: {judgement.checks[name].evidence}" for name in judgement.broken]
+        lines.append(f"{judgement.word}, no record: {judgement.verdict.reason}")
+    elif len(claim.own) < len(claim.runs):
         raise ReadError("a record is made of logs of format 1 (docs/log_format.md); others are none")
-    folder = write(claim, arguments)
-    judgement = judge(load_claim([folder]))
-    if arguments.json:
-        print(json_text(as_json(judgement) | {"missing": missing(judgement)}), end="")
-        return judgement.code
-    print(f"wrote {folder}: {judgement.word}: {judgement.verdict.reason}")
-    for line in missing(judgement):
-        print(f"missing: {line}")
-    for command in (f"python -m records verify {folder}", "python -m records leaderboard",
-                    f"git add {folder} README.md"):
-        print(f"next: {command}")
+    else:
+        folder = write(claim, arguments)
+        judgement = Judgement(load_claim([folder]))
+        lacks = missing(judgement)
+        lines = [f"wrote {folder}: {judgement.word}: {judgement.verdict.reason}",
+                 *(f"missing: {line}" for line in lacks),
+                 f"next: python -m records verify {folder}", "next: python -m records leaderboard",
+                 f"next: git add {folder} README.md"]
+    text = json_text(as_json(judgement) | {"missing": lacks}).strip() if arguments.json else "\n".join(lines)
+    print(text)
     return judgement.code
 
 
@@ -63,18 +59,7 @@ def write(claim: Claim, arguments: argparse.Namespace) -> Path:
         (arguments.to / claim.track).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".new-", dir=arguments.to / claim.track) as aside:
             folder = Path(aside) / "record"
-            (folder / "logs").mkdir(parents=True)
-            for run in runs:
-                if not run.run_id.replace("_", "").isalnum():
-                    raise ReadError(f"{run.name}: run id {shown(run.run_id)} is no name for a file")
-                (folder / "logs" / f"{run.run_id}.txt").write_bytes(read_bytes(run.path))
-            digest = str(runs[0].at("code", "digest"))
-            if lines := ledger_lines(claim, digest):
-                (folder / "logs" / LEDGER).write_text(lines)
-            if arguments.race:
-                (folder / "race").mkdir()
-                for path in (arguments.race / RACE, *arguments.race.glob("*.txt")):
-                    (folder / "race" / path.name).write_bytes(read_bytes(path))
+            write_files(files_of(runs, claim, arguments.race), folder)
             made = dataclasses.replace(claim, runs=runs, ledgers=sorted((folder / "logs").glob(LEDGER)),
                                        record=folder, races=[folder / "race"] if arguments.race else [])
             record = build(made, arguments.name)
@@ -89,16 +74,21 @@ def write(claim: Claim, arguments: argparse.Namespace) -> Path:
     return target
 
 
-def ledger_lines(claim: Claim, digest: str) -> str:
-    """Return the ledger's lines of this code: every attempt, so that a reader can count them too."""
-    lines = ""
-    for ledger in claim.ledgers:
-        for entry in attempts(ledger, digest, claim.track):
-            status = entry.pop("status")
-            lines += json_text(entry, None)
-            if status != "incomplete":
-                lines += json_text({"what": "end", "run_id": entry["run_id"], "status": status}, None)
-    return lines
+def files_of(runs: list[Run], claim: Claim, race: Path | None) -> dict[str, bytes]:
+    """Return the evidence of a record, name -> bytes: logs, every attempt with this code, the race."""
+    if bad := next((run for run in runs if not run.run_id.replace("_", "").isalnum()), None):
+        raise ReadError(f"{bad.name}: run id {shown(bad.run_id)} is no name for a file")
+    digest, lines = str(runs[0].at("code", "digest")), ""
+    for entry in (e for ledger in claim.ledgers for e in attempts(ledger, digest, claim.track)):
+        status = entry.pop("status")
+        lines += json_text(entry, None)
+        if status != "incomplete":
+            lines += json_text({"what": "end", "run_id": entry["run_id"], "status": status}, None)
+    paths = {f"logs/{run.run_id}.txt": run.path for run in runs}
+    if race:
+        paths |= {f"race/{path.name}": path for path in (race / RACE, *race.glob("*.txt"))}
+    files = {name: read_bytes(path) for name, path in paths.items()}
+    return files | {f"logs/{LEDGER}": lines.encode()} if lines else files
 
 
 def missing(judgement: Judgement) -> list[str]:

@@ -79,6 +79,7 @@ def test_every_shipped_record_finds_its_harness_in_its_log_and_the_row_that_it_w
     row = tomllib.loads(code.base["harness/tracks.toml"].decode())[code.track]
     assert row["target"] == manifest["track_row"]["target"]
     assert launches.find_log(Path(record.parent.name)).path == code.log.path
+    assert launches.find_log(Path(record.parent.name.partition("_")[2])).path == code.log.path
 
 
 def test_this_checkouts_launcher_starts_the_harness_of_a_shipped_record(project):
