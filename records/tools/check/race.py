@@ -115,8 +115,7 @@ def mismatches(race: dict[str, Any], runs: list[Run]) -> list[str]:
     harnesses = {str(run.at("code", "harness")) for run in runs}
     if len(harnesses) > 1 and not harnesses <= accepted_harnesses().keys():
         wrong.append("the sides ran on different harnesses, not all of them accepted by this checkout")
-    hosts: dict[str, str] = {}
-    begun = -math.inf
+    hosts, begun = {}, -math.inf
     for slot, run in enumerate(runs):
         side, name = race["order"][slot], run.path.name
         host = {**{fact: run.at("sys", fact) for fact in HOST}, "world size": run.at("world_size"),

@@ -1,10 +1,9 @@
 """One training run as its log tells it, whichever program wrote the log. Facts that it lacks are None."""
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from records.tools.read.log import Event, Log
+from records.tools.read.log import Event, Log, sha256
 from records.tools.read.values import shown
 
 
@@ -50,7 +49,7 @@ class Run:
     @property
     def code_sha256(self) -> str | None:
         """sha256 of the entry script."""
-        return None if self.code is None else hashlib.sha256(self.code).hexdigest()
+        return None if self.code is None else sha256(self.code)
 
     @property
     def name(self) -> str:

@@ -26,8 +26,8 @@ def own_row(track: str, root: Path | None = None) -> dict[str, Any]:
     """Return this checkout's row of a track. Raises ReadError where it has none."""
     rows = load_rows(root)
     if track not in rows:
-        raise ReadError(f"track {shown(track)} is not in this checkout's harness/tracks.toml; it has "
-                        f"{', '.join(rows)}")
+        raise ReadError(f"track {shown(track)} is not in this checkout's harness/tracks.toml; "
+                        f"it has {', '.join(rows)}")
     return rows[track]
 
 
