@@ -4,6 +4,7 @@ import json
 import re
 import statistics
 import sys
+from bisect import bisect_left
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,7 +147,7 @@ def between(marks: list[tuple[float, float]], x: float) -> float:
     """Return y at x on the straight line through the two marks (x, y) that are nearest around it."""
     if len(marks) < 2:
         return marks[0][1]
-    i = next((i for i in range(1, len(marks) - 1) if marks[i][0] >= x), len(marks) - 1)
+    i = bisect_left(marks, x, 1, len(marks) - 1, key=lambda mark: mark[0])
     (x0, y0), (x1, y1) = marks[i - 1], marks[i]
     return y0 if x1 == x0 else y0 + (y1 - y0) * (x - x0) / (x1 - x0)
 

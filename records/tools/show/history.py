@@ -68,7 +68,7 @@ def draw_history(records: list[Record], output: Path) -> None:
     if len(tracks := sorted({record.track for record in records})) > 1:
         raise ReadError(f"tracks {shown(', '.join(tracks))}: their times do not compare; draw one track")
     days: dict[datetime.date, list[Record]] = {}
-    for record in records:
+    for record in sorted(records, key=lambda record: record.order):
         days.setdefault(record.date, []).append(record)
     unit, scale = ("min", 60) if max(record.time_s for record in records) >= 600 else ("s", 1)
     with figure_for(output) as figure:
@@ -78,7 +78,8 @@ def draw_history(records: list[Record], output: Path) -> None:
             for i, record in enumerate(of_day):
                 place, time = dates.date2num(day) + (i + 0.5) / len(of_day), record.time_s / scale
                 points.append((place, time, record.name))
-                axes.errorbar(place, time, record.sd_s / scale, fmt="o", color=PALETTE[0], markersize=5, capsize=3)
+                axes.errorbar(place, time, record.sd_s / scale, fmt="o", color=PALETTE[0], markersize=5,
+                              capsize=3)
         x, y, _ = zip(*points)
         axes.step(x, list(accumulate(y, min)), where="post", color=PALETTE[0], linewidth=1.8)
         axes.set_yscale("log")

@@ -3,7 +3,7 @@ import argparse
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -17,17 +17,17 @@ FEW = 64  # files that one process reads sooner than several would start
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("paths", metavar="PATH", nargs="+", type=Path, help="a log, or a folder to search")
-    parser.add_argument("--track", metavar="NAME", help="list the runs of this track alone")
-    parser.add_argument("--json", action="store_true", help="print a JSON array with all facts of each run")
+    add = parser.add_argument
+    add("paths", metavar="PATH", nargs="+", type=Path, help="a log, or a folder to search")
+    add("--track", metavar="NAME", help="list the runs of this track alone")
+    add("--json", action="store_true", help="print a JSON array with all facts of each run")
 
 
 def main(arguments: argparse.Namespace) -> int:
     """List runs; return the exit code: 2 where a file that was named is no log."""
     rows: list[dict[str, Any]] = []
-    others, code = 0, 0
-    named = {os.fspath(path) for path in arguments.paths}
-    paths = list(find_logs(arguments.paths))
+    others, code, paths = 0, 0, list(find_logs(arguments.paths))
+    named = set(map(os.fspath, arguments.paths))
     for path, found in zip(paths, read_all(paths)):
         if isinstance(found, list):
             rows += [row for row in found if arguments.track in (None, row["track"])]
@@ -38,10 +38,7 @@ def main(arguments: argparse.Namespace) -> int:
             others += 1
     if not paths:
         raise ReadError(f"{shown(', '.join(map(str, arguments.paths)))}: no logs there")
-    if arguments.json:
-        sys.stdout.write(json_text(rows))
-    else:
-        print_rows([line_of(row) for row in rows])
+    print(json_text(rows) if arguments.json else table(map(line_of, rows)), end="")
     if others:
         print(f"records list: {others} of {len(paths)} files are no logs, or damaged; name one to see why",
               file=sys.stderr)
@@ -88,11 +85,9 @@ def duration(ms: float | None) -> str | None:
     return None if ms is None else f"{ms / 1000:.1f} s" if math.isfinite(ms) else str(ms)
 
 
-def print_rows(rows: list[list[str]]) -> None:
-    """Print rows below a head, in columns."""
+def table(rows: Iterable[list[str]]) -> str:
+    """Return rows below a head, in columns."""
     rows = [["status", "track", "step", "val_loss", "time", "code", "device", "file"], *rows]
     widths = [max(map(len, column)) for column in zip(*rows)]
-    for row in rows:
-        cells = [cell.rjust(width) if i in (2, 3, 4) else cell.ljust(width)
-                 for i, (cell, width) in enumerate(zip(row, widths))]
-        print("  ".join(cells).rstrip())
+    cells = ([f"{cell:{side}{width}}" for cell, side, width in zip(row, "<<>>><<<", widths)] for row in rows)
+    return "".join("  ".join(row).rstrip() + "\n" for row in cells)

@@ -6,14 +6,7 @@ import random
 from collections.abc import Sequence
 from itertools import accumulate
 
-from records.tools.check.significance import (
-    ALPHA,
-    LOOKS,
-    SIGMA,
-    power,
-    runs_needed,
-    time_runs_needed,
-)
+from records.tools.check.significance import ALPHA, LOOKS, SIGMA, power, runs_needed, time_runs_needed
 from records.tools.check.student import t_quantile
 from records.tools.read.values import ReadError
 
@@ -22,16 +15,17 @@ CAMPAIGNS = 50_000  # simulated; the standard error of a chance is at most 0.002
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("--buffer", type=float, required=True, metavar="NATS",
-                        help="how far below the target the mean loss is expected")
-    parser.add_argument("--sigma", type=float, default=SIGMA, metavar="NATS",
-                        help="sd of the final loss between seeds (default: %(default)s)")
-    parser.add_argument("--power", type=float, default=0.9, help="chance to show it (default: %(default)s)")
-    parser.add_argument("--alpha", type=float, default=ALPHA, help="chance to err (default: %(default)s)")
-    parser.add_argument("--minutes", type=float, help="what one run takes, for the hours")
-    parser.add_argument("--effect", type=float, help="relative gain in time to show: 0.005 is 0.5 %%")
-    parser.add_argument("--cv", type=float, help="sd over mean of times on one host; with --effect")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add = parser.add_argument
+    add("--buffer", type=float, required=True, metavar="NATS",
+        help="how far below the target the mean loss is expected")
+    add("--sigma", type=float, default=SIGMA, metavar="NATS",
+        help="sd of the final loss between seeds (default: %(default)s)")
+    add("--power", type=float, default=0.9, help="chance to show it (default: %(default)s)")
+    add("--alpha", type=float, default=ALPHA, help="chance to err (default: %(default)s)")
+    add("--minutes", type=float, help="what one run takes, for the hours")
+    add("--effect", type=float, help="relative gain in time to show: 0.005 is 0.5 %%")
+    add("--cv", type=float, help="sd over mean of times on one host; with --effect")
+    add("--json", action="store_true", help="print one JSON object")
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -104,8 +98,8 @@ def lines(arguments: argparse.Namespace, plan: dict) -> list[str]:
             f"declared looks, each at {plan['alpha_per_look']:g}: {plan['expected_runs']:.1f} runs "
             f"expected{took(plan['expected_hours'])}"]
     text += [f"  shown by run {look['runs']:2}  {look['accepted']:.3f}" for look in plan["looks"]]
-    if "time" in plan:
-        text.append(f"a gain in time of {arguments.effect:.3g}, cv {arguments.cv:.3g}: "
-                    f"{plan['time']['runs_per_arm']} runs of each code in turns on one host"
-                    f"{took(plan['time']['hours'])}, shown with a chance of {arguments.power:g}")
+    if time := plan.get("time"):
+        text.append(f"a gain in time of {arguments.effect:.3g}, cv {arguments.cv:.3g}: {time['runs_per_arm']}"
+                    f" runs of each code in turns on one host{took(time['hours'])}, shown with a chance of "
+                    f"{arguments.power:g}")
     return text

@@ -45,7 +45,7 @@ def main(arguments: argparse.Namespace) -> int:
         raise ReadError(f"-o {shown(arguments.output.name)}: expected a name that ends in .png or .svg")
     if arguments.history:
         records = [record for folder in arguments.logs for record in read_records(folder)]
-        draw_history(sorted(records, key=lambda record: record.order), arguments.output)
+        draw_history(records, arguments.output)
         drawn = {"records": len(records)}
     else:
         runs = load(arguments.logs)

@@ -1,7 +1,6 @@
 """Shows one run whole: what ran, on what, how the loss fell, how it ended."""
 import argparse
 import json
-import math
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -11,21 +10,26 @@ from typing import Any
 from records.tools.read.log import sha256
 from records.tools.read.logs import load_runs
 from records.tools.read.run import Point, Run
-from records.tools.read.values import ReadError, json_text, number, shown
+from records.tools.read.values import ReadError, is_finite, json_text, number, shown
+from records.tools.show.group import between
 from records.tools.show.listing import duration, loss
 
 WIDTH, HEIGHT = 64, 10  # of the chart, in characters
 BRAILLE = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # the dot in each row and column of a cell
+END = ("status", "step", "val_loss", "bits_per_byte", "weights", "weights_sha256", "rank", "type", "message",
+       "signal", "ranks")  # what is shown of the end line
+UNSTABLE = ("file", "time", "train_time_ms", "device", "peak memory")  # facts in which equal runs differ
 MOST = 60  # lines of one part; a log may hold a million
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("log", metavar="LOG", type=Path)
-    parser.add_argument("--stable", action="store_true",
-                        help="leave out what differs between two equal runs: names, dates, times, host")
-    parser.add_argument("--trial", metavar="N", type=int, help="which, from 0, of a file that holds several")
-    parser.add_argument("--json", action="store_true", help="print one JSON object, with every validation")
+    add = parser.add_argument
+    add("log", metavar="LOG", type=Path)
+    add("--stable", action="store_true",
+        help="leave out what differs between two equal runs: names, dates, times, host")
+    add("--trial", metavar="N", type=int, help="which, from 0, of a file that holds several")
+    add("--json", action="store_true", help="print one JSON object, with every validation")
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -40,8 +44,7 @@ def main(arguments: argparse.Namespace) -> int:
         return 0
     if len(runs) > 1 and arguments.trial is None:
         print(f"records show: run 0 of {len(runs)}; --trial N shows another", file=sys.stderr)
-    for line in page(run, arguments.stable):
-        print(line)
+    print(*page(run, arguments.stable), sep="\n")
     return 0
 
 
@@ -51,21 +54,19 @@ def whole(run: Run, stable: bool) -> dict[str, Any]:
              "files": {path: sha256(source) for path, source in run.files.items()},
              "vals": [{"step": point.step, "val_loss": point.loss, "tokens": point.tokens,
                        **({} if stable else {"train_time_ms": point.time_ms})} for point in run.vals],
-             "overrides": mapping(run.at("overrides")) if run.log else None,
-             "warnings": warnings(run)}
-    return {name: fact for name, fact in facts.items()
-            if not stable or name not in ("file", "train_time_ms", "device")}
+             "overrides": mapping(run, "overrides") if run.log else None, "warnings": warnings(run)}
+    return {name: fact for name, fact in facts.items() if not stable or name not in UNSTABLE}
 
 
 def page(run: Run, stable: bool) -> Iterator[str]:
     """Yield the lines that show a run; where stable, those alone that equal runs share."""
     yield from head(run, stable)
     yield from part("settings", pairs(run.hyperparameters))
-    yield from part("overrides", pairs(mapping(run.at("overrides"))))
-    yield from part("data", pairs(mapping(run.at("data"))))
+    for name in ("overrides", "data"):
+        yield from part(name, pairs(mapping(run, name)))
     if not stable:
         yield from part("environment", (line for name in ("sys", "git", "launch", "calibration")
-                                        for line in pairs(mapping(run.at(name)), f"{name}.")))
+                                        for line in pairs(mapping(run, name), f"{name}.")))
     if curve := chart(run.vals, encodable("\u28ff")):
         yield from ("", "val_loss", *curve)
     yield from part("validations", validations(run, stable))
@@ -79,19 +80,18 @@ def page(run: Run, stable: bool) -> Iterator[str]:
 def head(run: Run, stable: bool) -> Iterator[str]:
     """Yield what the run is: track, code, seed, ranks, versions."""
     facts = {
-        "file": None if stable else run.name, "format": run.format, "status": run.status,
-        "track": run.track, "target": run.log and run.log.track.get("target"),
+        "file": run.name, "format": run.format, "status": run.status, "track": run.track,
+        "target": run.log and run.log.track.get("target"),
         "result": run.last and f"val_loss {loss(run.last.loss)} at step {run.last.step}"
                                  + ("" if run.steps is None else f" of {run.steps}"),
-        "time": None if stable or not run.last else duration(run.last.time_ms),
-        "script": run.at("script"), "code sha256": run.code_sha256, "digest": run.at("code", "digest"),
+        "time": run.last and duration(run.last.time_ms), "script": run.at("script"),
+        "code sha256": run.code_sha256, "digest": run.at("code", "digest"),
         "harness": run.at("code", "harness"), "seed": run.seed, "world size": run.world_size,
-        "device": None if stable else run.device, "versions": run.versions or None,
-        "parameters": run.at("parameters"),
-        "peak memory": f"{run.peak_memory_mib} MiB" if run.peak_memory_mib and not stable else None,
+        "device": run.device, "versions": run.versions or None, "parameters": run.at("parameters"),
+        "peak memory": f"{run.peak_memory_mib} MiB" if run.peak_memory_mib else None,
     }
-    for line in pairs({name: fact for name, fact in facts.items() if fact is not None}):
-        yield line[2:]
+    yield from (line[2:] for line in pairs({name: fact for name, fact in facts.items() if fact is not None
+                                            and not (stable and name in UNSTABLE)}))
     yield from part("files", (f"  {sha256(source)[:8]}  {shown(path, 100)}"
                               for path, source in sorted(run.files.items())))
 
@@ -99,9 +99,8 @@ def head(run: Run, stable: bool) -> Iterator[str]:
 def part(title: str, lines: Iterable[str]) -> Iterator[str]:
     """Yield a blank line, a title and lines, at most MOST of them; nothing where there is none."""
     lines = iter(lines)
-    shown_lines = list(islice(lines, MOST))
-    if shown_lines:
-        yield from ("", title, *shown_lines)
+    if first := list(islice(lines, MOST)):
+        yield from ("", title, *first)
     if more := sum(1 for _ in lines):
         yield f"  ... {more} more"
 
@@ -113,9 +112,9 @@ def pairs(facts: dict[str, Any], prefix: str = "") -> Iterator[str]:
         yield f"  {shown(prefix + name, 40):<24}  {shown(text, 200)}"
 
 
-def mapping(value: Any) -> dict[str, Any]:
-    """Return an object of a manifest; an empty one where the log has something else there."""
-    return value if isinstance(value, dict) else {}
+def mapping(run: Run, name: str) -> dict[str, Any]:
+    """Return an object of the manifest; an empty one where the log has something else there."""
+    return value if isinstance(value := run.at(name), dict) else {}
 
 
 def encodable(text: str) -> bool:
@@ -129,22 +128,17 @@ def encodable(text: str) -> bool:
 
 def chart(points: list[Point], braille: bool) -> list[str]:
     """Return lines that draw the losses against the steps; none where there are not two to join."""
-    curve = sorted({p.step: p.loss for p in points if p.loss is not None and math.isfinite(p.loss)}.items())
+    curve = sorted({p.step: p.loss for p in points if is_finite(p.loss)}.items())
     if len(curve) < 2:
         return []
     low, high = min(y for _, y in curve), max(y for _, y in curve)
-    wide, tall = (2, 4) if braille else (1, 1)
-    columns, rows = WIDTH * wide, HEIGHT * tall
     (first, _), (last, _) = curve[0], curve[-1]
-    cells, i, before = [[0] * WIDTH for _ in range(HEIGHT)], 0, None
-    for column in range(columns):
-        step = first + (last - first) * column / (columns - 1)
-        while i < len(curve) - 2 and curve[i + 1][0] < step:
-            i += 1
-        (x0, y0), (x1, y1) = curve[i], curve[i + 1]
-        share = min(max((step - x0) / (x1 - x0), 0), 1)
-        y = y0 * (1 - share) + y1 * share
-        row = round((high / 2 - y / 2) / (high / 2 - low / 2 or 1) * (rows - 1))  # halves cannot overflow
+    marks = [((step - first) / (last - first), y / 2) for step, y in curve]  # halves cannot overflow
+    wide, tall = (2, 4) if braille else (1, 1)
+    cells, before = [[0] * WIDTH for _ in range(HEIGHT)], None
+    for column in range(WIDTH * wide):
+        y = between(marks, column / (WIDTH * wide - 1))
+        row = round((high / 2 - y) / (high / 2 - low / 2 or 1) * (HEIGHT * tall - 1))
         before = row if before is None else before
         for dot in range(min(row, before + 1), max(row, before - 1) + 1):  # without a gap where it is steep
             cells[dot // tall][column // wide] |= BRAILLE[dot % tall][column % wide]
@@ -176,19 +170,15 @@ def scalars(run: Run) -> Iterator[str]:
             if name not in ("seq", "step") and isinstance(value, (int, float, str)):
                 found.setdefault(name, []).append(number(value))
     for name, values in sorted(found.items()):
-        numbers = {"first": values[0], "last": values[-1], "lowest": min(values), "highest": max(values)}
-        words = ", ".join(f"{word} {value:.6g}" for word, value in numbers.items())
-        yield f"  {shown(name, 40):<24}  {len(values)} times, {words}"
+        yield (f"  {shown(name, 40):<24}  {len(values)} times, first {values[0]:.6g}, last {values[-1]:.6g}, "
+               f"lowest {min(values):.6g}, highest {max(values):.6g}")
 
 
 def end(run: Run, stable: bool) -> Iterator[str]:
     """Yield how the run ended, and where its wall time went."""
     facts = run.end
-    names = ("status", "step", "val_loss", "bits_per_byte", "weights", "weights_sha256", "rank", "type",
-             "message", "signal", "ranks")
-    yield from pairs({name: facts[name] for name in names if name in facts})
-    for line in str(facts.get("traceback", "")).splitlines():
-        yield f"    {shown(line, 200)}"
+    yield from pairs({name: facts[name] for name in END if name in facts})
+    yield from (f"    {shown(line, 200)}" for line in str(facts.get("traceback", "")).splitlines())
     if stable:
         return
     wall = facts.get("wall_ns")
@@ -200,11 +190,10 @@ def end(run: Run, stable: bool) -> Iterator[str]:
 
 def warnings(run: Run) -> list[str]:
     """Return what a reader of the run must know before trusting its numbers."""
-    found: list[str] = []
-    last = run.last
+    found, last = [], run.last
     if last is None:
         found.append("no validation")
-    elif last.loss is None or not math.isfinite(last.loss):
+    elif not is_finite(last.loss):
         found.append(f"the last loss is {last.loss}")
     if last and run.steps is not None and last.step != run.steps:
         found.append(f"the last validation is of step {last.step}, the run was to take {run.steps}")
@@ -218,7 +207,7 @@ def warnings(run: Run) -> list[str]:
         found.append(f"tripwire: {shown(str(run.end.get('message')), 200)}")
     found += [f"late: {shown(str(fields.get('path')))} was loaded after the start"
               for fields in run.of_kind("late")]
-    if overrides := mapping(run.at("overrides")):
+    if overrides := mapping(run, "overrides"):
         found.append(f"{len(overrides)} hyperparameters were overridden on the command line")
     if run.at("resumed_from"):
         found.append("resumed from a checkpoint")

@@ -48,8 +48,7 @@ def file_diffs(a: Run, b: Run) -> list[FileDiff]:
     names = sorted(a.files.keys() | b.files.keys(), key=lambda name: (name.startswith("harness/"), name))
     found = [FileDiff(script_name(a), script_name(b), a.code, b.code)] if a.code != b.code else []
     for name in names:
-        old, new = a.files.get(name), b.files.get(name)
-        if old != new:
+        if (old := a.files.get(name)) != (new := b.files.get(name)):
             found.append(FileDiff(None if old is None else name, None if new is None else name,
                                   old or b"", new or b""))
     return found

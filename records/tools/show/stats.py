@@ -24,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--target", type=float, metavar="NATS", help="default: that of the logs' track in this checkout")
     add("--vs", metavar="LOG", nargs="+", type=Path, help="test against these runs instead; "
         "paired where both have the same seeds, else by Welch's test")
-    add("--margin", type=float, metavar="NATS", help="with --vs: test that the loss is worse by less than this")
+    add("--margin", type=float, metavar="NATS",
+        help="with --vs: test that the loss is worse by less than this")
     which.add_argument("--step", type=int, help="judge at this step, not at the last")
     which.add_argument("--earliest", action="store_true",
                        help="find the earliest step: backwards from the last, until one does not pass")
