@@ -29,7 +29,8 @@ def main(argv: list[str]) -> int:
     try:
         module = importlib.import_module(f"lab.{name}")
     except ModuleNotFoundError as error:
-        print(f"lab: {error.name} is missing; python -m pip install -r lab/requirements.txt", file=sys.stderr)
+        package = error.name.partition(".")[0]
+        print(f"lab: {package} is missing; python -m pip install -r lab/requirements.txt", file=sys.stderr)
         return 2
     own = argparse.ArgumentParser(prog=f"python -m lab {arguments.command}", description=line,
                                   formatter_class=argparse.RawDescriptionHelpFormatter)
