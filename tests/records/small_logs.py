@@ -5,6 +5,7 @@ from pathlib import Path
 
 from harness.runlog import RULE, RunLog, sha256
 
+FIXTURES = Path(__file__).parent / "fixtures"  # public logs, made up, one a layout
 SCRIPT = b"import harness\nprint('|')\n"
 FILES = {"harness/tracks.toml": b"[tiny]\ntarget = 5.0\n", "lab/a.py": b"x = 1\n", "lab/empty.py": b"",
          "lab/open.py": b"y = 2"}
