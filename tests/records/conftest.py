@@ -31,8 +31,8 @@ def call(capsys: pytest.CaptureFixture) -> Callable:
 def refused(call: Callable) -> Callable:
     """Return refused(*words) -> the one line in which a command refuses its input."""
     def refused(*words: object) -> str:
-        err = call(*words, code=2).err
-        assert err.count("\n") == 1 and err[:-1].isprintable() and len(err) < 500
+        out, err = call(*words, code=2)
+        assert not out and err.count("\n") == 1 and err[:-1].isprintable() and len(err) < 500
         return err
     return refused
 
