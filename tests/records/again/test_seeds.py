@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from synthetic import HARNESS, checkout, sound, write
+from synthetic import runnable, sound, write
 from tiny import TINY, Project, environment
 from waiting import until
 
@@ -21,10 +21,8 @@ class Campaign:
     """Seeds of a synthetic checkout: the n-th run has the n-th loss, or ends with the n-th word."""
 
     def __init__(self, root: Path):
-        self.root, self.results, self.seeds = checkout(root), iter(()), []
+        self.root, self.results, self.seeds = runnable(root), iter(()), []
         (root / "train_gpt2.py").write_bytes(sound(0).script)
-        for path, source in {**HARNESS, "run.sh": b"", "requirements.txt": b""}.items():
-            (root / path).write_bytes(source)
 
     def launch(self, tree: Path, flags: list[str], folder: Path, signals: launches.Signals) -> list[Path]:
         result = next(self.results)
