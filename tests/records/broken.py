@@ -1,5 +1,6 @@
 """Runs that are sound but for one thing, and the one check of verify that each of them fails."""
 import types
+from collections.abc import Callable
 from pathlib import Path
 
 from synthetic import HARNESS, SCRIPT, change, ending, setting
@@ -14,12 +15,9 @@ def unexplained(run: types.SimpleNamespace) -> None:
     run.end["clocks"] = {name: ns + 2 * 10**9 for name, ns in run.end["clocks"].items()}
 
 
-def clock_set(run: types.SimpleNamespace) -> None:
-    run.end["clocks"]["realtime_ns"] += 10**8
-
-
-def suspended(run: types.SimpleNamespace) -> None:
-    run.end["clocks"]["boottime_ns"] += 10**9
+def later(clock: str, ns: int) -> Callable:
+    """Return a change that lets one clock alone go on."""
+    return lambda run: run.end["clocks"].update({clock: run.end["clocks"][clock] + ns})
 
 
 def other_time(run: types.SimpleNamespace) -> None:
@@ -62,8 +60,8 @@ ONE_RUN = {  # what is changed in one of four runs -> the check that fails, and 
     "a time that is missing": ("wall", ending(setup_ns=None)),
     "parts that do not add up": ("wall", ending(validation_ns=1)),
     "another training time": ("wall", other_time),
-    "a clock that was set": ("clocks", clock_set),
-    "a suspended host": ("clocks", suspended),
+    "a clock that was set": ("clocks", later("realtime_ns", 10**8)),
+    "a suspended host": ("clocks", later("boottime_ns", 10**9)),
     "a step after the end": ("monotone", step_after_end),
     "another world size": ("place", change("world_size", 2)),
     "another processor": ("place", lambda run: run.manifest["sys"].update(cpu="Other CPU")),
@@ -80,3 +78,12 @@ def states(logs: list[Path]) -> dict[str, str]:
     """Return what each check says, those that are fine or have nothing to look at left out."""
     found = check_all(load_claim(logs))
     return {name: r.state for name, r in found.items() if r.state in ("fail", "review")}
+
+
+def worse(run: types.SimpleNamespace) -> None:
+    run.vals[-1][1] += 0.5
+
+
+def near(run: types.SimpleNamespace) -> None:
+    """At the target: shown neither to be below it nor to be above it."""
+    run.vals[-1][1] = 5.0 + (run.manifest["seed"] - 2.6) / 10

@@ -7,7 +7,6 @@ import pytest
 from synthetic import HARNESS, campaign, change, setting
 from tiny import RECORD, record_script
 
-from records.__main__ import main
 from records.tools.again import launch as launches
 
 
@@ -20,9 +19,8 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     log = min((RECORD / "logs").glob("*.txt"))
     (record / "logs" / log.name).write_bytes(log.read_bytes())
     (root / "train_gpt2.py").write_text("first = 1\n")
-    git(root, "init", "-q")
-    git(root, "add", "-A")
-    git(root, "commit", "-qm", "all")
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "all"]):
+        git(root, *words)
     monkeypatch.setattr(launches, "ROOT", root)
     monkeypatch.chdir(root)
     monkeypatch.setattr("sys.stdin", open("/dev/null"))
@@ -33,80 +31,76 @@ def git(root: Path, *words: str) -> None:
     subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@t", *words], cwd=root, check=True)
 
 
-def test_a_shipped_records_script_takes_the_place_of_a_committed_one_without_a_question(root, capsys):
-    assert main(["checkout", "a_record"]) == 0
-    out, err = capsys.readouterr()
+def test_a_shipped_records_script_takes_the_place_of_a_committed_one_without_a_question(root, call):
+    out, err = call("checkout", "a_record")
     assert (root / "train_gpt2.py").read_text() == record_script()
     assert out.strip().split("\n")[-1] == "./run.sh --track=sample" and "places to read" in err
-    assert main(["checkout", "records/sample/a_record", "mine here.py"]) == 0
-    assert capsys.readouterr().out.endswith("./run.sh '--script=mine here.py' --track=sample\n")
+    out = call("checkout", "records/sample/a_record", "mine here.py").out
+    assert out.endswith("./run.sh '--script=mine here.py' --track=sample\n")
     assert (root / "mine here.py").read_text() == record_script()
 
 
 @pytest.mark.parametrize("committed_before", [False, True])
-def test_what_is_in_no_commit_is_not_overwritten(committed_before, root, capsys):
+def test_what_is_in_no_commit_is_not_overwritten(committed_before, root, call):
     edited = root / "train_gpt2.py"
     edited.write_text("edited = 1\n")
     if committed_before:
         git(root, "commit", "-qam", "an edit")
         edited.write_text("first = 1\n")  # that of the commit before is as safe
-    assert main(["checkout", "a_record"]) == (0 if committed_before else 2)
-    assert committed_before or "in no commit; commit it, or name another FILE" in capsys.readouterr().err
+    err = call("checkout", "a_record", code=0 if committed_before else 2).err
+    assert committed_before or "in no commit; commit it, or name another FILE" in err
     assert (edited.read_text() == record_script()) == committed_before
 
 
-def test_an_untracked_file_stays_and_a_records_script_may_go(root, capsys):
+def test_an_untracked_file_stays_and_a_records_script_may_go(root, call):
     (root / "mine.py").write_text("mine = 1\n")
-    assert main(["checkout", "a_record", "mine.py"]) == 2
+    call("checkout", "a_record", "mine.py", code=2)
     assert (root / "mine.py").read_text() == "mine = 1\n"
     (root / "mine.py").write_text(record_script())
-    assert main(["checkout", "a_record", "mine.py"]) == 0
-    assert main(["checkout", "a_record", "records"]) == 2 and "not a file" in capsys.readouterr().err
+    call("checkout", "a_record", "mine.py")
+    assert "not a file" in call("checkout", "a_record", "records", code=2).err
 
 
-def test_a_folder_without_git_loses_nothing_either(root, tmp_path):
+def test_a_folder_without_git_loses_nothing_either(root, tmp_path, call):
     (tmp_path / "there.py").write_text("x = 1\n")
-    assert main(["checkout", "a_record", str(tmp_path / "there.py")]) == 2
-    assert main(["checkout", "a_record", str(tmp_path / "new.py")]) == 0
+    call("checkout", "a_record", tmp_path / "there.py", code=2)
+    call("checkout", "a_record", tmp_path / "new.py")
 
 
-def test_a_strangers_log_is_scanned_and_wants_a_yes(root, tmp_path, capsys):
+def test_a_strangers_log_is_scanned_and_wants_a_yes(root, tmp_path, call):
     [log] = campaign(tmp_path, 1, setting(script=b"from harness.run import open_run\nexec('x')\n"))
-    assert main(["checkout", str(log), "theirs.py"]) == 2
-    assert "train.py:2: builds or loads code: exec('x')" in (err := capsys.readouterr().err)
+    err = call("checkout", log, "theirs.py", code=2).err
+    assert "train.py:2: builds or loads code: exec('x')" in err
     assert "give --yes" in err and not (root / "theirs.py").exists()
-    assert main(["checkout", str(log), "theirs.py", "--yes"]) == 0
+    call("checkout", log, "theirs.py", "--yes")
     assert (root / "theirs.py").read_bytes().endswith(b"exec('x')\n")
 
 
-def test_overrides_are_in_the_command_that_runs_it(root, tmp_path, capsys):
+def test_overrides_are_in_the_command_that_runs_it(root, tmp_path, call):
     [log] = campaign(tmp_path, 1, change("overrides", {"adam_betas": [0.8, 0.9]}))
-    assert main(["checkout", str(log), "--yes"]) == 0
-    command = shlex.split(capsys.readouterr().out.strip().split("\n")[-1])
+    command = shlex.split(call("checkout", log, "--yes").out.strip().split("\n")[-1])
     assert command == ["./run.sh", "--track=tiny", "--adam_betas=[0.8, 0.9]"]
 
 
-def test_a_script_with_helpers_is_refused_unless_the_checkout_has_them_so(root, tmp_path, capsys):
+def test_a_script_with_helpers_is_refused_unless_the_checkout_has_them_so(root, tmp_path, call):
     [log] = campaign(tmp_path, 1, setting(files={**HARNESS, "lab/model.py": b"x = 1\n"}))
-    assert main(["checkout", str(log), "--yes"]) == 2
-    assert "needs lab/model.py" in (err := capsys.readouterr().err) and "records extract LOG DIR" in err
+    err = call("checkout", log, "--yes", code=2).err
+    assert "needs lab/model.py" in err and "records extract LOG DIR" in err
     (root / "lab").mkdir()
     (root / "lab" / "model.py").write_text("x = 1\n")
-    assert main(["checkout", str(log), "--yes"]) == 0
+    call("checkout", log, "--yes")
 
 
 @pytest.mark.parametrize("words, message", [
-    (["nowhere"], "cannot be read"),
+    (["nowhere"], "cannot be read"), (["train_gpt2.py"], "no log of format 1"),
     (["records"], "neither a working tree (no run.sh) nor a record"),
-    (["train_gpt2.py"], "no log of format 1"),
     (["a_record", "--run", "--script", "x.py"], "--script together with --from"),
 ])
-def test_what_is_no_record_or_log_is_refused_in_one_line(words, message, root, capsys):
-    assert main(["checkout", *words]) == 2
-    assert message in capsys.readouterr().err.strip().split("\n")[-1]
+def test_what_is_no_record_or_log_is_refused_in_one_line(words, message, root, call):
+    assert message in call("checkout", *words, code=2).err.strip().split("\n")[-1]
     assert (root / "train_gpt2.py").read_text() == "first = 1\n"
 
 
-def test_a_name_that_two_tracks_have_must_be_a_folder(root, capsys):
+def test_a_name_that_two_tracks_have_must_be_a_folder(root, call):
     (root / "records" / "other" / "a_record").mkdir(parents=True)
-    assert main(["checkout", "a_record"]) == 2 and "2 records have that name" in capsys.readouterr().err
+    assert "2 records have that name" in call("checkout", "a_record", code=2).err

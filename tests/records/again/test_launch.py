@@ -4,7 +4,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from synthetic import HARNESS, campaign, change, checkout, digest, setting, sound, write
+from synthetic import HARNESS, campaign, change, digest, runnable, setting, sound, write
 from tiny import RECORD, ROOT, result
 
 from records.tools.again import launch as launches
@@ -15,12 +15,13 @@ from records.tools.read.values import ReadError
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout whose own harness is that of the synthetic logs."""
-    root = checkout(tmp_path / "checkout")
-    for path, source in {**HARNESS, "run.sh": b"exit 7\n", "requirements.txt": b"torch\n",
-                         "data/tiny/vocab.bpe": b"#version: 0.2\n"}.items():
-        (root / path).write_bytes(source)
+    root = runnable(tmp_path / "checkout")
     monkeypatch.setattr(launches, "ROOT", root)
     return root
+
+
+each_shipped_record = pytest.mark.parametrize(
+    "record", sorted((ROOT / "records").glob("*/*/record.json")), ids=lambda path: path.parent.name)
 
 
 def refused(path: Path) -> str:
@@ -70,8 +71,7 @@ def test_the_row_is_this_checkouts_and_its_rules_must_be_the_logs(root, tmp_path
     assert "another than this checkout's: target is 5.2, this checkout says 5.0" in refused(log)
 
 
-@pytest.mark.parametrize("record", sorted((ROOT / "records").glob("*/*/record.json")),
-                         ids=lambda path: path.parent.name)
+@each_shipped_record
 def test_every_shipped_record_finds_its_harness_in_its_log_and_the_row_that_it_was_held_to(record):
     code = launches.load(record.parent)
     manifest = code.log.manifest
@@ -99,8 +99,7 @@ def test_this_checkouts_launcher_starts_the_harness_of_a_shipped_record(project)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("record", sorted((ROOT / "records").glob("*/*/record.json")),
-                         ids=lambda path: path.parent.name)
+@each_shipped_record
 def test_a_shipped_record_runs_again_from_its_log(record, tmp_path):
     """Two steps; before the first, the loss is that of the record to the bit where weights start at zero."""
     code = launches.load(record.parent)
@@ -115,18 +114,12 @@ def test_a_shipped_record_runs_again_from_its_log(record, tmp_path):
     (setting(files={**HARNESS, "harness/run.py": b"steps = 1\n"}), "could not tell: harness/tracks.toml "),
     (change("track", "nowhere"), "not in this checkout"),
     (setting(more=[("late", {"path": "harness/run.py"})]), "harness digest in its manifest is not that of"),
-    (change("script", "harness/train.py"), "a place of the harness's"),
-    (change("script", "Harness/train.py"), "a place of the harness's"),
-    (change("script", "run.sh"), "a place of the harness's"),
-    (change("overrides", {"python": "/tmp/evil"}), "is no hyperparameter"),
-    (change("overrides", {"script": "/tmp/evil"}), "is no hyperparameter"),
-    (change("overrides", {"a b": 1}), "is no hyperparameter"),
-    (change("overrides", {"lr": {}}), "is no hyperparameter"),
-    (change("overrides", {"lr": "\0"}), "is no hyperparameter"),
-    (change("overrides", {"lr": "\ud800"}), "is no hyperparameter"),
-    (change("overrides", {"lr": "9" * 200_000}), "is no hyperparameter"),
     (setting(files={**HARNESS, "train.py": b"x"}), "two files"),
-])
+    *((change("script", path), "a place of the harness's")
+      for path in ("harness/train.py", "Harness/train.py", "run.sh")),
+    *((change("overrides", flags), "is no hyperparameter")
+      for flags in ({"python": "/tmp/evil"}, {"script": "/tmp/evil"}, {"a b": 1}, {"lr": {}}, {"lr": "\0"},
+                    {"lr": "\ud800"}, {"lr": "9" * 200_000}))])
 def test_a_log_that_cannot_be_run_as_it_was_is_refused_in_one_line(break_it, message, root, tmp_path):
     words = refused(campaign(tmp_path, 1, break_it)[0])
     assert message in words and "\n" not in words

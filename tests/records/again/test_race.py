@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from synthetic import HARNESS, SCRIPT, checkout, race_run, write
+from synthetic import SCRIPT, race_run, runnable, write
 from tiny import Project, environment
 from waiting import until
 
@@ -20,10 +20,7 @@ ENDS: list = []  # of the next runs of a race: None for ok, a status, or an exce
 @pytest.fixture
 def sides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Arguments for a race of two synthetic logs; its runs are synthetic too and end as ENDS says."""
-    root = checkout(tmp_path / "checkout")
-    for path, source in {**HARNESS, "run.sh": b"", "requirements.txt": b""}.items():
-        (root / path).write_bytes(source)
-    monkeypatch.setattr(launches, "ROOT", root)
+    monkeypatch.setattr(launches, "ROOT", runnable(tmp_path / "checkout"))
     runs = iter(range(100))
 
     def run(code, track, flags, folder, signals):

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from synthetic import HARNESS, checkout, sound, write
+from synthetic import runnable, sound, write
 from tiny import TINY, Project, environment
 from waiting import until
 
@@ -21,10 +21,8 @@ class Campaign:
     """Seeds of a synthetic checkout: the n-th run has the n-th loss, or ends with the n-th word."""
 
     def __init__(self, root: Path):
-        self.root, self.results, self.seeds = checkout(root), iter(()), []
+        self.root, self.results, self.seeds = runnable(root), iter(()), []
         (root / "train_gpt2.py").write_bytes(sound(0).script)
-        for path, source in {**HARNESS, "run.sh": b"", "requirements.txt": b""}.items():
-            (root / path).write_bytes(source)
 
     def launch(self, tree: Path, flags: list[str], folder: Path, signals: launches.Signals) -> list[Path]:
         result = next(self.results)
@@ -67,6 +65,9 @@ def test_a_clear_campaign_is_proven_at_the_first_look_and_not_before(campaign, c
     first, last = capsys.readouterr().out.strip().split("\n")
     assert first.startswith("PROVEN: ") and last.startswith("+ python -m records submit ")
     assert last.count(".txt") == 4 and last.endswith(" --name NAME")
+    state = campaign.state()
+    with pytest.raises(ReadError, match="not the log of this campaign's seed 1"):
+        seeds.finished(state["logs"][0], state["code"], 1)
 
 
 @pytest.mark.parametrize("losses, word", [
@@ -138,19 +139,11 @@ def test_a_rule_that_changed_after_the_first_run_is_refused(campaign, capsys):
     (["auto", "--seed", "1"], "--seed together with --seeds"), (["auto", "--seed=1"], "--seed together"),
     (["auto", "--resume", "x"], "--resume together"), (["many"], "expected auto or a whole number"),
     (["0"], "expected auto or a whole number"), (["auto", "--stop_at_step", "3"], "no final loss"),
-    (["auto", "stray"], "expected flags of the run"),
-])
+    (["auto", "stray"], "expected flags of the run")])
 def test_wrong_words_get_one_line_and_exit_code_2(words, message, campaign, capsys):
     assert campaign.run([], *words) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
-
-
-def test_a_log_of_another_seed_is_not_taken(campaign):
-    assert campaign.run(GOOD) == 0
-    state = campaign.state()
-    with pytest.raises(ReadError, match="not the log of this campaign's seed 1"):
-        seeds.finished(state["logs"][0], state["code"], 1)
 
 
 def example(project: Project, count: str) -> list[str]:

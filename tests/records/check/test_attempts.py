@@ -1,9 +1,10 @@
 """Which runs count: every attempt of a ledger or a race, and races whose runs pass the checks of any run."""
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from broken import ONE_RUN, states
 from synthetic import HARNESS, campaign, change, race_logs, raced, setting
 
@@ -13,21 +14,29 @@ from records.tools.check.claim import Claim, load_claim
 from records.tools.publish.verify import check_all
 
 
+def tell(root: Path, *entries: dict) -> None:
+    """Add entries to the ledger of the campaign in a checkout."""
+    with open(root / "runs" / "ledger.jsonl", "a") as ledger:
+        ledger.writelines(json.dumps(entry) + "\n" for entry in entries)
+
+
 def test_attempts_that_were_not_submitted_are_counted(root):
     logs = campaign(root, n=5)
     assert states(logs) == {}
     found = check_all(load_claim(logs[:4]))
     assert found["all_attempts"] == of_a_run.Result("fail", "1 of 5 attempts are not among the logs: 1 ok")
-    with open(root / "runs" / "ledger.jsonl", "a") as ledger:
-        code = load_claim(logs).runs[0].at("code", "digest")
-        for run_id, digest in (("killed", code), ("other", "f" * 64)):
-            entry = {"what": "start", "run_id": run_id, "track": "tiny", "code": digest}
-            ledger.write(json.dumps(entry) + "\n")
+    code = load_claim(logs).runs[0].at("code", "digest")
+    tell(root, *({"what": "start", "run_id": run_id, "track": "tiny", "code": digest}
+                 for run_id, digest in (("killed", code), ("other", "f" * 64))))
     assert "2 of 6 attempts are not among the logs: 1 incomplete, 1 ok" == check_all(
         load_claim(logs[:4]))["all_attempts"].evidence
     (root / "runs" / "ledger.jsonl").rename(root / "ledger.jsonl")
     assert checks.all_attempts(load_claim(logs)).state == "unknown"
     assert checks.all_attempts(load_claim(logs, ledger=root / "ledger.jsonl")).state == "fail"
+
+
+def test_a_run_with_overrides_is_another_experiment_and_no_attempt(root):
+    assert states(campaign(root, n=5, change=change("overrides", {"lr": 0.2}))[1:]) == {}
 
 
 @pytest.mark.parametrize("status, seed, state", [
@@ -36,22 +45,15 @@ def test_attempts_that_were_not_submitted_are_counted(root):
 def test_an_attempt_that_was_ended_may_be_repeated_with_its_seed(status, seed, state, root):
     logs = campaign(root)
     code = load_claim(logs).runs[0].at("code", "digest")
-    with open(root / "runs" / "ledger.jsonl", "a") as ledger:
-        facts = {"what": "start", "run_id": "x", "track": "tiny", "code": code, "seed": seed}
-        ledger.write(json.dumps(facts) + "\n")
-        if status != "incomplete":
-            ledger.write(json.dumps({"what": "end", "run_id": "x", "status": status}) + "\n")
+    tell(root, {"what": "start", "run_id": "x", "track": "tiny", "code": code, "seed": seed})
+    if status != "incomplete":
+        tell(root, {"what": "end", "run_id": "x", "status": status})
     assert checks.all_attempts(load_claim(logs)).state == state
 
 
-def test_a_run_with_overrides_is_another_experiment_and_no_attempt(root):
-    logs = campaign(root, n=5, change=change("overrides", {"lr": 0.2}))
-    assert states(logs[1:]) == {}
-
-
-def with_race(root: Path, **how) -> Claim:
-    """Return a sound record's claim with a race, whose logs are spoilt as told."""
-    claim = load_claim(campaign(root))
+def with_race(root: Path, changed: Callable | None = None, **how) -> Claim:
+    """Return a sound record's claim with a race, whose logs are spoilt as told, or all are changed."""
+    claim = load_claim(campaign(root, change=changed, which=None))
     claim.record = root / "record"
     raced(claim.record / "race", **how)
     return claim
@@ -70,10 +72,7 @@ def test_a_race_fails_where_a_run_of_either_side_fails_a_check(what, side, root)
 
 def test_a_race_on_one_harness_that_the_track_does_not_accept_fails(root):
     strange = setting(files={**HARNESS, "harness/run.py": b"steps = 7\n"})
-    claim = load_claim(campaign(root, change=strange, which=None))
-    claim.record = root / "record"
-    raced(claim.record / "race", spoil=strange)
-    found = checks.race(claim)
+    found = checks.race(with_race(root, strange, spoil=strange))
     assert found.state == "fail" and found.evidence.startswith("harness: ")
     assert "not accepted" in found.evidence
 
@@ -129,22 +128,17 @@ def test_the_runs_of_a_race_are_counted_by_its_race_json(root):
     assert checks.all_attempts(load_claim(race_logs(root / "race", "A", first=0))).state == "ok"
     result = checks.all_attempts(load_claim(logs[:3]))
     assert result.state == "review" and "1 of 4 attempts are not among the logs: 1 ok" in result.evidence
-    copies = [root / "x" / log.name for log in logs]
-    copies[0].parent.mkdir()
-    for log, copy in zip(logs, copies):
-        copy.write_bytes(log.read_bytes())
+    (root / "x").mkdir()
+    copies = [Path(shutil.copy(log, root / "x")) for log in logs]
     assert checks.all_attempts(load_claim(copies)).state == "unknown"
 
 
 def test_the_better_half_of_a_race_is_no_record(root):
-    """Eight runs of one side, and the four with the least loss submitted."""
-    logs = race_logs(raced(root / "race", n=8), "B")[:4]
-    result = checks.all_attempts(load_claim(logs))
+    """Eight runs of one side, and the four with the least loss submitted; nor is a log known by its name."""
+    logs = race_logs(raced(root / "race", n=8), "B")
+    result = checks.all_attempts(load_claim(logs[:4]))
     assert result.state == "fail" and "4 of 8 attempts" in result.evidence
-
-
-def test_a_log_that_was_not_the_races_is_not_known_by_its_name(root):
-    logs = race_logs(raced(root / "race"), "A")
     claim = load_claim(logs)
+    assert checks.all_attempts(claim).state == "ok"
     claim.runs[0].sha256 = "f" * 64
     assert checks.all_attempts(claim).state == "fail"

@@ -1,8 +1,9 @@
 """Every check of verify has a log that fails it and no other check."""
+import types
 
 import pytest
-from broken import sprint, states
-from synthetic import SCRIPT, campaign, resealed, sound
+from broken import sprint, states, worse
+from synthetic import SCRIPT, campaign, resealed, setting, sound
 
 from harness.runlog import sha256
 from records.tools.check import of_a_claim as checks
@@ -19,27 +20,6 @@ def test_four_sound_runs_pass_every_check(root):
     assert all(r.evidence for r in found.values()) and found["significance"].evidence.startswith("PROVEN")
 
 
-def test_a_line_that_no_harness_writes_fails_framing(root):
-    logs = campaign(root)
-    resealed(logs[0], b"step:1/8", b"hello\nstep:1/8")
-    assert states(logs) == {"framing": "fail"}
-
-
-def test_a_changed_byte_fails_hashes(root):
-    logs = campaign(root)
-    logs[0].write_bytes(logs[0].read_bytes().replace(b"print('train')", b"print('trick')"))
-    assert states(logs) == {"hashes": "fail"}
-
-
-def test_a_code_digest_that_is_not_the_codes_fails_hashes(root):
-    """A forger who exchanges the script in every log and mends all sha256 but the digest over them."""
-    logs = campaign(root)
-    for log in logs:
-        resealed(log, b"print('train')", b"print('trick')")
-        resealed(log, sha256(SCRIPT).encode(), sha256(SCRIPT.replace(b"train'", b"trick'")).encode())
-    assert states(logs) == {"hashes": "fail"}
-
-
 def test_a_copy_under_another_name_fails_distinct(root):
     logs = campaign(root)
     copy = logs[0].with_name("another.txt")
@@ -51,10 +31,39 @@ def test_a_copy_under_another_name_fails_distinct(root):
     assert states([*logs, copy])["distinct"] == "fail"
 
 
-def test_a_seed_that_was_renumbered_fails_distinct(root):
-    def same_losses(run):
-        run.train = sound(2).train
-    assert states(campaign(root, change=same_losses)) == {"distinct": "fail"}
+def test_a_forger_who_does_not_mend_all_fails_hashes(root):
+    """First a byte, then the end line's sha256, last the scripts' in all logs, but not the digest's."""
+    logs, train, trick = campaign(root), b"print('train')", b"print('trick')"
+    logs[0].write_bytes(logs[0].read_bytes().replace(train, trick))
+    assert states(logs) == {"hashes": "fail"}
+    resealed(logs[0], trick, trick)
+    assert states(logs) == {"hashes": "fail"}
+    for i, log in enumerate(logs):
+        resealed(log, train if i else trick, trick)
+        resealed(log, sha256(SCRIPT).encode(), sha256(SCRIPT.replace(train, trick)).encode())
+    assert states(logs) == {"hashes": "fail"}
+
+
+def test_a_line_that_no_harness_writes_and_two_attempts_in_a_file_fail_framing(root):
+    logs = campaign(root)
+    whole = logs[0].read_bytes()
+    resealed(logs[0], b"step:1/8", b"hello\nstep:1/8")
+    assert states(logs) == {"framing": "fail"}
+    logs[0].write_bytes(whole + logs[1].read_bytes())
+    assert [name for name, state in states(logs).items() if state == "fail"] == ["framing"]
+
+
+def renumbered(run: types.SimpleNamespace) -> None:
+    run.train = sound(2).train
+
+
+@pytest.mark.parametrize("change, which, found, evidence", [
+    (renumbered, 0, {"distinct": "fail"}, ""), (sprint, 0, {"pace": "review"}, ""),
+    (worse, None, {"significance": "fail"}, "REFUTED"),
+    (setting(script=SCRIPT + b"import threading\n"), None, {"scan": "review"}, "train.py:3")])
+def test_a_campaign_fails_the_one_check_that_it_breaks(change, which, found, evidence, root):
+    logs = campaign(root, change=change, which=which)
+    assert states(logs) == found and evidence in check_all(load_claim(logs))[next(iter(found))].evidence
 
 
 def test_the_repeats_of_a_seed_count_once(root):
@@ -67,24 +76,6 @@ def test_the_repeats_of_a_seed_count_once(root):
     assert found["significance"].evidence.startswith("PROMISING")  # 3 are not a declared number
 
 
-def test_code_that_starts_threads_asks_for_a_reader(root):
-    def threads(run):
-        run.script = b"from harness.run import open_run\nimport threading\n"
-    logs = campaign(root, change=threads, which=None)
-    found = check_all(load_claim(logs))
-    assert states(logs) == {"scan": "review"} and "train.py:2" in found["scan"].evidence
-
-
-def test_a_stretch_that_is_far_too_fast_asks_for_a_reader(root):
-    assert states(campaign(root, change=sprint)) == {"pace": "review"}
-
-
-def test_losses_above_the_target_fail_significance_alone(root):
-    def worse(run):
-        run.vals[-1][1] += 0.5
-    assert states(campaign(root, change=worse, which=None)) == {"significance": "fail"}
-
-
 def test_a_checkout_without_the_tracks_data_compares_no_shards(root):
     (root / "data" / "tiny" / "manifest.json").unlink()
     claim = load_claim(campaign(root))
@@ -94,14 +85,10 @@ def test_a_checkout_without_the_tracks_data_compares_no_shards(root):
     assert decided.word == "PROMISING" and "pins no shards" in decided.reason
 
 
-def test_every_check_says_what_it_looks_at_and_stands_in_the_rules():
+def test_the_rules_show_the_checks_and_the_tracks_as_they_are():
     rules = (ROOT / "docs" / "rules.md").read_text()
     for check in CHECKS:
         assert check.__doc__ and f"| `{check.__name__}` |" in rules, check.__name__
-
-
-def test_the_rules_show_the_tracks_as_they_are():
-    rules = (ROOT / "docs" / "rules.md").read_text()
     shown = [line for line in rules.split("\n") if line.startswith("| `") and "data/" in line]
     assert shown == [
         f"| `{name}` | `{row['data']}` | {row['target']} | {row['val_tokens']} | "

@@ -17,22 +17,16 @@ def test_a_log_fails_the_one_check_that_it_breaks(what, root):
     assert states(campaign(root, change=change, which=which)) == {name: "fail"}
 
 
-@pytest.mark.parametrize("path", ["harness/deep/a.py", "harness/deep/a.txt"])
-def test_a_file_hidden_below_the_harness_fails_harness(path, root):
+@pytest.mark.parametrize("path, imported, failed", [
+    ("harness/deep/a.py", (), {"harness": "fail"}), ("harness/deep/a.txt", (), {"harness": "fail"}),
+    ("harness/front/launch.py", (), {}), ("harness/front/launch.py", True, {"harness": "fail"})])
+def test_a_file_below_the_harness_fails_unless_it_is_the_launcher_and_no_rank_imports_it(
+        path, imported, failed, root):
     """The code digest leaves harness/ to the harness digest, which counts harness/*.py alone."""
-    def hide(run):
+    def beside(run):
         run.files[path] = b"x = 1\n"
-    logs = campaign(root, change=hide, which=None)
-    assert states(logs) == {"harness": "fail"}
-
-
-@pytest.mark.parametrize("imported, failed", [((), {}), (("harness/front/launch.py",), {"harness": "fail"})])
-def test_the_launcher_is_in_the_log_and_in_no_digest_unless_a_rank_imports_it(imported, failed, root):
-    """The harness digest leaves harness/front/ out, so nobody accepted what a rank runs of it."""
-    def launched(run):
-        run.files["harness/front/launch.py"] = b"# starts the ranks\n"
-        run.imported = imported
-    assert states(campaign(root, change=launched, which=None)) == failed
+        run.imported = imported and (path,)
+    assert states(campaign(root, change=beside, which=None)) == failed
 
 
 def test_an_event_that_was_taken_out_fails_sequence(root):

@@ -1,13 +1,11 @@
 """python -m records extract: what a log carries comes out byte for byte, nothing outside of the folder."""
-
-import importlib
 import json
 from pathlib import Path
 
 import pytest
+from small_logs import FIXTURES
 
 from harness.runlog import RULE, RunLog, sha256
-from records.__main__ import main
 from records.tools.read.extract import unsafe
 from records.tools.read.logs import load_runs
 
@@ -23,140 +21,78 @@ def write(folder: Path, files: dict[str, bytes], script: str = "train_gpt2.py") 
     return log.path
 
 
-def extract(log: Path, folder: Path) -> int:
-    return main(["extract", str(log), str(folder)])
-
-
-def test_script_and_files_come_out_byte_for_byte(tmp_path, capsys):
-    files = {
-        "harness/a.py": b"x\n",
-        "harness/__init__.py": b"",
-        "lab/deep/er/b.py": b"no newline",
-        "c.py": b"\n\n|#:endfile\n" + RULE.encode() + b"\n",
-    }
+def test_script_and_files_come_out_byte_for_byte(tmp_path, call):
+    files = {"harness/a.py": b"x\n", "harness/__init__.py": b"", "lab/deep/er/b.py": b"no newline",
+             "c.py": b"\n\n|#:endfile\n" + RULE.encode() + b"\n"}
     log = write(tmp_path / "runs", files)
-    for folder in (tmp_path / "absent" / "too", tmp_path):
-        if folder == tmp_path:
-            (folder := tmp_path / "empty").mkdir()
-        assert extract(log, folder) == 0
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "absent" / "too", tmp_path / "empty"):
+        assert "wrote 5 files" in call("extract", log, folder).out
         found = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
         assert found == {"train_gpt2.py": SCRIPT, **files}
-    assert "wrote 5 files" in capsys.readouterr().out
 
 
-def test_the_script_lands_where_the_manifest_says(tmp_path):
-    assert extract(write(tmp_path / "runs", {}, "bench/gpt2_adamw.py"), tmp_path / "out") == 0
+def test_the_script_lands_where_the_manifest_says(tmp_path, call):
+    call("extract", write(tmp_path / "runs", {}, "bench/gpt2_adamw.py"), tmp_path / "out")
     assert (tmp_path / "out" / "bench" / "gpt2_adamw.py").read_bytes() == SCRIPT
 
 
-UNSAFE = [
-    "",
-    "/etc/passwd",
-    "../a.py",
-    "a/../../b.py",
-    "a/./b.py",
-    "a//b.py",
-    "a/",
-    "a\\b.py",
-    "..\\b.py",
-    "C:/a.py",
-    "C:a.py",
-    "a\0.py",
-    "a\n.py",
-    "a\x1b.py",
-    "\u202ea.py",
-    "\ud800.py",
-    "a. ",
-    "a.",
-    ".git/config",
-    "lab/.hidden.py",
-    "-rf",
-    "~/a:b",
-    "a?.py",
-    "a*.py",
-    "x" * 256,
-    "é" * 128,
-    "a/" * 600 + "b",
-]
+UNSAFE = ["", "/etc/passwd", "../a.py", "a/../../b.py", "a/./b.py", "a//b.py", "a/", "a\\b.py", "..\\b.py",
+          "C:/a.py", "C:a.py", "a\0.py", "a\n.py", "a\x1b.py", "\u202ea.py", "\ud800.py", "a. ", "a.",
+          ".git/config", "lab/.hidden.py", "-rf", "~/a:b", "a?.py", "a*.py", "x" * 256, "é" * 128,
+          "a/" * 600 + "b"]
 
 
 @pytest.mark.parametrize("path", UNSAFE)
-def test_an_unsafe_path_writes_nothing(path, tmp_path, capsys):
+def test_an_unsafe_path_writes_nothing(path, tmp_path, refused):
     log = write(tmp_path / "runs", {"good.py": b"x\n", path: b"bad\n"})
-    assert extract(log, tmp_path / "box" / "out") == 2
+    assert len(refused("extract", log, tmp_path / "box" / "out")) < 300
     assert not (tmp_path / "box").exists() and not list(tmp_path.rglob("*.py"))
-    message = capsys.readouterr().err
-    assert message.count("\n") == 1 and message[:-1].isprintable() and len(message) < 300
 
 
-def test_an_unsafe_script_path_writes_nothing(tmp_path):
-    assert extract(write(tmp_path / "runs", {}, "../../up.py"), tmp_path / "box" / "out") == 2
+def test_an_unsafe_script_path_writes_nothing(tmp_path, refused):
+    refused("extract", write(tmp_path / "runs", {}, "../../up.py"), tmp_path / "box" / "out")
     assert not list(tmp_path.rglob("*.py"))
 
 
-@pytest.mark.parametrize(
-    "path", ["harness/a.py", "lab/é.py", "x" * 252 + ".py", "a b.py", "console.py", "com.py", "a..b"]
-)
+@pytest.mark.parametrize("path", ["harness/a.py", "lab/é.py", "x" * 252 + ".py", "a b.py", "console.py",
+                                  "com.py", "a..b"])
 def test_an_ordinary_path_is_safe(path):
     assert unsafe(path) is None
 
 
-@pytest.mark.parametrize(
-    "paths",
-    [
-        ("A.py", "a.py"),
-        ("a", "a/b.py"),
-        ("a/b.py", "A/B.PY"),
-        ("\u00e9.py", "e\u0301.py"),
-        ("train_gpt2.py",),
-        ("Train_GPT2.py",),
-        ("train_gpt2.py/x",),
-    ],
-)
-def test_two_files_never_meet_on_any_file_system(paths, tmp_path, capsys):
-    assert extract(write(tmp_path / "runs", {path: b"x\n" for path in paths}), tmp_path / "out") == 2
+@pytest.mark.parametrize("paths", [
+    ("A.py", "a.py"), ("a", "a/b.py"), ("a/b.py", "A/B.PY"), ("\u00e9.py", "e\u0301.py"), ("train_gpt2.py",),
+    ("Train_GPT2.py",), ("train_gpt2.py/x",)])
+def test_two_files_never_meet_on_any_file_system(paths, tmp_path, refused):
+    refused("extract", write(tmp_path / "runs", {path: b"x\n" for path in paths}), tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_folder_that_is_in_use_is_left_alone(tmp_path, capsys):
+def test_a_folder_that_is_in_use_is_left_alone(tmp_path, refused):
     log = write(tmp_path / "runs", {})
-    (tmp_path / "full").mkdir()
+    for name in ("full", "real"):
+        (tmp_path / name).mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
-    (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
-    for name, words in (
-        ("full", "not empty"),
-        ("link", "not a folder"),
-        ("dangling", "not a folder"),
-        ("full/mine.txt", "not a folder"),
-        ("full/mine.txt/x", "cannot be written"),
-    ):
-        assert extract(log, tmp_path / name) == 2
-        message = capsys.readouterr().err
-        assert words in message and message.count("\n") == 1
+    for name, words in (("full", "not empty"), ("link", "not a folder"), ("dangling", "not a folder"),
+                        ("full/mine.txt", "not a folder"), ("full/mine.txt/x", "cannot be written")):
+        assert words in refused("extract", log, tmp_path / name)
     assert [p.name for p in (tmp_path / "full").iterdir()] == ["mine.txt"]
     assert not list((tmp_path / "real").iterdir()) and not (tmp_path / "nowhere").exists()
 
 
-def test_what_is_no_whole_log_is_refused_in_one_line(tmp_path, capsys):
-    log = write(tmp_path / "runs", {"a.py": b"x\n"})
-    data = log.read_bytes()
-    cases = {
-        "cut": data[:8],
-        "empty": b"",
-        "binary": bytes(range(256)) * 9,
-        "tampered": data.replace(b"|x", b"|y"),
-        "resealed": reseal(data.replace(b"|x", b"|y")),
-        "other script": reseal(b"# more\n" + data),
-    }
+def test_what_is_no_whole_log_is_refused_in_one_line(tmp_path, refused):
+    data = write(tmp_path / "runs", {"a.py": b"x\n"}).read_bytes()
+    tampered = data.replace(b"|x", b"|y")
+    cases = {"cut": data[:8], "empty": b"", "binary": bytes(range(256)) * 9, "tampered": tampered,
+             "resealed": reseal(tampered), "other script": reseal(b"# more\n" + data)}
     for name, bad in cases.items():
         (tmp_path / name).write_bytes(bad)
-        assert extract(tmp_path / name, tmp_path / "out") == 2, name
-        assert not (tmp_path / "out").exists()
-        assert capsys.readouterr().err.count("\n") == 1
-    assert extract(tmp_path / "no such log", tmp_path / "out") == 2
+        refused("extract", tmp_path / name, tmp_path / "out")
+        assert not (tmp_path / "out").exists(), name
+    refused("extract", tmp_path / "no such log", tmp_path / "out")
 
 
 def reseal(data: bytes) -> bytes:
@@ -165,28 +101,10 @@ def reseal(data: bytes) -> bytes:
     return above + b"#:end " + json.dumps({**json.loads(end), "sha256": sha256(above)}).encode() + b"\n"
 
 
-def test_the_help_of_each_command_ends_in_an_example_that_parses(tmp_path, capsys, monkeypatch):
-    from records import __main__
-
-    for name, (_, example, room) in __main__.COMMANDS.items():
-        with pytest.raises(SystemExit):
-            main([name, "--help"])
-        assert capsys.readouterr().out.strip().splitlines()[-1] == f"example: {example}"
-        if example.startswith("python -m records "):
-            seen = []
-            module = importlib.import_module(f"records.tools.{room}")
-            monkeypatch.setattr(module, "main", seen.append)
-            main(example.split()[3:])
-            assert seen
-
-
-def test_the_code_of_a_public_log_is_extracted_too(tmp_path, capsys):
-    fixture = Path(__file__).parents[1] / "fixtures" / "layout_d.txt"
-    assert main(["extract", str(fixture), str(tmp_path / "out"), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
+def test_the_code_of_a_public_log_is_extracted_too(tmp_path, call, refused):
+    fixture = FIXTURES / "layout_d.txt"
+    told = json.loads(call("extract", fixture, tmp_path / "out", "--json").out)
     assert told["script"] == "train_gpt2.py" and len(told["files"]) > 1
-    [run] = load_runs(fixture)
-    assert (tmp_path / "out" / "train_gpt2.py").read_bytes() == run.code
-    fixture = Path(__file__).parents[1] / "fixtures" / "layout_f.stdout"
-    assert main(["extract", str(fixture), str(tmp_path / "none")]) == 2
-    assert "a log of this layout carries no code" in capsys.readouterr().err
+    assert (tmp_path / "out" / "train_gpt2.py").read_bytes() == load_runs(fixture)[0].code
+    told = refused("extract", FIXTURES / "layout_f.stdout", tmp_path / "none")
+    assert "a log of this layout carries no code" in told

@@ -10,7 +10,7 @@ from unittest import mock
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_logs import BODY, SCRIPT, manifest, sealed, write_log
+from small_logs import BODY, FIXTURES, SCRIPT, manifest, sealed, write_log
 
 from harness.runlog import RULE, RunLog
 from records.tools.read import log as reader
@@ -20,9 +20,10 @@ from records.tools.read.logs import find_logs, load_runs
 from records.tools.read.run import Run
 from records.tools.read.values import ReadError
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
 ROOT = Path(__file__).resolve().parents[3]
 STEP = "step:{}/4 val_loss:{} train_time:{}ms step_avg:1.00ms\n"
+LONG = b"%d" % 10**400
+EVENT = b'#:val {"step":%s,"val_loss":%s,"tokens":1,"train_time_ns":%s}\n'
 
 
 def holding(data: bytes) -> AbstractContextManager:
@@ -43,15 +44,7 @@ def load(data: bytes) -> list[Run]:
     return runs
 
 
-def refused(capsys: pytest.CaptureFixture, *words: object) -> str:
-    """Return the one line in which a command refuses its input."""
-    assert main([*map(str, words)]) == 2
-    out, err = capsys.readouterr()
-    assert err.count("\n") == 1 and err[:-1].isprintable() and len(err) < 500
-    return err
-
-
-def test_only_ordinary_files_are_read_and_the_others_are_named(tmp_path, capsys):
+def test_only_ordinary_files_are_read_and_the_others_are_named(tmp_path, call, refused):
     log = write_log(tmp_path / "runs")
     os.mkfifo(tmp_path / "pipe.txt")
     (tmp_path / "link.txt").symlink_to(log)
@@ -59,39 +52,30 @@ def test_only_ordinary_files_are_read_and_the_others_are_named(tmp_path, capsys)
     (tmp_path / "zero.txt").write_bytes(b"")
     with open(tmp_path / "sparse.txt", "wb") as f:
         f.truncate(2 << 30)
-    for command in ("list", "show"):
-        for name, words in (("pipe.txt", "not an ordinary file"), ("link.txt", "a symbolic link"),
-                            ("zero.txt", "no validation line"), ("sparse.txt", "more than"),
-                            ("x" * 5000, "cannot be read"), ("../../../nowhere", "cannot be read")):
-            assert words in refused(capsys, command, tmp_path / name)
-    assert main(["list", str(tmp_path)]) == 0
-    out, err = capsys.readouterr()
+    for name, words in (("pipe.txt", "not an ordinary file"), ("link.txt", "a symbolic link"),
+                        ("zero.txt", "no validation line"), ("sparse.txt", "more than"),
+                        ("x" * 5000, "cannot be read"), ("../../../nowhere", "cannot be read")):
+        assert words in refused("list", tmp_path / name) and words in refused("show", tmp_path / name)
+    out, err = call("list", tmp_path)
     assert len(out.splitlines()) == 2 and "3 of 4 files are no logs" in err  # the links are not followed
     found = sorted(path.name for path in find_logs([tmp_path]))
     assert found == ["pipe.txt", log.name, "sparse.txt", "zero.txt"]
 
 
-def test_a_line_of_100_mb_is_refused_by_the_size_of_its_file(tmp_path, capsys):
-    with open(tmp_path / "a.txt", "wb") as f:
-        f.write(BODY + b"> ")
-        f.truncate(100 << 20)
-    assert f"more than {FILE_BYTES} bytes" in refused(capsys, "show", tmp_path / "a.txt")
+def test_a_line_of_100_mb_is_refused_by_the_size_of_its_file(tmp_path, refused):
+    (tmp_path / "a.txt").write_bytes(BODY + b"> ")
+    os.truncate(tmp_path / "a.txt", 100 << 20)
+    assert f"more than {FILE_BYTES} bytes" in refused("show", tmp_path / "a.txt")
 
 
-def test_a_device_without_end_is_not_read(capsys):
-    assert "not an ordinary file" in refused(capsys, "list", "/dev/zero")
+def test_a_device_without_end_is_not_read(refused):
+    assert "not an ordinary file" in refused("list", "/dev/zero")
 
 
 @pytest.mark.parametrize("line", [
-    b'#:val {"step":1,"step":2,"val_loss":1.0,"tokens":1,"train_time_ns":1}\n',
-    b'#:val {"step":1,"val_loss":NaN,"tokens":1,"train_time_ns":1}\n',
-    b'#:val {"step":%d,"val_loss":1.0,"tokens":1,"train_time_ns":1}\n' % 10**400,
-    b'#:val {"step":1,"val_loss":1.0,"tokens":1,"train_time_ns":%d}\n' % 10**400,
-    b'#:val {"step":1,"val_loss":%d,"tokens":1,"train_time_ns":1}\n' % 10**400,
-    b'#:x {"a":[' + b"[]," * 1000 + b"[]]}\n",
-    b"#:x {}\n" * 1000,
-    b"> \n" * 1000,
-])
+    EVENT % (b'1,"step":2', b"1.0", b"1"), EVENT % (b"1", b"NaN", b"1"), EVENT % (LONG, b"1.0", b"1"),
+    EVENT % (b"1", b"1.0", LONG), EVENT % (b"1", LONG, b"1"),
+    b'#:x {"a":[' + b"[]," * 1000 + b"[]]}\n", b"#:x {}\n" * 1000, b"> \n" * 1000])
 def test_what_the_harness_never_writes_is_refused(line, monkeypatch):
     for limit in ("LINES", "VALUES"):
         monkeypatch.setattr(reader, limit, 500)
@@ -108,7 +92,7 @@ def test_text_of_a_submission_never_counts_as_an_event_or_a_step(tmp_path):
     assert (run.format, run.status, run.vals, run.train) == ("1", "failed", [], [])
 
 
-def test_strangers_characters_are_shown_escaped(tmp_path, capsys):
+def test_strangers_characters_are_shown_escaped(tmp_path, call):
     """Control, bidi and non-UTF-8 bytes in names and text neither move the cursor nor turn text round."""
     evil = "\x1b[2J\u202egpj.exe\x07<script>alert(1)</script>"
     log = RunLog(tmp_path, "r")
@@ -123,13 +107,10 @@ def test_strangers_characters_are_shown_escaped(tmp_path, capsys):
     public = tmp_path / "public.txt"
     public.write_bytes(b"x\n" + RULE.encode() + f"\nRunning PyTorch {evil}\n".encode() + b"\xff\xfe\n" +
                        STEP.format(1, "2.0", 1).encode() + b"\x1b]0;title\x07\n")
-    for command in ("list", "show"):
-        for path in (os.fsdecode(name), str(public)):
-            assert main([command, path]) == 0
-            out, err = capsys.readouterr()
+    for path in (os.fsdecode(name), public):
+        for out, err in (call("list", path), call("show", path)):
             assert all(line.isprintable() for line in (out + err).splitlines()) and "\r" not in out
-    assert main(["list", "--json", str(tmp_path)]) == 0
-    assert capsys.readouterr().out.isascii()
+    assert call("list", "--json", tmp_path).out.isascii()
 
 
 @pytest.mark.parametrize("path", sorted(FIXTURES.iterdir()), ids=lambda path: path.name)
@@ -150,20 +131,16 @@ def test_our_log_cut_at_any_byte_gives_what_stands_above_the_cut(tmp_path):
         assert bool(runs) == (data[:size].find(b"\n" + RULE.encode() + b"\n#:manifest ") >= 0)
 
 
-NUMBERS = ["99999999999999999999", "1" * 400, "1e400", "-1e400", "nan", "inf", "-inf", "1e-400", "0" * 5000,
-           "-0"]
-
-
-@pytest.mark.parametrize("number", NUMBERS)
-def test_no_number_breaks_list_or_show(number, tmp_path, capsys):
+@pytest.mark.parametrize("number", ["99999999999999999999", "1" * 400, "1e400", "-1e400", "nan", "inf",
+                                    "-inf", "1e-400", "0" * 5000, "-0"])
+def test_no_number_breaks_list_or_show(number, tmp_path, call):
     path = tmp_path / "a.txt"
     good = STEP.format(1, "3.0", 1) + STEP.format(2, "2.0", 2)
     for bad in ((number, "1.0", 1), (3, number, 3), (3, "1.0", number)):
         path.write_text(good + STEP.format(*bad) + f"peak memory allocated: {number} MiB\nseed:{number}\n")
         for command in (["list"], ["list", "--json"], ["show"], ["show", "--json"], ["show", "--stable"]):
-            assert main([*command, str(path)]) == 0
-            assert capsys.readouterr().out
-    event = f'#:val {{"step":1,"val_loss":{number},"tokens":1,"train_time_ns":1}}\n'.encode()
+            assert call(*command, path).out
+    event = EVENT % (b"1", number.encode(), b"1")
     end = f'#:end {{"status":"ok","sha256":"0","peak_memory_mib":{number},"wall_ns":{number}}}\n'.encode()
     for line in (event, event + event.replace(b":1,", b':"inf",', 1), end):
         load(BODY + line)

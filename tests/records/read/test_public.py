@@ -3,6 +3,7 @@ import math
 from pathlib import Path
 
 import pytest
+from small_logs import FIXTURES
 
 from records.tools.read import public
 from records.tools.read.public import read_public
@@ -10,7 +11,6 @@ from records.tools.read.logs import load_runs
 from records.tools.read.run import Run
 from records.tools.read.values import ReadError
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
 RULE = b"=" * 100 + b"\n"
 VAL = b"step:1/2 val_loss:3.2800 train_time:30ms step_avg:30.00ms\n"
 H100, H200 = "8 x NVIDIA H100 80GB HBM3", "8 x NVIDIA H200"
@@ -49,23 +49,18 @@ def test_each_layout_is_read(name):
     assert run.status is None and run.track is None and run.log is None
 
 
-def test_helper_files_behind_a_dash_rule_are_apart_from_the_script():
+def test_helper_files_and_versions_are_apart_from_the_script():
     [run] = load_runs(FIXTURES / "layout_d.txt")
     assert run.files == {"triton_kernels.py": b"def kernel():\n    pass\n", "other.py": b"y = 2\n"}
-
-
-def test_versions_are_those_of_the_environment():
-    [run] = load_runs(FIXTURES / "layout_d.txt")
     assert run.versions == {"python": "3.12.7", "torch": "2.10.0+cu128", "cuda": "12.8", "triton": "3.6.0",
-                              "driver": "500.10.01"}
-
-
-def test_training_lines_are_points_with_or_without_a_loss():
-    [run] = load_runs(FIXTURES / "layout_a.txt")
-    assert [(p.step, p.loss, p.time_ms) for p in run.train] == [(1, 10.9001, 500), (10, 6.5, 1000),
-                                                                 (20, 5.6, 2000)]
-    [run] = load_runs(FIXTURES / "layout_d.txt")
+                            "driver": "500.10.01"}
     assert [(p.step, p.loss) for p in run.train] == [(1, None)]
+
+
+def test_training_lines_are_points_with_their_loss():
+    [run] = load_runs(FIXTURES / "layout_a.txt")
+    points = [(1, 10.9001, 500), (10, 6.5, 1000), (20, 5.6, 2000)]
+    assert [(p.step, p.loss, p.time_ms) for p in run.train] == points
     [run] = load_runs(FIXTURES / "llmc.log")
     assert [(p.step, p.loss) for p in run.train] == [(0, 11.0091), (1, 10.9598), (2, 10.4)]
     assert [(p.step, p.loss) for p in run.vals] == [(0, 11.0092), (2, 10.5), (3, 10.25)]
@@ -73,8 +68,8 @@ def test_training_lines_are_points_with_or_without_a_loss():
 
 def test_several_trials_in_a_file_are_told_apart_where_the_step_falls():
     runs = load_runs(FIXTURES / "layout_d_trials.txt")
-    assert [(t.index, t.seed, t.last.loss, len(t.vals)) for t in runs] == [(0, 41, 3.1, 2), (1, 42, 3.2, 2),
-                                                                           (2, 43, 3.3, 2)]
+    told = [(0, 41, 3.1, 2), (1, 42, 3.2, 2), (2, 43, 3.3, 2)]
+    assert [(t.index, t.seed, t.last.loss, len(t.vals)) for t in runs] == told
     assert {t.device for t in runs} == {"2 x NVIDIA A40"} and {t.world_size for t in runs} == {2}
     assert len({t.code_sha256 for t in runs}) == 1
 
@@ -87,15 +82,10 @@ def test_a_seed_that_stands_behind_a_trial_is_given_to_none():
     assert read(VAL + b"seed:5\n").seed == 5
 
 
-def test_a_seed_in_the_code_is_not_stated():
+def test_code_is_kept_as_it_is_and_a_seed_in_it_is_not_stated():
+    """It need not parse, and a script without a last newline comes out without."""
     assert read(b"seed=1\n" + RULE + VAL).seed is None
-
-
-def test_code_that_does_not_parse_is_kept_as_it_is():
     assert read(b"def broken(:\n\n" + RULE + VAL).code == b"def broken(:\n"
-
-
-def test_a_script_without_a_last_newline_comes_out_without():
     assert read(b"x = 1\n" + RULE + VAL).code == b"x = 1"
     assert read(RULE + b"x = 1\n" + RULE + b"env\n" + RULE + VAL).code == b"x = 1\n"
 
@@ -112,11 +102,8 @@ def test_numbers_that_are_not_plain_are_read(line, loss, decimals):
     assert repr(run.last.loss) == repr(loss) and run.val_decimals == decimals
 
 
-def test_fewest_digits_of_all_validations_count():
+def test_fewest_digits_of_all_validations_count_and_an_extra_loss_is_none_of_them():
     assert read(VAL + b"step:2/2 val_loss:3.2 train_time:30ms step_avg:30.00ms\n").val_decimals == 1
-
-
-def test_an_extra_loss_is_no_validation_loss():
     assert read(VAL + b"step:2/2 val_ema_loss:3.1 train_time:60ms step_avg:30.00ms\n").last.loss == 3.28
 
 
@@ -139,15 +126,11 @@ def test_a_last_line_without_a_newline_counts_where_it_is_whole():
     assert read(llmc).last.loss == 3.2789 and read(llmc[:-1]).last.loss == 3.2812
 
 
-def test_more_steps_than_any_run_has_are_refused(monkeypatch):
+def test_more_steps_than_any_run_has_and_helpers_of_one_name_are_refused(monkeypatch):
     monkeypatch.setattr(public, "POINTS", 5000)
-    with pytest.raises(ReadError, match="more than 5000 lines of steps"):
-        read(b"s:1 tel:1\n" * 5001)
-    with pytest.raises(ReadError, match="runs"):
-        read((VAL + VAL.replace(b":1/", b":0/")) * 2000)
-
-
-def test_two_helper_files_of_one_name_are_refused():
     helper = b"\n" + b"-" * 40 + b"\n# a.py\n" + b"-" * 40 + b"\n"
-    with pytest.raises(ReadError, match="one name"):
-        read(b"x = 1\n" + helper + b"1\n" + helper + b"2\n" + RULE + VAL)
+    for data, words in ((b"s:1 tel:1\n" * 5001, "more than 5000 lines of steps"),
+                        ((VAL + VAL.replace(b":1/", b":0/")) * 2000, "runs"),
+                        (b"x = 1\n" + helper + b"1\n" + helper + b"2\n" + RULE + VAL, "one name")):
+        with pytest.raises(ReadError, match=words):
+            read(data)

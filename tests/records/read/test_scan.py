@@ -17,54 +17,40 @@ def test_the_shipped_submissions_give_no_finding(name):
     assert scan((ROOT / name).read_bytes(), name) == []
 
 
-@pytest.mark.parametrize("source, what", [
-    ("import threading", "threads or processes"),
-    ("from concurrent.futures import ThreadPoolExecutor", "threads or processes"),
-    ("import os as o\no.system('x')", "threads or processes"),
-    ("import os\nf = os.fork", "threads or processes"),
-    ("from os import execv as e", "threads or processes"),
-    ("import torch.multiprocessing as mp", "threads or processes"),
-    ("import ctypes", "native code"),
-    ("from torch.utils import cpp_extension", "native code"),
-    ("exec('x')", "builds or loads code"),
-    ("e = eval", "builds or loads code"),
-    ("compile('x', 'y', 'exec')", "builds or loads code"),
-    ("__import__('os')", "builds or loads code"),
-    ("from importlib import reload", "builds or loads code"),
-    ("open('x')", "files"),
-    ("from pathlib import Path", "files"),
-    ("import os\nos.remove('x')", "files"),
-    ("import numpy as np\nnp.load('x')", "files"),
-    ("import pickle", "loads or saves objects"),
-    ("import torch\ntorch.load('x')", "loads or saves objects"),
-    ("import urllib.request", "network"),
-    ("import socket", "network"),
-    ("import os\nos.environ['A']", "environment"),
-    ("from os import getenv", "environment"),
-    ("import gc", "hooks into Python"),
-    ("import atexit", "hooks into Python"),
-    ("import sys\nsys.modules['harness.clock'] = 1", "hooks into Python"),
-    ("import sys\nsys.settrace(f)", "hooks into Python"),
-    ("import torch._inductor.config as c", "settings of torch's compiler"),
-    ("import torch\ntorch._dynamo.config.x = 1", "settings of torch's compiler"),
-    ("import time\ntime.monotonic_ns = f", "assigns into time"),
-    ("import harness.clock\nharness.clock.Clock = f", "assigns into harness"),
-    ("from harness.run import Run\nRun.take = f", "assigns into harness.run.Run"),
-    ("import torch.nn.functional as F\nF.cross_entropy = f", "assigns into torch.nn.functional"),
-    ("import torch\ndel torch.add", "assigns into torch"),
-    ("import torch\ntorch.x += 1", "assigns into torch"),
-    ("setattr(a, 'b', c)", "patches names"),
-    ("import os\ngetattr(os, 'sys' + 'tem')", "looks up a module's names by string"),
-    ("def f():\n    import math", "imports late, inside a function"),
-    ("from math import *", "imports names that cannot be followed"),
-    ("f.__globals__['x'] = 1", "reaches into Python"),
-    ("from harness.run import open_run\nwith open_run() as r:\n    r.take = f",
-     "assigns into the harness's run"),
-    ("def f(run: Run):\n    return run._clock", "reaches into the harness"),
-    ("def f(x=open):\n    return x", "files"),
-    ("async def f():\n    import math", "imports late, inside a function"),
-])
-def test_each_of_these_is_found_on_its_last_line_that_matters(source, what):
+FOUND = {  # what is said -> of which lines
+    "threads or processes": [
+        "import threading", "from concurrent.futures import ThreadPoolExecutor", "from os import execv as e",
+        "import os as o\no.system('x')", "import os\nf = os.fork", "import torch.multiprocessing as mp"],
+    "native code": ["import ctypes", "from torch.utils import cpp_extension"],
+    "builds or loads code": ["exec('x')", "e = eval", "compile('x', 'y', 'exec')", "__import__('os')",
+                             "from importlib import reload"],
+    "files": ["open('x')", "from pathlib import Path", "import os\nos.remove('x')",
+              "import numpy as np\nnp.load('x')", "def f(x=open):\n    return x"],
+    "loads or saves objects": ["import pickle", "import torch\ntorch.load('x')"],
+    "network": ["import urllib.request", "import socket"],
+    "environment": ["import os\nos.environ['A']", "from os import getenv"],
+    "hooks into Python": ["import gc", "import atexit", "import sys\nsys.modules['harness.clock'] = 1",
+                          "import sys\nsys.settrace(f)"],
+    "settings of torch's compiler": ["import torch._inductor.config as c",
+                                     "import torch\ntorch._dynamo.config.x = 1"],
+    "assigns into time": ["import time\ntime.monotonic_ns = f"],
+    "assigns into harness": ["import harness.clock\nharness.clock.Clock = f"],
+    "assigns into harness.run.Run": ["from harness.run import Run\nRun.take = f"],
+    "assigns into torch.nn.functional": ["import torch.nn.functional as F\nF.cross_entropy = f"],
+    "assigns into torch": ["import torch\ndel torch.add", "import torch\ntorch.x += 1"],
+    "patches names": ["setattr(a, 'b', c)"],
+    "looks up a module's names by string": ["import os\ngetattr(os, 'sys' + 'tem')"],
+    "imports late, inside a function": ["def f():\n    import math", "async def f():\n    import math"],
+    "imports names that cannot be followed": ["from math import *"],
+    "reaches into Python": ["f.__globals__['x'] = 1"],
+    "assigns into the harness's run": [
+        "from harness.run import open_run\nwith open_run() as r:\n    r.take = f"],
+    "reaches into the harness": ["def f(run: Run):\n    return run._clock"],
+}
+
+
+@pytest.mark.parametrize("what, source", [(what, source) for what, all in FOUND.items() for source in all])
+def test_each_of_these_is_found_on_its_last_line_that_matters(what, source):
     lines = [line for line, word in found(source) if word == what]
     assert lines and max(lines) == source.count("\n") + 1 or (lines and "f(x" in source)
 
@@ -79,9 +65,11 @@ def test_ordinary_code_gives_no_finding(source):
 
 
 @pytest.mark.parametrize("path", ["torch.py", "json/__init__.py", "sitecustomize.py"])
-def test_a_file_that_takes_the_place_of_a_module_is_found(path):
+def test_a_file_that_takes_the_place_of_a_module_is_found_and_its_text_fit_for_a_terminal(path):
     [finding] = scan(b"x = 1\n", path)
     assert finding.what == f"takes the place of the module {path.split('/')[0].removesuffix('.py')}"
+    [finding] = scan(b"exec('\x1b[2J\xe2\x80\xae')\n", "a.py")
+    assert finding.text == r"exec('\x1b[2J\u202e')"
 
 
 @pytest.mark.parametrize("source", [
@@ -92,11 +80,6 @@ def test_what_cannot_be_parsed_is_one_finding_and_no_exception(source):
     [finding] = scan(source, "a.py")
     assert finding.what.startswith("cannot be parsed")
     assert finding.text.isprintable() and len(finding.text) < 100
-
-
-def test_the_text_of_a_finding_is_fit_for_a_terminal():
-    [finding] = scan(b"exec('\x1b[2J\xe2\x80\xae')\n", "a.py")
-    assert finding.text == r"exec('\x1b[2J\u202e')"
 
 
 @pytest.mark.parametrize("source", [

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from small_logs import SCRIPT, write_log
 
-from records.__main__ import COMMANDS, main
 from records.tools.read.run import Point, Run
 from records.tools.show import diff
 from records.tools.show import differences as compare
@@ -28,9 +27,13 @@ def side(*runs: Run) -> Group:
 
 def sources(a: Run, b: Run) -> list[FileDiff]:
     """Return the files of two runs that differ, with their lines."""
-    found = file_diffs(a, b)
-    add_lines(found)
+    add_lines(found := file_diffs(a, b))
     return found
+
+
+def text(a: Group, b: Group, width: int = 80, **how: bool) -> str:
+    """Return what is printed of two sides, without colours."""
+    return "\n".join(diff.Printer(False, width, **how).lines(diff.report(a, b)))
 
 
 def changed(log: Path, *changes: tuple[bytes, bytes]) -> Path:
@@ -43,41 +46,27 @@ def changed(log: Path, *changes: tuple[bytes, bytes]) -> Path:
     return log
 
 
-def test_the_example_of_the_help_runs(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    for name in ("ONE", "OTHER"):
-        write_log(tmp_path / "records" / "runs", name)
-    words = COMMANDS["diff"][1].split()
-    assert words[:4] == ["python", "-m", "records", "diff"] and main(words[3:]) == 0
-    assert capsys.readouterr().out.startswith("no difference in what both sides tell")
-    with pytest.raises(SystemExit):
-        main(["diff", "--help"])
-    assert capsys.readouterr().out.endswith(COMMANDS["diff"][1] + "\n")
-
-
-def test_sections_without_a_difference_are_left_out(tmp_path, capsys):
-    log = str(write_log(tmp_path))
-    assert main(["diff", log, log]) == 0
-    lines = capsys.readouterr().out.split("\n")
+def test_sections_without_a_difference_are_left_out(tmp_path, call):
+    log = write_log(tmp_path)
+    lines = call("diff", log, log).out.split("\n")
     assert not {"code", "hyperparameters"} & set(lines) and "verdict" in lines
-    other = str(changed(write_log(tmp_path, "b"), (b'{"lr":0.1}', b'{"lr":0.2}')))
-    assert main(["diff", log, other, "--stat"]) == 0
-    lines = capsys.readouterr().out.split("\n")
+    other = changed(write_log(tmp_path, "b"), (b'{"lr":0.1}', b'{"lr":0.2}'))
+    lines = call("diff", log, other, "--stat").out.split("\n")
     assert lines[0].startswith("differ in hyperparameters") and " lr  0.1 -> 0.2" in lines
 
 
-def test_code_is_compared_file_by_file_the_harness_in_one_line(tmp_path, capsys):
+def test_code_is_compared_file_by_file_the_harness_in_one_line():
     a = run(code=b"one\ntwo\n", files={"harness/a.py": b"1\n", "lab/b.py": b"1\n", "lab/same.py": b"\n"})
     b = run(code=b"one\n2\n3\n", files={"harness/a.py": b"2\n", "lab/same.py": b"\n"})
     first, second, third = sources(a, b)
     assert first.lines[2:] == ["@@ -1,2 +1,3 @@", " one", "-two", "+2", "+3"]
     assert (first.added, first.removed) == (2, 1)
     assert (second.a, second.b, second.removed) == ("lab/b.py", None, 1) and third.harness
-    text = "\n".join(diff.Printer(False, 80, stat=True).lines(diff.report(side(a), side(b))))
-    assert " script => none" not in text and "| 3 ++-\n" in text and "| 1 -\n" in text
-    assert "harness differs: 1 file; --harness shows them" in text and "harness/a.py" not in text
-    text = "\n".join(diff.Printer(False, 80, harness=True).lines(diff.report(side(a), side(b))))
-    assert "--- a/harness/a.py\n+++ b/harness/a.py\n" in text and "--harness" not in text
+    told = text(side(a), side(b), stat=True)
+    assert " script => none" not in told and "| 3 ++-\n" in told and "| 1 -\n" in told
+    assert "harness differs: 1 file; --harness shows them" in told and "harness/a.py" not in told
+    told = text(side(a), side(b), harness=True)
+    assert "--- a/harness/a.py\n+++ b/harness/a.py\n" in told and "--harness" not in told
 
 
 def test_a_last_line_without_an_end_is_a_difference():
@@ -86,14 +75,12 @@ def test_a_last_line_without_an_end_is_a_difference():
     assert (found.added, found.removed) == (1, 1)
 
 
-def test_a_log_is_compared_with_a_script_of_the_working_tree(tmp_path, capsys):
-    log = write_log(tmp_path / "runs")
+def test_a_log_is_compared_with_a_script_of_the_working_tree(tmp_path, call):
     script = tmp_path / "train_gpt2.py"
     script.write_bytes(SCRIPT.replace(b"'|'", b"'!'"))
     (tmp_path / "lab").mkdir()
     (tmp_path / "lab" / "a.py").write_bytes(b"x = 2\n")
-    assert main(["diff", str(log), str(script)]) == 0
-    out = capsys.readouterr().out
+    out = call("diff", write_log(tmp_path / "runs"), script).out
     assert "-print('|')\n+print('!')\n" in out and "-x = 1\n+x = 2\n" in out and "verdict" not in out
 
 
@@ -107,11 +94,9 @@ def test_a_stranger_s_log_cannot_show_files_outside_of_the_working_tree(tmp_path
 
 
 def test_losses_are_compared_at_the_steps_that_all_runs_validated():
-    a, b = side(run(6.0, 5.0, 4.0), run(6.0, 5.5, 5.0)), side(run(6.0, 4.75))
-    points = compare.curve(a, b)
-    assert [p["step"] for p in points] == [0, 2]
-    assert points[1] == {"step": 2, "a": 5.25, "b": 4.75, "difference": -0.5, "a_sd": math.sqrt(0.125),
-                         "b_sd": None}
+    points = compare.curve(side(run(6.0, 5.0, 4.0), run(6.0, 5.5, 5.0)), side(run(6.0, 4.75)))
+    assert [p["step"] for p in points] == [0, 2] and points[1] == {
+        "step": 2, "a": 5.25, "b": 4.75, "difference": -0.5, "a_sd": math.sqrt(0.125), "b_sd": None}
 
 
 def test_losses_at_equal_time_lie_on_the_lines_between_validations():
@@ -126,27 +111,23 @@ def test_losses_at_equal_time_lie_on_the_lines_between_validations():
 def test_runs_without_a_clock_have_no_times():
     a = side(Run(Path("a"), 0, "llm.c", vals=[Point(0, 5.0, None), Point(2, 4.0, None)]))
     assert compare.equal_time(a, a) == [] and compare.speed(a)["ms_per_step"] is None
-    text = "\n".join(diff.Printer(False, 80).lines(diff.report(a, a)))
-    assert "unknown: a log without code" in text and "unknown       unknown" in text
+    told = text(a, a)
+    assert "unknown: a log without code" in told and "unknown       unknown" in told
 
 
-def test_time_per_step_is_the_median_of_steps_in_a_row():
+def test_time_per_step_is_the_median_of_steps_in_a_row_and_no_late_clock_makes_them_fast():
+    """Older public logs start theirs after ten steps."""
     lines = [Point(step, None, ms) for step, ms in ((1, 10), (2, 22), (4, 90), (5, 100), (6, 111))]
     assert step_times(run(train=lines)) == [12, 10, 11]
     assert compare.speed(side(run(6.0, 5.0, train=lines)))["ms_per_step"] == 11
-
-
-def test_a_clock_that_starts_late_does_not_make_steps_fast():
-    """Older public logs start theirs after ten steps."""
     vals = [Point(0, 9.0, 0), Point(10, 8.0, 0), Point(20, 7.0, 500)]
     assert compare.average(vals) == 50 and compare.average(vals[:1]) is None
 
 
-def test_one_run_against_one_decides_nothing(tmp_path):
+def test_one_run_against_one_decides_nothing():
     words = compare.verdict(side(run(5.0, 4.0)), side(run(5.0, 3.0)))["words"]
     assert words == "B - A = -1.00000; one run against one run decides nothing"
-    a, b = (side(run(3.2800 + shift, track="fineweb")) for shift in (0, -0.0026))
-    found = compare.verdict(a, b)
+    found = compare.verdict(*(side(run(loss, track="fineweb")) for loss in (3.28, 3.2774)))
     assert found["in_sd"] == pytest.approx(-2)
     assert "-2.0 times the known run-to-run sd 0.0013" in found["words"]
 
@@ -190,39 +171,28 @@ def test_the_verdict_says_which_side_is_lower():
     assert "do not spread" in compare.verdict(flat, flat)["words"]
 
 
-def test_losses_of_two_tracks_are_not_compared(tmp_path, capsys):
+def test_losses_of_two_tracks_and_times_of_two_devices_are_not_compared():
     a, b = side(run(5.0, 4.0, track="one")), side(run(5.0, 3.0, track="other"))
-    found = diff.report(a, b)
-    assert "curve" not in found and "verdict" not in found
-    assert list(diff.Printer(False, 80).lines(found))[-1] == " track differs: the losses do not compare"
-
-
-def test_times_of_different_devices_come_with_a_warning():
+    assert not {"curve", "verdict"} & set(diff.report(a, b))
+    assert text(a, b).split("\n")[-1] == " track differs: the losses do not compare"
     a, b = side(run(5.0, 4.0, device="8 x H100")), side(run(5.0, 3.0, device="H200"))
-    text = "\n".join(diff.Printer(False, 80).lines(diff.report(a, b)))
-    assert text.count("not on one device") == 2
+    assert text(a, b).count("not on one device") == 2
     b.runs[0].device = "8 x H100"
-    assert "not on one device" not in "\n".join(diff.Printer(False, 80).lines(diff.report(a, b)))
+    assert "not on one device" not in text(a, b)
 
 
-def test_a_folder_of_a_record_is_all_its_runs(tmp_path, capsys):
+def test_a_folder_of_a_record_is_all_its_runs(tmp_path, refused):
     for i in range(2):
         write_log(tmp_path / "2026-11-22_Muon" / "logs", f"r{i}", (6.0, 5.0 + i))
     found = diff.load_group(tmp_path / "2026-11-22_Muon")
     assert found.name == "2026-11-22_Muon" and [t.last.loss for t in found.runs] == [5.0, 6.0]
     (tmp_path / "empty").mkdir()
-    assert main(["diff", str(tmp_path / "empty"), str(tmp_path)]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    refused("diff", tmp_path / "empty", tmp_path)
 
 
-def test_json_holds_all_numbers_and_no_nan(tmp_path, capsys):
+def test_json_holds_all_numbers_and_no_nan(tmp_path, call):
     a, b = write_log(tmp_path, "a", (6.0, 5.0)), write_log(tmp_path, "b", (6.0, math.nan), end="nonfinite")
-    assert main(["diff", str(a), str(b), "--json"]) == 0
-
-    def refuse(word: str) -> None:
-        raise AssertionError(word)
-
-    found = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    found = json.loads(call("diff", a, b, "--json").out, parse_constant=pytest.fail)
     assert found["curve"][1]["b"] == "nan" and found["curve"][0]["difference"] == 0
     assert found["b"]["finished"] == 0 and found["time"]["a"]["total_s"] == 0.02
     assert {"code", "hyperparameters", "environment", "data", "equal_time", "verdict"} <= set(found)
@@ -231,15 +201,13 @@ def test_json_holds_all_numbers_and_no_nan(tmp_path, capsys):
 @pytest.mark.parametrize("words, environment, terminal, coloured", [
     ([], {}, False, False), ([], {}, True, True), ([], {"NO_COLOR": "1"}, True, False),
     (["--color=always"], {"NO_COLOR": "1"}, False, True), (["--color=never"], {}, True, False)])
-def test_colour_is_for_terminals(tmp_path, capsys, monkeypatch, words, environment, terminal, coloured):
+def test_colour_is_for_terminals(tmp_path, call, monkeypatch, words, environment, terminal, coloured):
     log = write_log(tmp_path)
-    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    for name, value in environment.items():
+    for name, value in {"TERM": "xterm", **environment}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
-    assert main(["diff", str(log), str(log), "--no_pager", *words]) == 0
-    assert ("\x1b[" in capsys.readouterr().out) == coloured
+    assert ("\x1b[" in call("diff", log, log, "--no_pager", *words).out) == coloured
 
 
 def test_long_text_goes_through_the_pager(capfd, monkeypatch):
@@ -250,11 +218,11 @@ def test_long_text_goes_through_the_pager(capfd, monkeypatch):
         assert capfd.readouterr().out == f"{letter}\n" * lines
 
 
-def test_a_stranger_s_escapes_are_shown_and_not_sent(tmp_path, capsys):
+def test_a_stranger_s_escapes_are_shown_and_not_sent():
     a = run(5.0, 4.0, code=b"x\n", hyperparameters={"\x1b[2J": 1}, device="\x1b[31mred", status="\x07")
     b = run(5.0, 4.0, code=b"\x1b]0;title\x07\n\xff\r\t\xe2\x80\xae", hyperparameters={"lr": "\x1b[0m"})
-    text = "\n".join(diff.Printer(False, 80).lines(diff.report(side(a), side(b))))
-    assert not [c for c in text if c != "\n" and not c.isprintable()] and "\\x1b]0;title\\x07" in text
+    told = text(side(a), side(b))
+    assert told.replace("\n", "").isprintable() and "\\x1b]0;title\\x07" in told
 
 
 def test_hostile_sources_and_names_are_content_to_git_and_nothing_else(tmp_path, monkeypatch):
@@ -270,14 +238,15 @@ def test_hostile_sources_and_names_are_content_to_git_and_nothing_else(tmp_path,
         assert (one.added, one.removed) == (1, 1) and one.lines[-2:] == ["-old", "+new"]
         assert "x\\x00y\\rz" in one.lines[-3] and all(line.isprintable() for line in one.lines)
     assert max(map(len, found[0].lines)) < 1100
-    text = "\n".join(diff.Printer(False, 80, stat=True).lines(diff.report(side(a), side(b))))
-    assert " ../x " in text and "| 2 +-\n" in text and "8 files changed" in text
-    assert not [c for c in text if c != "\n" and not c.isprintable()]
+    told = text(side(a), side(b), stat=True)
+    assert " ../x " in told and "| 2 +-\n" in told and "8 files changed" in told
+    assert told.replace("\n", "").isprintable()
 
 
 def test_no_configuration_of_git_and_no_checkout_changes_the_diff(tmp_path, monkeypatch):
     """A user's external diff, prefix or context; the same in a checkout that holds the temporary folder."""
-    wanted = sources(run(code=b"one\n1\n2\n3\n4\n5\n"), run(code=b"two\n1\n2\n3\n4\n5\n"))[0].lines
+    a, b = (run(code=line + b"1\n2\n3\n4\n5\n") for line in (b"one\n", b"two\n"))
+    wanted = sources(a, b)[0].lines
     config = "[diff]\n\texternal = touch owned\n\tcontext = 0\n\tnoprefix = true\n[core]\n\tpager = cat\n"
     (tmp_path / ".gitconfig").write_text(config)
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
@@ -289,15 +258,14 @@ def test_no_configuration_of_git_and_no_checkout_changes_the_diff(tmp_path, monk
     monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))
     monkeypatch.setattr("tempfile.tempdir", None)
     monkeypatch.chdir(tmp_path)
-    found = sources(run(code=b"one\n1\n2\n3\n4\n5\n"), run(code=b"two\n1\n2\n3\n4\n5\n"))[0]
-    assert found.lines == wanted and len(wanted) == 8 and not (tmp_path / "owned").exists()
+    assert sources(a, b)[0].lines == wanted and len(wanted) == 8 and not (tmp_path / "owned").exists()
 
 
 def test_without_git_one_line_says_so_and_the_rest_is_compared(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     a, b = side(run(5.0, 4.0)), side(run(5.0, 4.5, code=b"x = 2\n"))
     for stat in (False, True):
-        lines = list(diff.Printer(False, 80, stat=stat).lines(diff.report(a, b)))
+        lines = text(a, b, stat=stat).split("\n")
         assert lines[0].startswith("differ in code; final loss B - A = +0.5000")
         assert [line for line in lines if "git" in line] == [
             " script: git is missing, which finds the lines that differ; install it"]
@@ -307,21 +275,19 @@ def test_without_git_one_line_says_so_and_the_rest_is_compared(tmp_path, monkeyp
 def test_tables_keep_to_the_width_of_the_terminal(width):
     a = run(5.0, 4.0, hyperparameters={"n" * 20: "v" * 300, "w": 1}, device="d" * 300)
     b = run(5.0, 4.0, hyperparameters={"n" * 20: "w" * 300, "w": 2}, code=b"y\n" * 500)
-    lines = list(diff.Printer(False, width, stat=True).lines(diff.report(side(a), side(b))))
+    lines = text(side(a), side(b), width, stat=True).split("\n")
     told = [line for line in lines if " -> " in line or "|" in line or "unknown on" in line]
     assert len(told) > 4 and max(map(len, told)) <= width
 
 
-def test_what_cannot_be_read_is_refused_in_one_line(tmp_path, capsys):
-    log = str(write_log(tmp_path))
+def test_what_cannot_be_read_is_refused_in_one_line(tmp_path, refused):
+    log = write_log(tmp_path)
     (tmp_path / "no.txt").write_text("hello\n")
-    for words in ([log, "none.txt"], [str(tmp_path / "no.txt"), log], [log, "none.py"]):
-        assert main(["diff", *words]) == 2
-        captured = capsys.readouterr()
-        assert captured.err.count("\n") == 1 and not captured.out
+    for words in ([log, "none.txt"], [tmp_path / "no.txt", log], [log, "none.py"]):
+        refused("diff", *words)
 
 
 def test_a_side_that_mixes_codes_says_so():
     a, mixed = side(run(5.0, 4.0)), side(run(5.0, 4.0), run(5.0, 4.1, code=b"x = 2\n"))
-    text = "\n".join(diff.Printer(False, 80).lines(diff.report(a, mixed)))
-    assert "the runs of B differ in code; its first one is compared" in text and "runs of A" not in text
+    told = text(a, mixed)
+    assert "the runs of B differ in code; its first one is compared" in told and "runs of A" not in told

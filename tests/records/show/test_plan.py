@@ -1,21 +1,21 @@
 """python -m records plan: known numbers of runs, and chances that agree with the exact ones."""
 import json
+from collections.abc import Callable
 
 import pytest
 
-from records.__main__ import COMMANDS, main
 from records.tools.check.significance import LOOKS, power
 from records.tools.show import plan
 
 
-def planned(capsys, *words: str) -> dict:
-    """Return the plan as JSON."""
-    assert main(["plan", *words, "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
+@pytest.fixture
+def planned(call) -> Callable:
+    """Return planned(*words) -> the plan as JSON."""
+    return lambda *words: json.loads(call("plan", *words, "--json").out)
 
 
-def test_runs_hours_and_looks_are_planned(capsys):
-    found = planned(capsys, "--buffer", "0.001", "--sigma", "0.0013", "--power", "0.9", "--minutes", "12")
+def test_runs_hours_and_looks_are_planned(planned):
+    found = planned("--buffer", "0.001", "--sigma", "0.0013", "--power", "0.9", "--minutes", "12")
     assert found["runs"] == 25 and found["hours"] == 5.0 and found["power"] == power(25, 0.001 / 0.0013)
     assert [look["runs"] for look in found["looks"]] == list(LOOKS) and found["alpha_per_look"] == 0.0025
     assert found["expected_hours"] == pytest.approx(found["expected_runs"] / 5)
@@ -41,8 +41,8 @@ def test_at_the_target_a_campaign_is_accepted_no_more_often_than_alpha():
     assert 0.007 < chances[-1] <= 0.01 and expected > 31.7
 
 
-def test_a_gain_in_time_is_planned_for_two_arms(capsys):
-    found = planned(capsys, "--buffer", "0.002", "--effect", "0.001", "--cv", "0.00075", "--minutes", "3")
+def test_a_gain_in_time_is_planned_for_two_arms(planned):
+    found = planned("--buffer", "0.002", "--effect", "0.001", "--cv", "0.00075", "--minutes", "3")
     assert found["time"] == {"runs_per_arm": 17, "hours": pytest.approx(1.7)}
     assert found["runs"] == 9  # sigma and power by default 0.0013 and 0.9
 
@@ -52,17 +52,5 @@ def test_a_gain_in_time_is_planned_for_two_arms(capsys):
     ("--buffer 1 --power 1", "--power"), ("--buffer 1 --alpha 2", "--alpha"),
     ("--buffer 1 --sigma inf", "--sigma"), ("--buffer 1 --minutes -3", "--minutes"),
     ("--buffer 1 --cv 0.1", "belong together"), ("--buffer 1e-6 --sigma 9", "billion")])
-def test_a_plan_that_makes_no_sense_is_refused_in_one_line(capsys, words, says):
-    assert main(["plan", *words.split()]) == 2
-    err = capsys.readouterr().err
-    assert says in err and err.count("\n") == 1
-
-
-def test_the_example_in_the_help_runs(capsys):
-    with pytest.raises(SystemExit):
-        main(["plan", "--help"])
-    example = capsys.readouterr().out.rpartition("example: ")[2].strip()
-    assert example == COMMANDS["plan"][1]
-    assert main(example.split()[3:]) == 0
-    text = capsys.readouterr().out
-    assert "25 runs, shown with a chance of 0.903" in text and "shown by run 32" in text
+def test_a_plan_that_makes_no_sense_is_refused_in_one_line(refused, words, says):
+    assert says in refused("plan", *words.split())

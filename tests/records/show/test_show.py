@@ -1,27 +1,23 @@
 """python -m records show: one run whole, the same lines for equal runs."""
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from small_logs import FILES, SCRIPT, manifest, write_log
+from small_logs import FILES, FIXTURES, SCRIPT, manifest, write_log
 
 from harness.runlog import RunLog
-from records.__main__ import COMMANDS, main
 from records.tools.read.run import Point
 from records.tools.show import show
-
-FIXTURES = Path(__file__).parents[1] / "fixtures"
-
 
 def run(folder: Path, name: str, second: int, **changes: object) -> Path:
     """Write a log as the harness does on a host and at a time of its own, and return its path."""
     log = RunLog(folder, name)
     host = {"cpu": f"Host {second}", "python": "3.11", "load": [second], "settings": []}
     facts = {"run_id": name, "sys": host, "clocks": {"realtime_ns": second}, "git": {"commit": f"{second}"},
-             "argv": [f"--data={second}"],
-             "data": {"tokens": 4096, "train": [{"file": "a.bin"}]}, "world_size": 2,
-             "calibration": {"copy_gbs": second}}
+             "argv": [f"--data={second}"], "data": {"tokens": 4096, "train": [{"file": "a.bin"}]},
+             "world_size": 2, "calibration": {"copy_gbs": second}}
     log.sources(SCRIPT, {**manifest(), **facts, **changes}, FILES, [f"Running Python {second}"])
     for step, loss in ((0, 5.5), (2, 5.0), (4, 4.75)):
         log.line(f"step:{step}/4 val_loss:{loss:.4f} train_time:{step * second}ms step_avg:{second:.2f}ms")
@@ -34,35 +30,34 @@ def run(folder: Path, name: str, second: int, **changes: object) -> Path:
     return log.path
 
 
-def shown(capsys: pytest.CaptureFixture, *words: object) -> str:
-    """Return what the command prints."""
-    assert main(["show", *map(str, words)]) == 0
-    return capsys.readouterr().out
+@pytest.fixture
+def shown(call) -> Callable:
+    """Return shown(*words) -> what the command prints."""
+    return lambda *words: call("show", *words).out
 
 
-def test_a_run_is_shown_whole(tmp_path, capsys):
-    text = shown(capsys, run(tmp_path, "r", 3, overrides={"lr": 0.1}))
+def test_a_run_is_shown_whole(tmp_path, shown):
+    text = shown(run(tmp_path, "r", 3, overrides={"lr": 0.1}))
     for words in ("status ok", "track tiny", "target 5.0", "val_loss 4.75000 at step 4 of 4", "time 0.0 s",
                   "harness/tracks.toml", "lr 0.1", "a.bin", "Host 3", "passed it after 3 s", "⣀", "1024",
                   "grad_norm 2 times, first 0.5, last 0.25, lowest 0.25, highest 0.5",
                   "odd 2 times, first inf", "weights_sha256 eeee", "wall 6.000 s 100.0 %",
-                  "timed 3.000 s 50.0 %",
-                  "1 hyperparameters were overridden"):
+                  "timed 3.000 s 50.0 %", "1 hyperparameters were overridden"):
         assert words in " ".join(text.split()), words
 
 
-def test_equal_runs_show_the_same_stable_lines(tmp_path, capsys):
+def test_equal_runs_show_the_same_stable_lines(tmp_path, shown):
     """Another host, day, folder and speed change nothing; another loss does."""
     a, b = run(tmp_path / "a", "a", 3), run(tmp_path / "b", "b", 4)
-    assert shown(capsys, a, "--stable") == shown(capsys, b, "--stable")
-    assert shown(capsys, a, "--stable", "--json") == shown(capsys, b, "--stable", "--json")
-    assert shown(capsys, a) != shown(capsys, b)
+    assert shown(a, "--stable") == shown(b, "--stable")
+    assert shown(a, "--stable", "--json") == shown(b, "--stable", "--json")
+    assert shown(a) != shown(b)
     other = run(tmp_path / "c", "c", 3, hyperparameters={"lr": 0.2})
-    assert shown(capsys, a, "--stable") != shown(capsys, other, "--stable")
+    assert shown(a, "--stable") != shown(other, "--stable")
 
 
-def test_json_holds_every_validation(tmp_path, capsys):
-    found = json.loads(shown(capsys, run(tmp_path, "r", 3), "--json"), parse_constant=pytest.fail)
+def test_json_holds_every_validation(tmp_path, shown):
+    found = json.loads(shown(run(tmp_path, "r", 3), "--json"), parse_constant=pytest.fail)
     assert found["vals"][1] == {"step": 2, "val_loss": 5.0, "tokens": 512, "train_time_ms": 6.0}
     assert len(found["vals"]) == 3 and found["warnings"] == [] and found["hyperparameters"] == {"lr": 0.1}
 
@@ -72,34 +67,33 @@ def test_json_holds_every_validation(tmp_path, capsys):
     ({"losses": (5.5, math.nan), "end": "nonfinite"}, "the last loss is nan"),
     ({"losses": (), "end": None}, "no validation"), ({}, "step 2, the run was to take 4"),
 ])
-def test_what_is_wrong_with_a_run_is_said(change, words, tmp_path, capsys):
-    assert words in shown(capsys, write_log(tmp_path, **change)).split("warnings")[1]
+def test_what_is_wrong_with_a_run_is_said(change, words, tmp_path, shown):
+    assert words in shown(write_log(tmp_path, **change)).split("warnings")[1]
 
 
-def test_late_files_and_tripwires_are_said(tmp_path, capsys):
+def test_late_files_and_tripwires_are_said(tmp_path, shown):
     log = RunLog(tmp_path, "r")
     facts = {"resumed_from": {"step": 1}, "sys": {"settings": ["inductor.x=1"]}}
     log.sources(SCRIPT, {**manifest(), **facts}, {}, [])
     log.event("late", path="lab/evil.py")
     log.end("failed", type="Tripwire", message="weights changed", traceback="line\n\x1b[31mred")
-    text = shown(capsys, log.path)
+    text = shown(log.path)
     for words in ("late: lab/evil.py was loaded after the start", "tripwire: weights changed", "resumed",
                   "inductor.x=1", "    \\x1b[31mred"):
         assert words in text
 
 
-def test_public_logs_are_shown_trial_by_trial(capsys):
+def test_public_logs_are_shown_trial_by_trial(call, shown, refused):
     for path in FIXTURES.iterdir():
-        assert "validations" in shown(capsys, path) and path.name in shown(capsys, path)
+        assert "validations" in shown(path) and path.name in shown(path)
     several = FIXTURES / "layout_d_trials.txt"
-    assert "3.30000 at step 10 of 10" in shown(capsys, several, "--trial", 2)
-    assert main(["show", str(several)]) == 0 and "run 0 of 3" in capsys.readouterr().err
+    assert "3.30000 at step 10 of 10" in shown(several, "--trial", 2)
+    assert "run 0 of 3" in call("show", several).err
     for run in (3, -1):
-        assert main(["show", str(several), "--trial", str(run)]) == 2
-        assert "expected one of 0 to 2" in capsys.readouterr().err
+        assert "expected one of 0 to 2" in refused("show", several, "--trial", run)
 
 
-def test_a_chart_has_one_dot_a_column_at_least_and_falls(capsys):
+def test_a_chart_has_one_dot_a_column_at_least_and_falls():
     points = [Point(step, 10 - step, None) for step in range(10)]
     for braille, blank in ((True, " "), (False, " ")):
         *rows, axis = show.chart(points, braille)
@@ -118,15 +112,6 @@ def test_no_loss_breaks_the_chart(losses):
         assert len(lines) == (show.HEIGHT + 1 if len(losses) == 2 and math.isfinite(losses[0]) else 0)
 
 
-def test_stdout_that_knows_no_braille_gets_ascii(capsys, monkeypatch):
+def test_stdout_that_knows_no_braille_gets_ascii(shown, monkeypatch):
     monkeypatch.setattr(show, "encodable", lambda text: False)
-    assert shown(capsys, FIXTURES / "layout_d.txt").isascii()
-
-
-def test_the_example_of_the_help_runs(tmp_path, monkeypatch, capsys):
-    with pytest.raises(SystemExit):
-        main(["show", "--help"])
-    assert capsys.readouterr().out.strip().endswith(f"example: {COMMANDS['show'][1]}")
-    write_log(tmp_path / "records" / "runs", "ONE")
-    monkeypatch.chdir(tmp_path)
-    assert main(COMMANDS["show"][1].split()[3:]) == 0
+    assert shown(FIXTURES / "layout_d.txt").isascii()

@@ -5,13 +5,14 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from small_logs import FILES, SCRIPT, manifest
+from small_logs import FILES, FIXTURES, SCRIPT, manifest
 
 from harness.runlog import RunLog
-from records.__main__ import COMMANDS, main
+from records.__main__ import COMMANDS
 from records.tools.read.run import Point, Run
 from records.tools.show import stats
 from records.tools.show.group import Group, kind, outcome
@@ -42,16 +43,16 @@ def runs(folder: Path, losses: tuple = GOOD, **changes) -> list[str]:
     return [str(write(folder, seed, 6.0, loss, **changes)) for seed, loss in enumerate(losses)]
 
 
-def called(capsys, *words: str) -> tuple[int, dict]:
-    """Return exit code and JSON of the command; what a terminal sees must end in the same verdict."""
-    code = main(["stats", *words])
-    text = capsys.readouterr().out
-    assert main(["stats", *words, "--json"]) == code
-    out = capsys.readouterr().out
-    report = json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-    for part in ("target", "vs"):
-        assert part not in report or f"{report[part]['word']}: {report[part]['reason']}" in text
-    return code, report
+@pytest.fixture
+def called(call) -> Callable:
+    """Return called(*words, code=0) -> JSON of the command; a terminal must see the same verdict."""
+    def called(*words: object, code: int = 0) -> dict:
+        said = call("stats", *words, code=code).out
+        report = json.loads(call("stats", *words, "--json", code=code).out, parse_constant=pytest.fail)
+        for part in ("target", "vs"):
+            assert part not in report or f"{report[part]['word']}: {report[part]['reason']}" in said
+        return report
+    return called
 
 
 def run(loss: float, i: int, **facts) -> Run:
@@ -65,10 +66,9 @@ def group(*losses: float) -> Group:
     return Group("public", [run(loss, i) for i, loss in enumerate(losses)])
 
 
-def test_eight_seeds_below_the_target_of_their_track_are_proof(tmp_path, capsys):
-    code, report = called(capsys, *runs(tmp_path))
-    found = report["target"]
-    assert code == 0 and found["word"] == "PROVEN" and found["target"] == 5.0 and found["test"]["n"] == 8
+def test_eight_seeds_below_the_target_of_their_track_are_proof(tmp_path, called):
+    found = called(*runs(tmp_path))["target"]
+    assert found["word"] == "PROVEN" and found["target"] == 5.0 and found["test"]["n"] == 8
     assert found["test"]["mean"] == pytest.approx(4.9980125, rel=1e-12)
     assert found["bound"] < 5.0 and found["below"] == {"runs": 8}
     assert found["z_rule"]["passes"] and found["power"] > 0.9 and found["runs_for_90"] <= 8
@@ -77,21 +77,19 @@ def test_eight_seeds_below_the_target_of_their_track_are_proof(tmp_path, capsys)
 @pytest.mark.parametrize("losses, code, word", [
     (GOOD[:7], 0, "PROMISING"), ((5.0008, *GOOD[:2], 5.0007), 1, "NOT SHOWN"), (GOOD[:1], 2, "NOT SHOWN"),
     ((4.99,) * 4, 2, "NOT SHOWN"), ((5.1, 5.11, 5.12, 5.1), 1, "REFUTED")])
-def test_the_exit_code_says_whether_the_claim_holds(tmp_path, capsys, losses, code, word):
-    found = called(capsys, *runs(tmp_path, losses))
-    assert (found[0], found[1]["target"]["word"]) == (code, word)
+def test_the_exit_code_says_whether_the_claim_holds(tmp_path, called, losses, code, word):
+    assert called(*runs(tmp_path, losses), code=code)["target"]["word"] == word
 
 
-def test_a_named_target_wins_over_that_of_the_track(tmp_path, capsys):
-    found = called(capsys, *runs(tmp_path), "--target", "4.9")[1]["target"]
+def test_a_named_target_wins_over_that_of_the_track(tmp_path, called):
+    found = called(*runs(tmp_path), "--target", "4.9", code=1)["target"]
     assert found["word"] == "REFUTED" and found["target"] == 4.9
 
 
-def test_repeats_of_a_seed_count_once_by_their_mean_and_are_named(tmp_path, capsys):
+def test_repeats_of_a_seed_count_once_by_their_mean_and_are_named(tmp_path, called):
     """Two seeds run five times each are two runs: taken as ten, the test errs ten times as often."""
-    logs = [str(write(tmp_path, seed, 6.0, 4.99 + seed / 100 + i / 1000))
-            for seed in (0, 1) for i in range(5)]
-    _, report = called(capsys, *logs)
+    logs = [write(tmp_path, seed, 6.0, 4.99 + seed / 100 + i / 1000) for seed in (0, 1) for i in range(5)]
+    report = called(*logs, code=1)
     assert report["target"]["test"]["n"] == 2 and len(report["runs"]) == 10
     assert report["target"]["test"]["mean"] == pytest.approx(4.997)
     assert [note.split(" (")[0].split(":")[0] for note in report["notes"]] == [
@@ -101,12 +99,12 @@ def test_repeats_of_a_seed_count_once_by_their_mean_and_are_named(tmp_path, caps
 @pytest.mark.parametrize("end, loss, says", [
     ("failed", 4.99, "ended failed"), ("nonfinite", math.nan, "ended nonfinite"), (None, 4.99, "incomplete"),
     ("stopped", 4.99, "ended stopped"), ("ok", math.inf, "val_loss inf")])
-def test_a_run_that_did_not_end_well_makes_the_evidence_invalid(tmp_path, capsys, end, loss, says):
-    logs = [*runs(tmp_path), str(write(tmp_path, 99, 6.0, loss, end=end))]
-    code, report = called(capsys, *logs)
-    assert code == 1 and report["target"]["word"] == "INVALID" and report["target"]["test"] is None
-    assert report["target"]["reason"].startswith("run8.txt: ") and says in report["target"]["reason"]
-    assert called(capsys, *logs, "--vs", *runs(tmp_path / "old"))[1]["vs"]["word"] == "INVALID"
+def test_a_run_that_did_not_end_well_makes_the_evidence_invalid(tmp_path, called, end, loss, says):
+    logs = [*runs(tmp_path), write(tmp_path, 99, 6.0, loss, end=end)]
+    found = called(*logs, code=1)["target"]
+    assert found["word"] == "INVALID" and found["test"] is None
+    assert found["reason"].startswith("run8.txt: ") and says in found["reason"]
+    assert called(*logs, "--vs", *runs(tmp_path / "old"), code=1)["vs"]["word"] == "INVALID"
 
 
 def test_a_public_run_that_stopped_before_its_last_step_has_no_final_loss():
@@ -127,7 +125,7 @@ def test_printed_losses_give_the_known_p_and_logs_without_a_seed_say_so():
     assert found["word"] == "PROMISING" and found["below"]["runs"] == 14
 
 
-def test_public_logs_are_judged_like_our_own(tmp_path, capsys):
+def test_public_logs_are_judged_like_our_own(tmp_path, called, refused):
     """Their seeds stand in the script, their losses have four digits, their target must be named."""
     rule = "=" * 100
     for i, loss in enumerate((3.2791, 3.2778, 3.2787, 3.2784)):
@@ -135,10 +133,10 @@ def test_public_logs_are_judged_like_our_own(tmp_path, capsys):
                       for step, x in ((0, 10.8258), (1375, loss + 0.004), (1390, loss)))
         (tmp_path / f"{i}.txt").write_text(f"import torch\nSEED = {i}\n{rule}\nRunning Python 3.12.7\n"
                                            f"Running PyTorch 2.7.0 compiled for CUDA 12.6\n{rule}\n{val}")
-    assert main(["stats", str(tmp_path)]) == 2 and "--target" in capsys.readouterr().err
-    code, report = called(capsys, str(tmp_path), "--target", "3.28")
-    assert code == 0 and report["target"]["test"]["p"] == pytest.approx(0.0059834561492737, rel=1e-9)
-    assert called(capsys, str(tmp_path), "--target", "3.28", "--earliest")[1]["target"]["step"] == 1390
+    assert "--target" in refused("stats", tmp_path)
+    found = called(tmp_path, "--target", "3.28")["target"]
+    assert found["test"]["p"] == pytest.approx(0.0059834561492737, rel=1e-9)
+    assert called(tmp_path, "--target", "3.28", "--earliest")["target"]["step"] == 1390
 
 
 def test_runs_at_the_target_are_counted_as_in_reach():
@@ -148,84 +146,84 @@ def test_runs_at_the_target_are_counted_as_in_reach():
     assert "in reach    2 of 3 runs at or below the target" in stats.against_lines(judged)
 
 
-def test_another_step_is_judged_when_asked_for(tmp_path, capsys):
-    logs = [str(write(tmp_path, seed, 6.0, loss + 1, loss, end="stopped")) for seed, loss in enumerate(GOOD)]
-    assert called(capsys, *logs, "--step", "4")[1]["target"]["word"] == "PROVEN"
-    assert called(capsys, *logs, "--step", "2")[1]["target"]["word"] == "REFUTED"
+def test_another_step_is_judged_when_asked_for(tmp_path, called):
+    logs = [write(tmp_path, seed, 6.0, loss + 1, loss, end="stopped") for seed, loss in enumerate(GOOD)]
+    assert called(*logs, "--step", "4")["target"]["word"] == "PROVEN"
+    assert called(*logs, "--step", "2", code=1)["target"]["word"] == "REFUTED"
+    reason = called(*logs, *runs(tmp_path, (4.99,)), "--step", "4", code=1)["target"]["reason"]
+    assert reason.count("no validation at step 4") == 1  # it is not dropped
 
 
-def test_a_run_without_the_step_is_not_dropped(tmp_path, capsys):
-    logs = [*runs(tmp_path), str(write(tmp_path, 9, 6.0, 5.5, 4.99))]
-    assert called(capsys, *logs, "--step", "4")[1]["target"]["reason"].count("no validation at step 4") == 8
-
-
-def test_the_earliest_step_is_looked_for_backwards_and_stops_at_the_first_failure(tmp_path, capsys):
+def test_the_earliest_step_is_looked_for_backwards_and_stops_at_the_first_failure(tmp_path, called):
     """Step 2 passes by luck; step 4 does not, so step 6 is the earliest that may be claimed."""
-    logs = [str(write(tmp_path, seed, 6.0, loss, 5.01 + loss - 4.998, loss + 0.0002, loss))
+    logs = [write(tmp_path, seed, 6.0, loss, 5.01 + loss - 4.998, loss + 0.0002, loss)
             for seed, loss in enumerate(GOOD)]
-    code, report = called(capsys, *logs, "--earliest")
-    assert code == 0 and report["target"]["step"] == 6 and report["target"]["word"] == "PROVEN"
-    assert [(w["step"], w["word"]) for w in report["target"]["walked"]] == [
-        (8, "PROVEN"), (6, "PROVEN"), (4, "REFUTED")]
+    found = called(*logs, "--earliest")["target"]
+    assert found["step"] == 6 and found["word"] == "PROVEN"
+    walked = [(8, "PROVEN"), (6, "PROVEN"), (4, "REFUTED")]
+    assert [(w["step"], w["word"]) for w in found["walked"]] == walked
+    logs = [write(tmp_path, seed, 6.0, loss, loss + 0.01) for seed, loss in enumerate(GOOD)]
+    found = called(*logs, "--earliest", code=1)["target"]  # the last step fails
+    assert found["step"] is None and len(found["walked"]) == 1
 
 
-def test_an_earliest_step_is_no_better_shown_than_the_weakest_after_it(tmp_path, capsys):
+def test_an_earliest_step_is_no_better_shown_than_the_weakest_after_it(tmp_path, called):
     middle = (4.9991, 4.9978, 4.9987, 4.9984)
-    logs = [str(write(tmp_path, i, 6.0, loss - 0.01, loss, loss - 0.01)) for i, loss in enumerate(middle)]
-    found = called(capsys, *logs, "--earliest")[1]["target"]
+    logs = [write(tmp_path, i, 6.0, loss - 0.01, loss, loss - 0.01) for i, loss in enumerate(middle)]
+    found = called(*logs, "--earliest")["target"]
     assert [w["word"] for w in found["walked"]] == ["PROVEN", "PROMISING", "PROVEN", "NOT SHOWN"]
     assert found["word"] == "PROMISING"
 
 
-def test_a_last_step_that_fails_ends_the_search(tmp_path, capsys):
-    logs = [str(write(tmp_path, seed, 6.0, loss, loss + 0.01)) for seed, loss in enumerate(GOOD)]
-    code, report = called(capsys, *logs, "--earliest")
-    assert code == 1 and report["target"]["step"] is None and len(report["target"]["walked"]) == 1
+def moved(folder: Path, by: float, **changes) -> list[str]:
+    """Write the good runs once more, their losses moved and in another order."""
+    return runs(folder, tuple(x + by for x in reversed(GOOD)), **changes)
 
 
-def test_equal_seeds_are_compared_in_pairs_and_others_by_welch(tmp_path, capsys):
-    new, old = runs(tmp_path / "new"), runs(tmp_path / "old", tuple(x + 0.001 for x in reversed(GOOD)), ms=22)
-    code, report = called(capsys, *new, "--vs", *old)
-    assert code == 0 and report["vs"]["word"] == "PROMISING" and "target" not in report
-    assert report["vs"]["test"] == report["vs"]["loss"]["paired"]
-    assert report["vs"]["pairwise_rule"] == {"passes": False, "left": pytest.approx(0.002)}
-    assert report["vs"]["loss"]["welch"]["mean"] == pytest.approx(-0.001)
-    assert report["vs"]["time"]["welch"]["mean"] == pytest.approx(-2) and report["vs"]["no_time"] is None
-    _, report = called(capsys, *new[:6], "--vs", *old)
-    assert report["vs"]["test"] == report["vs"]["loss"]["welch"] and report["vs"]["loss"]["paired"]["n"] == 6
+def test_equal_seeds_are_compared_in_pairs_and_others_by_welch(tmp_path, called):
+    new, old = runs(tmp_path / "new"), moved(tmp_path / "old", 0.001, ms=22)
+    report = called(*new, "--vs", *old)
+    found = report["vs"]
+    assert found["word"] == "PROMISING" and "target" not in report
+    assert found["test"] == found["loss"]["paired"]
+    assert found["pairwise_rule"] == {"passes": False, "left": pytest.approx(0.002)}
+    assert found["loss"]["welch"]["mean"] == pytest.approx(-0.001)
+    assert found["time"]["welch"]["mean"] == pytest.approx(-2) and found["no_time"] is None
+    found = called(*new[:6], "--vs", *old)["vs"]
+    assert found["test"] == found["loss"]["welch"] and found["loss"]["paired"]["n"] == 6
 
 
-def test_a_gain_that_is_the_same_for_every_seed_has_no_p(tmp_path, capsys):
+def test_a_gain_that_is_the_same_for_every_seed_has_no_p(tmp_path, called):
     """Subtracted in floats the gains differ in their last bits, and p would be 1e-40."""
     new, old = runs(tmp_path / "new"), runs(tmp_path / "old", tuple(round(x + 0.001, 4) for x in GOOD))
-    assert called(capsys, *new, "--vs", *old)[0] == 2
+    called(*new, "--vs", *old, code=2)
 
 
-def test_not_worse_than_a_margin_is_a_claim_of_its_own(tmp_path, capsys):
-    new, old = runs(tmp_path / "new"), runs(tmp_path / "old", tuple(x - 0.0001 for x in reversed(GOOD)))
-    assert called(capsys, *new, "--vs", *old)[0] == 1
-    code, report = called(capsys, *new, "--vs", *old, "--margin", "0.005")
-    assert code == 0 and report["vs"]["word"] == "PROMISING" and report["vs"]["margin"]["nats"] == 0.005
-    assert report["vs"]["margin"]["paired"]["mean"] == pytest.approx(0.0001)
+def test_not_worse_than_a_margin_is_a_claim_of_its_own(tmp_path, called):
+    new, old = runs(tmp_path / "new"), moved(tmp_path / "old", -0.0001)
+    called(*new, "--vs", *old, code=1)
+    found = called(*new, "--vs", *old, "--margin", "0.005")["vs"]
+    assert found["word"] == "PROMISING" and found["margin"]["nats"] == 0.005
+    assert found["margin"]["paired"]["mean"] == pytest.approx(0.0001)
 
 
-def test_both_claims_must_hold_where_both_are_made(tmp_path, capsys):
-    new, old = runs(tmp_path / "new"), runs(tmp_path / "old", tuple(x + 0.01 for x in reversed(GOOD)))
-    assert called(capsys, *new, "--vs", *old, "--target", "5")[0] == 0
-    assert called(capsys, *new, "--vs", *old, "--target", "4.9")[0] == 1
-    assert called(capsys, *old, "--vs", *new, "--target", "5.02")[0] == 1
-    assert called(capsys, *new, "--vs", *old[:1], "--target", "4.9")[0] == 1
-    assert called(capsys, *new, "--vs", *old[:1], "--target", "5")[0] == 2
+def test_both_claims_must_hold_where_both_are_made(tmp_path, called):
+    new, old = runs(tmp_path / "new"), moved(tmp_path / "old", 0.01)
+    for words, code in (([*new, "--vs", *old, "--target", "5"], 0),
+                        ([*new, "--vs", *old, "--target", "4.9"], 1),
+                        ([*old, "--vs", *new, "--target", "5.02"], 1),
+                        ([*new, "--vs", *old[:1], "--target", "4.9"], 1),
+                        ([*new, "--vs", *old[:1], "--target", "5"], 2)):
+        called(*words, code=code)
 
 
 @pytest.mark.parametrize("change, says", [
     ({"sys": {"cpu": "another CPU"}}, "devices differ"), ({"world_size": 2}, "2 ranks"),
     ({"sys": {}}, "not all logs tell their device"), ({}, None)])
-def test_times_of_other_places_are_not_compared(tmp_path, capsys, change, says):
-    new, old = runs(tmp_path / "new"), runs(tmp_path / "old", tuple(reversed(GOOD)), **change)
-    _, report = called(capsys, *new, "--vs", *old)
-    assert (report["vs"]["time"] is None) == bool(says)
-    assert says is None and report["vs"]["no_time"] is None or says in report["vs"]["no_time"]
+def test_times_of_other_places_are_not_compared(tmp_path, called, change, says):
+    found = called(*runs(tmp_path / "new"), "--vs", *moved(tmp_path / "old", 0, **change), code=1)["vs"]
+    assert (found["time"] is None) == bool(says)
+    assert says is None and found["no_time"] is None or says in found["no_time"]
 
 
 def test_fewer_steps_count_in_the_pairwise_rule():
@@ -243,13 +241,11 @@ def test_public_seeds_in_the_script_make_no_other_code():
     assert x == y != z
 
 
-def test_logs_that_carry_no_code_are_tested_together_and_stderr_says_so(tmp_path, capsys):
-    source = (Path(__file__).parents[1] / "fixtures" / "llmc.log").read_text()
-    paths = [tmp_path / f"{i}.log" for i in range(3)]
-    for i, path in enumerate(paths):
-        path.write_text(source.replace("tel:10.2500", f"tel:10.2{i}00"))
-    assert main(["stats", *map(str, paths), "--target", "10", "--step", "3"]) == 1
-    out, err = capsys.readouterr()
+def test_logs_that_carry_no_code_are_tested_together_and_stderr_says_so(tmp_path, call):
+    source = (FIXTURES / "llmc.log").read_text()
+    for i in range(3):
+        (tmp_path / f"{i}.log").write_text(source.replace("tel:10.2500", f"tel:10.2{i}00"))
+    out, err = call("stats", *sorted(tmp_path.iterdir()), "--target", "10", "--step", "3", code=1)
     assert out.startswith("3 runs, 3 distinct seeds") and "3 logs do not carry their code" in err
 
 
@@ -257,35 +253,31 @@ def test_logs_that_carry_no_code_are_tested_together_and_stderr_says_so(tmp_path
     ((6.0, 4.99), {"code": {**manifest()["code"], "digest": "e" * 64}}, "differ in code"),
     ((6.0, 4.99), {"hyperparameters": {"lr": 0.2}}, "differ in hyperparameters"),
     ((6.0, 4.99), {"track": "huge"}, "differ in track"), ((6.0, 5.5, 4.99), {}, "end at steps 2, 4")])
-def test_runs_that_are_no_sample_are_refused(tmp_path, capsys, losses, change, says):
-    assert main(["stats", *runs(tmp_path), str(write(tmp_path, 9, *losses, **change))]) == 2
-    captured = capsys.readouterr()
-    assert says in captured.err and captured.err.count("\n") == 1 and not captured.out
+def test_runs_that_are_no_sample_are_refused(tmp_path, refused, losses, change, says):
+    assert says in refused("stats", *runs(tmp_path), write(tmp_path, 9, *losses, **change))
 
 
-def test_what_cannot_be_tested_is_refused_in_one_line(tmp_path, capsys):
+def test_what_cannot_be_tested_is_refused_in_one_line(tmp_path, refused):
     log, other = runs(tmp_path, GOOD[:2])
-    bare = str(write(tmp_path / "bare", 0, 6.0, 4.99, track_row={}))
-    odd = str(write(tmp_path / "odd", 0, 6.0, 4.99, track_row={"target": "nan"}))
-    far = str(write(tmp_path / "far", 0, 6.0, 4.99, track="huge"))
+    bare, odd, far = (write(tmp_path / "more", 0, 6.0, 4.99, **change) for change in (
+        {"track_row": {}}, {"track_row": {"target": "nan"}}, {"track": "huge"}))
     (tmp_path / "empty").mkdir()
     cut = tmp_path / "cut.txt"
     cut.write_bytes(Path(log).read_bytes()[:len(SCRIPT) + 140])
     for words, says in (([log, log], "same run"), ([bare], "--target"), ([odd], "--target"),
                         ([log, "--target", "nan"], "finite"), ([log, "--margin", "1"], "--vs"),
                         ([log, "--vs", far], "do not compare"), ([log, "--step", "3"], "step 3"),
-                        ([log, "--vs", other, "--earliest"], "--earliest"), ([str(cut)], "manifest"),
-                        ([str(tmp_path / "empty")], "no log"), (["none.txt"], "cannot be read")):
-        assert main(["stats", *words]) == 2
-        err = capsys.readouterr().err
-        assert says in err and err.count("\n") == 1, err
+                        ([log, "--vs", other, "--earliest"], "--earliest"), ([cut], "manifest"),
+                        ([tmp_path / "empty"], "no log"), (["none.txt"], "cannot be read")):
+        assert says in refused("stats", *words)
 
 
-def test_losses_at_the_ends_of_the_floats_are_no_crash(tmp_path, capsys):
-    a, b = ([str(write(tmp_path / name, seed, 6.0, loss)) for seed, loss in runs] for name, runs in (
+def test_losses_at_the_ends_of_the_floats_are_no_crash(tmp_path, called):
+    a, b = ([write(tmp_path / name, seed, 6.0, loss) for seed, loss in runs] for name, runs in (
         ("a", ((0, 1.7e308), (0, 1.7e308), (1, 0.1))), ("b", ((0, -1.7e308), (1, -1.7e308)))))
-    for words in (a, b, [*a, "--vs", *b, "--margin=1e308"], [*b, "--vs", *a], [*b, "--earliest"]):
-        called(capsys, *words)
+    for code, words in ((1, a), (2, b), (1, [*a, "--vs", *b, "--margin=1e308"]), (1, [*b, "--vs", *a]),
+                        (2, [*b, "--earliest"])):
+        called(*words, code=code)
 
 
 def test_a_run_that_ends_before_the_others_leaves_no_earliest_step():
@@ -297,14 +289,10 @@ def test_a_run_that_ends_before_the_others_leaves_no_earliest_step():
     assert stats.earliest(Group("cut", [cut]), 5.0)["reason"] == "1.txt: no validation"
 
 
-def test_the_example_in_the_help_runs(tmp_path, capsys):
+def test_the_example_in_the_help_runs(tmp_path):
     """The example's files are those of a checkout; here a folder of synthetic runs takes their place."""
     runs(tmp_path / "records" / "runs")
-    with pytest.raises(SystemExit):
-        main(["stats", "--help"])
-    example = capsys.readouterr().out.rpartition("example: ")[2].strip()
-    assert example == COMMANDS["stats"][1]
-    command = example.replace("python", shlex.quote(sys.executable), 1)
+    command = COMMANDS["stats"][1].replace("python", shlex.quote(sys.executable), 1)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, shell=True, capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert done.returncode == 1 and "REFUTED" in done.stdout and not done.stderr  # losses of 5 against 3.28
