@@ -86,8 +86,11 @@ def canonical(value: Any) -> bytes:
 
 
 def write_whole(path: Path, data: bytes | str) -> None:
-    """Write a file whole in place of the one before: aside, then renamed, so that a kill leaves either."""
+    """Write a file whole in place of the one before: aside, to the disk, then renamed; a kill leaves either."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
-    part.write_bytes(data.encode() if isinstance(data, str) else data)
+    with open(part, "wb") as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(part, path)
