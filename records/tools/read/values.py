@@ -86,7 +86,7 @@ def canonical(value: Any) -> bytes:
 
 
 def write_whole(path: Path, data: bytes | str) -> None:
-    """Write a file whole in place of the one before: aside, to the disk, then renamed; a kill leaves either."""
+    """Write a file whole in place of the one before: aside, to disk, then renamed; a kill leaves either."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     with open(part, "wb") as file:
