@@ -6,6 +6,8 @@ import sys
 
 from tiny import Project, environment
 
+from harness.runlog import sha256
+
 MARKS = "# A project\n\n<!-- leaderboard tiny begin -->\n<!-- leaderboard tiny end -->\n"
 RECIPE = """    "sample": Hyperparameters(
         vocab_size=257, n_layer=1, n_head=1, n_embd=32, dtype="float32", seq_len=16, batch_tokens=256,
@@ -29,6 +31,9 @@ def test_a_claim_goes_from_a_run_to_a_row_of_the_readme(project):
     source = re.sub(r'    "sample": Hyperparameters\(.*?\),\n', lambda _: RECIPE, source, flags=re.S)
     (project.folder / "toy.py").write_text(source)
     (project.folder / "README.md").write_text(MARKS)
+    data = project.folder / "data" / "tiny"
+    pins = {path.name: {"sha256": sha256(path.read_bytes())} for path in data.glob("*.bin")}
+    (data / "manifest.json").write_text(json.dumps({"files": pins}))
     answers = project.many(*(("toy.py", [f"--seed={seed}"]) for seed in range(4)), shared=[])
     assert [answer["code"] for answer in answers] == [0] * 4, answers[0]["stderr"]
     logs = [answer["log"] for answer in answers]
