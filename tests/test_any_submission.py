@@ -22,7 +22,6 @@ for package in ("records", "lab"):
             code = left.code
         assert code == 0, (package, name)
 """
-pytestmark = pytest.mark.slow
 
 
 def checkout(folder: Path, script: str) -> Path:
@@ -47,6 +46,7 @@ def python(folder: Path, *words: str, timeout: float) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_with_any_script_all_tests_collect_and_every_command_answers(name, tmp_path):
     folder = checkout(tmp_path, SCRIPTS[name])
@@ -55,6 +55,7 @@ def test_with_any_script_all_tests_collect_and_every_command_answers(name, tmp_p
     python(folder, "-c", HELP, timeout=120)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("part", ["records", "lab"])
 def test_with_a_records_script_the_tests_of_records_and_lab_pass(part, tmp_path):
     folder = checkout(tmp_path, SCRIPTS["2026-11-22_BigramTable"])

@@ -19,6 +19,6 @@ def test_a_mutation_is_killed_where_a_test_fails_and_survives_where_none_does_or
         assert (tmp_path / "m.py").read_text() == "x = 1\n"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_mutation_is_killed(capsys):
     assert main([]) == 0, capsys.readouterr().out
