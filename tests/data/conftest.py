@@ -20,7 +20,8 @@ class FakeHub:
         self.reported = {}  # path: a sha256 to report instead of the true one
         self.served = {}  # path: bytes to serve instead of the file's
         self.cut = {}  # path: bytes after which the connection is dropped, once
-        self.refuse = {}  # start of a path: status to answer with
+        self.refuse = {}  # start of a path: status to answer with ...
+        self.headers = {}  # ... and headers that go with it
         self.size = self.page = None  # to report of every file; to answer with; instead of the true ones
         self.hold = None  # bytes after which a transfer all but stops ...
         self.going_on = threading.Event()  # ... until this
@@ -49,7 +50,10 @@ class FakeHub:
         self.requests.append((path, request.headers.get("Range")))
         status = next((status for start, status in self.refuse.items() if path.startswith(start)), None)
         if status:
-            request.send_error(status)
+            request.send_response(status)
+            for header in [*self.headers.items(), ("Content-Length", "0")]:
+                request.send_header(*header)
+            request.end_headers()
         elif "/tree/" in path:
             folder = path.split("/tree/")[1].partition("/")[2]
             self.json(request, [self.entry(p) for p in sorted(self.files) if p.startswith(folder)])

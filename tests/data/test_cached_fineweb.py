@@ -4,6 +4,7 @@ import json
 import re
 import signal
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -235,3 +236,11 @@ def test_each_script_fetches_its_own_data_set_as_its_help_says_and_no_more_than_
     assert all(f"kjj0/fineweb{size}-gpt2" in path for path, _ in fake_hub.requests if "/resolve/" in path)
     rc, _, err = run(script, most + 1)
     assert rc == 2 and f"N={most + 1}, expected 0 to {most}" in err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+def test_a_full_disk_is_one_line_that_names_the_folder(fake_hub, shards, fetch):
+    shards.mkdir()
+    sha256 = hashlib.sha256(fake_hub.files[VAL]).hexdigest()
+    (shards / f".{VAL}.{sha256[:12]}.part").symlink_to("/dev/full")
+    assert f"{shards}: [Errno 28] No space left on device" in fetch(0, code=2)
