@@ -279,3 +279,21 @@ def test_a_full_disk_is_one_line_that_names_the_output(tmp_path, inside):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2 and "fineweb: out: " in err and "Traceback" not in err
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def odd_inputs(folder):
+    """Yield inputs that are no text, and what the one line must say."""
+    folder.mkdir()
+    (folder / "digits.jsonl").write_text('{"text": "one"}\n{"text": "two", "id": ' + "9" * 5000 + "}\n")
+    yield folder / "digits.jsonl", "digits.jsonl, line 2: not JSON (Exceeds the limit"
+    os.mkfifo(folder / "pipe.jsonl")
+    yield folder / "pipe.jsonl", "pipe.jsonl: no regular file"
+    (folder / "zero.txt").symlink_to("/dev/zero")
+    yield folder / "zero.txt", "zero.txt: no regular file"
+
+
+def test_a_pipe_a_device_and_a_number_of_5000_digits_are_one_line_each(tmp_path, run):
+    """They hung, ran out of memory, and ended in a traceback."""
+    for path, expected in odd_inputs(tmp_path / "in"):
+        assert expected in the_error(run(SCRIPT, path, *OPTIONS, "--output", tmp_path / "out"))
+        assert [path.name for path in tmp_path.iterdir()] == ["in"]
