@@ -32,6 +32,8 @@ def _rank(rank: int, function: Callable, world_size: int, folder: Path, args: tu
 @pytest.fixture
 def ranks(tmp_path: Path) -> Callable:
     """Return call(n, function, *args) -> [function's numpy arrays or plain values on rank 0, 1, ...]."""
+    torch.optim.Adam([torch.zeros(1)])  # loads torch's compiler, here once instead of in each rank
+
     def call(n: int, function: Callable, *args: object) -> list:
         folder = Path(tempfile.mkdtemp(dir=tmp_path))
         start_processes(_rank, (function, n, folder, args), nprocs=n, start_method="fork")

@@ -36,27 +36,26 @@ def test_fast_reduction_and_other_device_batches_train_the_same_up_to_rounding(t
 
 def test_tripwires_trip_each_on_its_own_submission(project):
     """One process, one run after the other: what one did must not touch the next."""
-    look_ahead = project.submission("ahead.py", (
-        "x_BTC = norm(self.wte(idx_BT))", "x_BTC = norm(self.wte(idx_BT).flip(1).cumsum(1).flip(1))"))
-    embed = "            x_BTC = norm(self.wte(idx_BT))"
-    trains = project.submission("trains.py", (
-        embed, f"            if not self.training:\n                self.wte.weight.data += 1e-4\n{embed}"))
-    keeps = project.adds("keeps.py", "model.seen = getattr(model, 'seen', torch.zeros(1)) + 1")
-    loop = "    for step in run.steps(model, optimizers):\n"
-    replaces = project.submission("replaces.py", (loop, (
-        "    import harness.validate\n"
-        "    harness.validate._cross_entropy = lambda *a, **k: torch.zeros(128)\n" + loop)))
-    twice = project.adds("twice.py", "run.take(hp.batch_tokens)", after=TAKE)
-    rewinds = project.adds("rewinds.py", "run._stream.position = 0")
-    reads = project.adds("reads.py", "import os", "os.environ.get('MY_LEARNING_RATE')")
-    streams = project.adds("streams.py", "from harness.tokens import TokenStream",
-                           "TokenStream(run._plan.data.train)")
-    late = project.adds("late.py", "import late_module, harness.front.cores")
+    norm, loop = "x_BTC = norm(self.wte(idx_BT))", "    for step in run.steps(model, optimizers):\n"
+    trains = f"if not self.training:\n                self.wte.weight.data += 1e-4\n            {norm}"
+    ahead = "x_BTC = norm(self.wte(idx_BT).flip(1).cumsum(1).flip(1))"
+    replaces = ("    import harness.validate\n"
+                "    harness.validate._cross_entropy = lambda *a, **k: torch.zeros(128)\n")
+    scripts = {
+        "train_gpt2.py": None,
+        project.submission("ahead.py", (norm, ahead)): "causality",
+        project.submission("trains.py", (norm, trains)): "validation: the weights changed",
+        project.adds("keeps.py", "model.seen = getattr(model, 'seen', torch.zeros(1)) + 1"): "warmup: .seen",
+        project.adds("twice.py", "run.take(hp.batch_tokens)", after=TAKE): "tokens: ",
+        project.adds("rewinds.py", "run._stream.position = 0"): "tokens: the stream stands at",
+        project.adds("reads.py", "import os", "os.environ.get('MY_LEARNING_RATE')"): "environment: reads.py",
+        project.adds("streams.py", "from harness.tokens import TokenStream",
+                     "TokenStream(run._plan.data.train)"): "tokens: another stream was opened",
+        "train_gpt2.py again": None,
+        project.adds("late.py", "import late_module, harness.front.cores"): None,
+        project.submission("replaces.py", (loop, replaces + loop)): "harness",
+    }
     (project.folder / "late_module.py").write_text("x = 1\n")
-    scripts = {"train_gpt2.py": None, look_ahead: "causality", trains: "validation: the weights changed",
-               keeps: "warmup: .seen", twice: "tokens: ", rewinds: "tokens: the stream stands at",
-               reads: "environment: reads.py", streams: "tokens: another stream was opened",
-               "train_gpt2.py again": None, late: None, replaces: "harness"}
     answers = dict(zip(scripts, project.many(*((script.split()[0], []) for script in scripts))))
     for script, message in scripts.items():
         assert answers[script]["code"] == (1 if message else 0), (script, answers[script]["stderr"])
