@@ -6,25 +6,21 @@ import json
 import os
 import signal
 import sys
-import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from tqdm import tqdm
 
 from harness.front.cores import physical_cores
 from harness.runlog import ROOT, canonical
-from lab.recipe import costs
 from lab.sweep.space import Space, as_json, check, load_space, points, recipe_of
-from lab.sweep.worker import Worker
+from lab.sweep.worker import Row, Worker
+from lab.train import train_recipe
 from records.tools.read.values import write_whole
-
-TRAINER = "lab.train:train_recipe"
-Row = dict[str, Any]  # a line of results.jsonl
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,12 +48,13 @@ def main(arguments: argparse.Namespace) -> int:
     return 1 if counts["failed"] else 0
 
 
-def run_sweep(space: Space, folder: Path, jobs: int | None = None, trainer: str = TRAINER) -> list[Row]:
+def run_sweep(space: Space, folder: Path, jobs: int | None = None, trainer: Callable = train_recipe
+              ) -> list[Row]:
     """Train what the folder has no result of yet; return the rows of results.jsonl in the space's order.
 
-    trainer: `module:function`, called as train_recipe is. Ctrl-C and SIGTERM end the workers and go on to the
+    trainer: called as train_recipe is, in other processes. Ctrl-C and SIGTERM end these and go on to the
     caller, as KeyboardInterrupt and SystemExit(143). Raises ValueError for a folder that is in use or another
-    space's, and for a space that admits nothing; ChildProcessError where a worker cannot start.
+    space's, and for a space that admits nothing.
     """
     if jobs is not None and jobs < 1:
         raise ValueError(f"--jobs {jobs}: expected at least 1")
@@ -67,12 +64,11 @@ def run_sweep(space: Space, folder: Path, jobs: int | None = None, trainer: str 
         declare(space, folder / "sweep.json")
         rows = recover(folder / "results.jsonl", {identity(row): row["index"] for row in wanted})
         there = {identity(row) for row in rows}
-        todo = deque(row for row in wanted if identity(row) not in there)
+        todo = [row for row in wanted if identity(row) not in there]
         if todo:
             print(f"{len(wanted)} runs, {len(wanted) - len(todo)} of them done; what the others print is in "
                   f"{os.path.relpath(folder)}/worker_*.txt", file=sys.stderr)
-            workers = Workers(space, folder, todo, trainer)
-            rows += workers.train(min(jobs or default_jobs(), len(todo)), len(wanted))
+            rows += train(space, folder, todo, len(wanted), min(jobs or default_jobs(), len(todo)), trainer)
     by_identity = {identity(row): row for row in rows}
     return [by_identity[identity(row)] for row in wanted]
 
@@ -175,69 +171,37 @@ def recover(path: Path, indices: dict[str, int]) -> list[Row]:
 # the runs
 
 
-class Workers:
-    """The workers of a sweep, and the runs that they have still to do."""
-
-    def __init__(self, space: Space, folder: Path, todo: deque[Row], trainer: str):
-        self.space, self.folder, self.todo, self.trainer = space, folder, todo, trainer
-        self.workers: list[Worker] = []
-        self.rows: list[Row] = []
-
-    def train(self, jobs: int, total: int) -> list[Row]:
-        """Do all runs, so many at a time; return their rows, each of which is on disk as soon as it ends."""
-        before = total - len(self.todo)
-        bar = tqdm(total=total, initial=before, unit="run", dynamic_ncols=True,
-                   disable=not sys.stderr.isatty())
-        try:
-            with _terminating(), bar, open(self.folder / "results.jsonl", "ab", buffering=0) as file:
-                for i in range(jobs):
-                    output = self.folder / f"worker_{i}.txt"
-                    output.write_bytes(b"")
-                    self.workers.append(Worker(output, self.trainer))
-                while busy := [worker for worker in self.workers if worker.row or not worker.ready]:
-                    for worker in wait(busy):
-                        if row := self._hear(worker):
-                            self.rows.append(row)
-                            file.write(canonical(row).encode() + b"\n")
-                            os.fsync(file.fileno())
-                            _say(bar, f"{before + len(self.rows)}/{total}", row)
-        except (KeyboardInterrupt, SystemExit):
-            print(f"\nstopped with {before + len(self.rows)} of {total} runs done; the same command goes on",
-                  file=sys.stderr)
-            raise
-        finally:
-            for step in (Worker.close, Worker.wait):
-                for worker in self.workers:
-                    step(worker)
-        return self.rows
-
-    def _hear(self, worker: Worker) -> Row | None:
-        """Take a worker's word, or its death; give it, or its successor, a run; return the row that ended."""
-        answer, row = worker.receive(), None
-        if worker.ready:
-            row, worker.row = self._result(worker, answer), None
-        elif answer is None:
-            raise ChildProcessError(f"a worker does not start: {worker.death()['message']}")
-        worker.ready = True
-        if answer is None:
-            self.workers.remove(worker)
+def train(space: Space, folder: Path, todo: Sequence[Row], total: int, jobs: int, trainer: Callable
+          ) -> list[Row]:
+    """Do some runs, so many at a time; return their rows, each of which is on disk as soon as it ends."""
+    waiting, busy, rows, before = deque(todo), {}, [], total - len(todo)
+    outputs = [folder / f"worker_{i}.txt" for i in range(jobs)]  # of workers that have nothing to do
+    for output in outputs:
+        output.write_bytes(b"")
+    bar = tqdm(total=total, initial=before, unit="run", dynamic_ncols=True, disable=not sys.stderr.isatty())
+    try:
+        with _terminating(), bar, open(folder / "results.jsonl", "ab", buffering=0) as file:
+            while waiting or busy:
+                while waiting and outputs:
+                    row = waiting.popleft()
+                    worker = Worker(row, recipe_of(space, row["point"]), outputs.pop(), trainer)
+                    busy[worker.answer] = worker
+                for answer in wait(busy):
+                    rows.append(row := busy[answer].result())
+                    outputs.append(busy.pop(answer).output)
+                    file.write(canonical(row).encode() + b"\n")
+                    os.fsync(file.fileno())
+                    _say(bar, f"{before + len(rows)}/{total}", row)
+    except (KeyboardInterrupt, SystemExit):
+        print(f"\nstopped with {before + len(rows)} of {total} runs done; the same command goes on",
+              file=sys.stderr)
+        raise
+    finally:
+        for worker in busy.values():
+            worker.process.terminate()
+        for worker in busy.values():
             worker.wait()
-            if self.todo:
-                self.workers.append(Worker(worker.output, self.trainer))
-        elif self.todo:
-            new = self.todo.popleft()
-            worker.send(new, recipe_of(self.space, new["point"]))
-        return row
-
-    def _result(self, worker: Worker, answer: dict[str, Any] | None) -> Row:
-        """Return the row of a worker's run: what it answered, and what the recipe costs."""
-        recipe = recipe_of(self.space, worker.row["point"])
-        steps = sum(stretch.steps for stretch in costs.stretches(recipe))
-        return {**worker.row, "val_loss": None, "steps": steps,
-                "tokens": costs.total_tokens(recipe), "flops": costs.total_flops(recipe),
-                "parameters": costs.parameters(recipe).total, "log": None, "message": None,
-                **(worker.death() if answer is None else answer),
-                "wall_s": round(time.monotonic() - worker.began, 3)}
+    return rows
 
 
 @contextmanager

@@ -1,123 +1,92 @@
-"""A worker of a sweep, both ends: a process that trains one run after another, and the sweep's hold on it.
+"""A worker of a sweep: a process of its own for each run, which answers how that ended, or dies.
 
-    python -m lab.sweep.worker FD module:function
-
-FD is a socket. The process reads a line of JSON a run, {"recipe": {...}, "seed": 0}, and answers with a line:
-{"status", "val_loss", "steps", "tokens", "log", "message"}. What a run prints goes to a file.
+Processes are forked from a server that has imported torch already. What a run prints goes to a file.
 """
-import contextlib
-import gc
-import importlib
-import json
+import multiprocessing
 import os
-import queue
 import signal
-import socket
-import subprocess
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from harness.runlog import ROOT, canonical
-from lab.environment import with_variables
-from lab.recipe.load import as_dict, make_recipe
+from harness.runlog import ROOT
+from lab.recipe import costs
 from lab.recipe.schema import Recipe
 
 LEAVE_S = 10.0  # that a run has for its end line once its sweep is gone
 MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
 OUTER = ("TORCHELASTIC", "MASTER_", "RANK", "WORLD_", "LOCAL_", "GROUP_")  # a torchrun around the sweep
+Row = dict[str, Any]  # a line of results.jsonl
 
 
 class Worker:
-    """A process that trains one run at a time; closing it ends it, also in the middle of a run."""
+    """A process that trains one run, described by a row of results.jsonl, and the sweep's hold on it."""
 
-    def __init__(self, output: Path, trainer: str):
-        self.output, self.row, self.ready, self.began = output, None, False, 0.0
-        self.socket, theirs = socket.socketpair()
-        own = {key: value for key, value in os.environ.items() if not key.startswith(OUTER)}
-        path = os.pathsep.join([str(ROOT), *filter(None, [own.get("PYTHONPATH")])])
-        with theirs, open(output, "ab") as file:
-            # a session of its own: Ctrl-C reaches the sweep alone, which then closes its workers
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "lab.sweep.worker", str(theirs.fileno()), trainer],
-                stdin=subprocess.DEVNULL, stdout=file, stderr=file, pass_fds=[theirs.fileno()],
-                start_new_session=True,
-                env=with_variables({**own, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}))
-        self.lines = self.socket.makefile()
+    def __init__(self, row: Row, recipe: Recipe, output: Path, train: Callable):
+        self.row, self.recipe, self.output, self.began = row, recipe, output, time.monotonic()
+        processes = multiprocessing.get_context("forkserver")
+        processes.set_forkserver_preload(["lab.train"])
+        self.answer, theirs = processes.Pipe(duplex=False)  # readable when the run has ended, or died
+        self.process = processes.Process(target=work, args=(theirs, output, train, recipe, row["seed"]))
+        self.process.start()
+        theirs.close()
 
-    def fileno(self) -> int:
-        """Return what to wait on for an answer."""
-        return self.socket.fileno()
-
-    def send(self, row: dict[str, Any], recipe: Recipe) -> None:
-        """Give the worker a run, described by a row of results.jsonl."""
-        self.row, self.began = row, time.monotonic()
-        with contextlib.suppress(OSError):  # it died: so receive says
-            self.socket.sendall(canonical({"recipe": as_dict(recipe), "seed": row["seed"]}).encode() + b"\n")
-
-    def receive(self) -> dict[str, Any] | None:
-        """Return the worker's answer; None where it died first."""
+    def result(self) -> Row:
+        """Return the row of the run, which has ended: what it answered, and what the recipe costs."""
         try:
-            line = self.lines.readline()
-        except ConnectionError:
-            line = ""
-        return json.loads(line) if line.endswith("\n") else None
+            answer = self.answer.recv()
+        except (EOFError, ConnectionError):
+            answer = self._death()
+        self.wait()
+        return {**self.row, "val_loss": None, "steps": sum(s.steps for s in costs.stretches(self.recipe)),
+                "tokens": costs.total_tokens(self.recipe), "flops": costs.total_flops(self.recipe),
+                "parameters": costs.parameters(self.recipe).total, "log": None, "message": None, **answer,
+                "wall_s": round(time.monotonic() - self.began, 3)}
 
-    def death(self) -> dict[str, Any]:
-        """Return status and message of the run in which the process died."""
-        code = self.process.wait()
+    def _death(self) -> dict[str, Any]:
+        self.process.join()
+        code = self.process.exitcode
         if code == -signal.SIGKILL:
             return {"status": "oom", "message": "its process got SIGKILL, as where a system is out of memory"}
         *_, last = ["", *filter(None, self.output.read_text(errors="replace").splitlines())]
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return {"status": "failed", "message": f"its process ended with {how}: {last.strip()}"[:1000]}
 
-    def close(self) -> None:
-        """Tell the process to end."""
-        with contextlib.suppress(OSError):
-            self.socket.shutdown(socket.SHUT_RDWR)
-
     def wait(self) -> None:
-        """Wait for the end of a closed process, which is killed where it takes too long."""
-        try:
-            self.process.wait(LEAVE_S + 2)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.lines.close()
-        self.socket.close()
+        """Wait for the end of the process, which is killed where it takes too long."""
+        self.process.join(LEAVE_S + 2)
+        self.process.kill()
+        self.process.join()
+        self.answer.close()
 
 
-def main(argv: list[str]) -> None:
-    """Answer until the sweep closes the socket, or is gone."""
-    channel = socket.socket(fileno=int(argv[0]))
-    channel.set_inheritable(False)
-    requests: queue.SimpleQueue = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(channel.makefile(), requests), daemon=True).start()
-    module, _, name = argv[1].partition(":")
-    train = getattr(importlib.import_module(module), name)
-    channel.sendall(b"{}\n")  # ready
-    while True:
-        request = requests.get()
-        answered = answer(train, make_recipe(request["recipe"]), request["seed"])
-        channel.sendall(canonical(answered).encode() + b"\n")
-        gc.collect()  # a model holds cycles: free it before the next one is built
+def work(answer: Connection, output: Path, train: Callable, recipe: Recipe, seed: int) -> None:
+    """Train in this process, whose output goes to a file, and answer how that ended."""
+    os.setsid()  # Ctrl-C reaches the sweep alone, which then ends its workers
+    for name in [name for name in os.environ if name.startswith(OUTER)]:
+        del os.environ[name]
+    with open(output, "a", buffering=1) as file:
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)
+        sys.stdout = sys.stderr = file
+        threading.Thread(target=_leave_with_the_sweep, daemon=True).start()
+        answer.send(attempt(train, recipe, seed))
 
 
-def _listen(lines: TextIO, requests: queue.SimpleQueue) -> None:
-    """Pass requests on; at their end leave, also from the middle of a run, which then says so in its log."""
-    for line in lines:
-        requests.put(json.loads(line))
+def _leave_with_the_sweep() -> None:
+    """When the sweep is gone leave too, also from the middle of a run, which then says so in its log."""
+    multiprocessing.parent_process().join()
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(LEAVE_S)
     os._exit(1)
 
 
-def answer(train: Callable, recipe: Recipe, seed: int) -> dict[str, Any]:
+def attempt(train: Callable, recipe: Recipe, seed: int) -> dict[str, Any]:
     """Train a recipe; return how that ended: ok, or what `ending` says. Raises nothing."""
     try:
         result = train(recipe, seed=seed)
@@ -149,7 +118,3 @@ def from_root(log: Path | None) -> str | None:
     if log is None:
         return None
     return log.relative_to(ROOT).as_posix() if log.is_relative_to(ROOT) else str(log)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -1,4 +1,5 @@
 """Sweeps with a stand-in for the trainer, in real processes: how runs end, and how a sweep goes on."""
+import importlib
 import json
 import os
 import signal
@@ -18,12 +19,11 @@ import os, signal
 from pathlib import Path
 from types import SimpleNamespace
 
-Path("pid").write_text(str(os.getpid()))
-
 class Lost(Exception):
     status = "nonfinite"
 
 def train(recipe, seed=0):
+    Path("pid").write_text(str(os.getpid()))
     lr = recipe.optimizer.lr
     if lr == 2: raise Lost("val_loss is nan")
     if lr == 3: raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate")
@@ -41,7 +41,8 @@ import json, sys
 from pathlib import Path
 from lab.sweep.space import make_space
 from lab.sweep.sweep import run_sweep
-run_sweep(make_space(json.loads(sys.argv[1])), Path("out"), 1, "stand_in:train")
+from stand_in import train
+run_sweep(make_space(json.loads(sys.argv[1])), Path("out"), 1, train)
 """
 
 
@@ -49,6 +50,8 @@ run_sweep(make_space(json.loads(sys.argv[1])), Path("out"), 1, "stand_in:train")
 def folder(tmp_path, monkeypatch):
     (tmp_path / "stand_in.py").write_text(STAND_IN)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "stand_in", raising=False)
     monkeypatch.chdir(tmp_path)
     return tmp_path / "out"
 
@@ -59,7 +62,8 @@ def values(rates=(0.5,), **changes):
 
 
 def sweep(folder, rates=(0.5,), jobs=1, **changes):
-    return run_sweep(make_space(values(rates, **changes)), folder, jobs, "stand_in:train")
+    train = importlib.import_module("stand_in").train
+    return run_sweep(make_space(values(rates, **changes)), folder, jobs, train)
 
 
 def lines(folder):
@@ -144,12 +148,6 @@ def test_axes_in_another_order_keep_their_results_under_their_new_numbers(folder
     rows = sweep(folder, axes=dict(reversed(axes.items())))
     assert [(row["index"], row["seed"]) for row in rows] == [(0, 0), (1, 0), (2, 1), (3, 1)]
     assert sorted(lines(folder), key=lambda row: row["index"]) == rows
-
-
-def test_a_worker_that_cannot_start_is_one_error_not_a_result_a_point(folder):
-    with pytest.raises(ChildProcessError, match="no_such_module"):
-        run_sweep(make_space(values([0.1, 0.2])), folder, 1, "no_such_module:train")
-    assert lines(folder) == []
 
 
 def test_a_space_that_admits_nothing_says_why(folder):
