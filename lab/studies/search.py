@@ -36,36 +36,6 @@ FULL = Size(2e12, 24, 3, (1, 2), 8, {})
 QUICK = Size(2e10, 3, 1, (1,), 2, {"duration.steps": 8, "validations": 2})
 
 
-def tiny(folders: Folders, size: Size) -> Run:
-    """Return the run of the homework's GPT-tiny recipe."""
-    [run] = study.sweep(folders, "gpt_tiny", {
-        "recipe": "gpt_tiny", "overrides": size.tiny, "axes": {"seed": [0]}})
-    return run
-
-
-def searched(folders: Folders, size: Size) -> list[Run]:
-    """Return the runs of the random search."""
-    values = load_yaml(SPACES / "search.yaml")
-    return study.sweep(folders, "search", {
-        **values, "samples": size.samples, "overrides": {"duration.flops": size.flops},
-        "constraints": {**values["constraints"], "flops": size.flops}})
-
-
-def again(folders: Folders, size: Size, best: Sequence[Group]) -> list[Run]:
-    """Return the best points' runs with more seeds."""
-    return study.sweep(folders, "again", {
-        "recipe": "search_base", "overrides": {"duration.flops": size.flops}, "method": "list",
-        "points": [{**found.point, "seed": seed} for found in best for seed in size.seeds]})
-
-
-def trained_on(folders: Folders, size: Size, best: Group) -> Run:
-    """Return the run of the best point with a larger budget."""
-    [run] = study.sweep(folders, "best", {
-        "recipe": "search_base", "axes": {"seed": [0]},
-        "overrides": {**best.point, "duration.flops": size.longer * size.flops, "validations": 20}})
-    return run
-
-
 def shapes() -> tuple[int, int, dict[str, list]]:
     """Return how many shapes (width, layers, length) the homework's space has, how many fit, and counts."""
     values = load_yaml(SPACES / "homework.yaml")
@@ -148,11 +118,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Run the study, or what is left of it; write figure and page."""
     size, folders = QUICK if arguments.quick else FULL, study.folders_of(arguments, "search")
-    runs = searched(folders, size)
-    first = tiny(folders, size)
-    more = again(folders, size, ranked(runs)[:size.again])
-    best = ranked(more)  # without the runs that chose them
-    last = trained_on(folders, size, best[0])
-    figure(first, runs, last, folders.images / "search.png")
-    study.write_page(folders.pages / "search.md", page(folders, size, first, runs, best, last))
+    values, once = load_yaml(SPACES / "search.yaml"), {"seed": [0]}
+    fixed = {"recipe": values["recipe"], "overrides": {"duration.flops": size.flops}}
+    runs = study.sweep(folders, "search", {**values, **fixed, "samples": size.samples, "constraints": {
+        **values["constraints"], "flops": size.flops}})
+    [tiny] = study.sweep(folders, "gpt_tiny", {"recipe": "gpt_tiny", "overrides": size.tiny, "axes": once})
+    again = study.sweep(folders, "again", {**fixed, "method": "list", "points": [
+        {**found.point, "seed": seed} for found in ranked(runs)[:size.again] for seed in size.seeds]})
+    best = ranked(again)  # without the runs that chose them
+    longer = {**best[0].point, "duration.flops": size.longer * size.flops, "validations": 20}
+    [last] = study.sweep(folders, "best", {**fixed, "overrides": longer, "axes": once})
+    figure(tiny, runs, last, folders.images / "search.png")
+    study.write_page(folders.pages / "search.md", page(folders, size, tiny, runs, best, last))
     return 0

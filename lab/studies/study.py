@@ -3,19 +3,22 @@ import argparse
 import math
 import statistics
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.track import ROOT
+from lab.recipe.load import load_recipe
 from lab.sweep.results import Run, comparable, load_results
 from lab.sweep.space import make_space
 from lab.sweep.sweep import run_sweep
 from lab.sweep.worker import from_root
-from records.tools.check.significance import Test, one_sample, upper_bound, welch
+from records.tools.check.significance import one_sample, upper_bound, welch
 
 CONFIDENCE = 0.95
 SUPPORTED, UNSUPPORTED, UNDECIDED = "supported", "not supported", "undecided at this noise"
+CLAIMS = ("claim", "measured, 95 % interval", "verdict")  # the head of their table
+Losses = dict[float, list[float]]  # a value of an axis -> final losses, of all seeds
 
 
 class Folders(NamedTuple):
@@ -25,6 +28,14 @@ class Folders(NamedTuple):
     images: Path
     pages: Path
     jobs: int | None
+
+
+class Interval(NamedTuple):
+    """A mean over seeds, and the ends of its confidence interval: infinite where there is no spread."""
+
+    middle: float
+    low: float
+    high: float
 
 
 class Claim(NamedTuple):
@@ -57,6 +68,12 @@ def folders_of(arguments: argparse.Namespace, name: str) -> Folders:
     return found
 
 
+def rates(recipe: str, octaves: Iterable[int]) -> list[float]:
+    """Return learning rates some octaves above a recipe's own."""
+    lr = load_recipe(recipe).optimizer.lr
+    return [lr * 2.0**octave for octave in octaves]
+
+
 def sweep(folders: Folders, name: str, space: dict[str, Any]) -> list[Run]:
     """Run a space in a folder of the study, or what is left of it; return its runs, which compare.
 
@@ -74,19 +91,14 @@ def sweep(folders: Folders, name: str, space: dict[str, Any]) -> list[Run]:
     return runs
 
 
-def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the 95 % confidence interval of a mean."""
-    return _interval(one_sample(values, 0)) if len(values) > 1 and finite(values) else (-math.inf, math.inf)
-
-
-def difference_interval(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
-    """Return the 95 % confidence interval of mean(a) - mean(b), the two with spreads of their own (Welch)."""
-    return _interval(welch(a, b)) if min(len(a), len(b)) > 1 and finite([*a, *b]) else (-math.inf, math.inf)
-
-
-def _interval(test: Test) -> tuple[float, float]:
+def interval(a: Sequence[float], b: Sequence[float] = ()) -> Interval:
+    """Return mean and 95 % confidence interval of a, or of a - b, each with a spread of its own (Welch)."""
+    middle = statistics.fmean(a) - (statistics.fmean(b) if b else 0)
+    if min(len(a), len(b or a)) < 2 or not finite([*a, *b]):
+        return Interval(middle, -math.inf, math.inf)
+    test = welch(a, b) if b else one_sample(a, 0)
     high = upper_bound(test, (1 + CONFIDENCE) / 2)
-    return 2 * test.mean - high, high
+    return Interval(middle, 2 * test.mean - high, high)
 
 
 def finite(values: Iterable[float]) -> bool:
@@ -94,32 +106,50 @@ def finite(values: Iterable[float]) -> bool:
     return all(math.isfinite(value) for value in values)
 
 
-def verdict(low: float, high: float, least: float = -math.inf, most: float = math.inf) -> str:
+def verdict(found: Interval, least: float = -math.inf, most: float = math.inf) -> str:
     """Return whether an interval lies inside least..most, outside of it, or says neither."""
-    if least <= low and high <= most:
+    if least <= found.low and found.high <= most:
         return SUPPORTED
-    return UNSUPPORTED if high < least or low > most else UNDECIDED
+    return UNSUPPORTED if found.high < least or found.low > most else UNDECIDED
 
 
-def plus_minus(middle: float, low: float, high: float, unit: str = "") -> str:
+def plus_minus(found: Interval, unit: str = "") -> str:
     """Return a mean with half its interval's width, in words."""
     unit = f" {unit}" if unit else ""
-    spread = f" ± {(high - low) / 2:.4f}{unit}" if finite((low, high)) else f"{unit}, no spread"
-    return f"{middle:+.4f}{spread}"
+    spread = f" ± {(found.high - found.low) / 2:.4f}{unit}" if finite(found) else f"{unit}, no spread"
+    return f"{found.middle:+.4f}{spread}"
 
 
-def mean_claim(statement: str, values: Sequence[float], unit: str, least: float = -math.inf,
-               most: float = math.inf) -> Claim:
-    """Return the claim that a mean over seeds lies between two numbers."""
-    ends = mean_interval(values)
-    return Claim(statement, plus_minus(statistics.fmean(values), *ends, unit), verdict(*ends, least, most))
+def claim(statement: str, a: Sequence[float], b: Sequence[float] = (), unit: str = "nats",
+          least: float = -math.inf, most: float = math.inf) -> Claim:
+    """Return the claim that the mean of a over seeds, or of a - b, lies between two numbers."""
+    found = interval(a, b)
+    return Claim(statement, plus_minus(found, unit), verdict(found, least, most))
 
 
-def difference_claim(statement: str, a: Sequence[float], b: Sequence[float], least: float = -math.inf,
-                     most: float = math.inf) -> Claim:
-    """Return the claim that mean(a) - mean(b), in nats, lies between two numbers."""
-    ends, middle = difference_interval(a, b), statistics.fmean(a) - statistics.fmean(b)
-    return Claim(statement, plus_minus(middle, *ends, "nats"), verdict(*ends, least, most))
+def losses(runs: Iterable[Run], axis: str) -> Losses:
+    """Return the final losses, of all seeds, by the values of an axis, these in order."""
+    found: Losses = {}
+    for run in runs:
+        found.setdefault(run.point[axis], []).append(run.val_loss)
+    return dict(sorted(found.items()))
+
+
+def best(by_value: Losses) -> float:
+    """Return the value whose mean loss over seeds is lowest."""
+    return min(by_value, key=lambda value: math.fsum(by_value[value]))
+
+
+def draw_line(axes: Any, by_value: Losses, place: Callable = float, **look: Any) -> dict[float, float]:
+    """Draw means and sd over seeds at the places of their values; return the means.
+
+    Values at which a run diverged are left out.
+    """
+    means = {value: statistics.fmean(found) for value, found in by_value.items() if finite(found)}
+    sds = [statistics.stdev(by_value[value]) if len(by_value[value]) > 1 else 0.0 for value in means]
+    if means:
+        axes.errorbar(list(map(place, means)), list(means.values()), sds, marker="o", **look)
+    return means
 
 
 def cell(values: Sequence[float], bold: bool = False) -> str:
@@ -134,11 +164,6 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
     """Return a Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return ["| " + " | ".join(str(cell) for cell in line) + " |" for line in lines]
-
-
-def claims_table(claims: Iterable[Claim]) -> list[str]:
-    """Return claims as a Markdown table."""
-    return table(("claim", "measured, 95 % interval", "verdict"), claims)
 
 
 def write_page(path: Path, lines: Iterable[str]) -> None:

@@ -6,6 +6,7 @@ the target. Yang et al. 2022 (https://arxiv.org/abs/2203.03466).
 """
 import argparse
 import dataclasses
+import functools
 import json
 import math
 import statistics
@@ -17,7 +18,7 @@ from lab.parametrization import at_width, check
 from lab.recipe.load import as_dict, load_recipe, make_recipe
 from lab.recipe.schema import Recipe
 from lab.studies import study
-from lab.studies.study import Claim, Folders
+from lab.studies.study import Claim, Folders, Losses
 from lab.sweep.results import comparable, group, max_grad_norm, Run, spikes
 from lab.sweep.worker import from_root
 from records.tools.show.figure import figure_for, PALETTE
@@ -29,6 +30,10 @@ TRANSFERABLE = ("optimizer.lr", "optimizer.betas", "optimizer.eps", "model.initi
                 "model.embedding_initializer", "parametrization.kind", "parametrization.mup_base_hidden_size",
                 "parametrization.mup_base_filter_size", "parametrization.scale_qk_dot_by_d",
                 "parametrization.scale_output_logits_by_d", "parametrization.adjust_learning_rate")
+SEARCHED = {  # beside the rate; what muTransfer carries over
+    "model.initializer.std": [0.02, 0.04, 0.08, 0.16], "parametrization.embeddings_scale": [1.0, 3.0, 10.0],
+    "parametrization.output_logits_alpha": [0.5, 1.0, 2.0],
+    "parametrization.attention_logits_alpha": [0.5, 1.0, 2.0]}
 STAYS = 0.5  # octaves of learning rate: half a step of the grid
 
 
@@ -53,9 +58,8 @@ def grid(folders: Folders, size: Size, name: str, recipe: str) -> list[Run]:
 
     Those of the base width stand for sp and mup: there both are the same run, bit for bit, as a test shows.
     """
-    lr = load_recipe(recipe).optimizer.lr
     fixed = {"recipe": recipe, "overrides": {"duration.steps": size.steps, "validations": 1}}
-    axes = {"optimizer.lr": [lr * 2.0**octave for octave in size.lr_octaves], "seed": list(size.seeds)}
+    axes = {"optimizer.lr": study.rates(recipe, size.lr_octaves), "seed": list(size.seeds)}
     base, *wider = size.widths
     narrow = study.sweep(folders, f"{name.lower()}_base", {**fixed, "axes": {
         "model.n_embd": [base], "parametrization.kind": ["mup"], **axes}})
@@ -66,13 +70,10 @@ def grid(folders: Folders, size: Size, name: str, recipe: str) -> list[Run]:
     return as_sp + narrow + wide
 
 
-def losses(runs: Sequence[Run], kind: str, width: int) -> dict[float, list[float]]:
-    """Return the final losses by learning rate, of all seeds, of one parametrization and width."""
-    found: dict[float, list[float]] = {}
-    for run in runs:
-        if (run.point["parametrization.kind"], run.point["model.n_embd"]) == (kind, width):
-            found.setdefault(run.point["optimizer.lr"], []).append(run.val_loss)
-    return dict(sorted(found.items()))
+def losses(runs: Sequence[Run], kind: str, width: int) -> Losses:
+    """Return the final losses by learning rate of one parametrization and width."""
+    return study.losses([run for run in runs if run.point["parametrization.kind"] == kind
+                         and run.point["model.n_embd"] == width], "optimizer.lr")
 
 
 def best_lr(by_lr: dict[float, float]) -> float:
@@ -80,13 +81,13 @@ def best_lr(by_lr: dict[float, float]) -> float:
 
     The best rate itself where it stands at an end of the grid or a neighbour diverged. Rates must be octaves.
     """
-    rates = sorted(by_lr)
-    i = min(range(len(rates)), key=lambda j: by_lr[rates[j]])
-    if i in (0, len(rates) - 1) or not study.finite(by_lr[rates[j]] for j in (i - 1, i, i + 1)):
-        return math.log2(rates[i])
-    left, middle, right = (by_lr[rates[j]] for j in (i - 1, i, i + 1))
+    rates, best = sorted(by_lr), min(by_lr, key=by_lr.get)
+    around = [by_lr[rate] for rate in rates[max(0, rates.index(best) - 1):][:3]]
+    if best in (rates[0], rates[-1]) or not study.finite(around):
+        return math.log2(best)
+    left, middle, right = around
     bend = left - 2 * middle + right
-    return math.log2(rates[i]) + (0.5 * (left - right) / bend if bend > 0 else 0.0)
+    return math.log2(best) + (0.5 * (left - right) / bend if bend > 0 else 0.0)
 
 
 def shift(runs: Sequence[Run], kind: str, narrow: int, wide: int) -> list[float]:
@@ -96,50 +97,17 @@ def shift(runs: Sequence[Run], kind: str, narrow: int, wide: int) -> list[float]
     return [b - a for a, b in zip(best[narrow], best[wide])]
 
 
-def mean_best(by_lr: dict[float, list[float]]) -> float:
-    """Return the rate of the grid whose mean loss over seeds is lowest."""
-    return min(by_lr, key=lambda lr: math.fsum(by_lr[lr]))
-
-
 def lr_claims(name: str, runs: Sequence[Run], size: Size) -> list[Claim]:
     """Return what the grid says of one optimizer."""
     base, wide = size.widths[0], size.widths[-1]
     sp, mup = losses(runs, "sp", wide), losses(runs, "mup", wide)
     return [
-        study.mean_claim(f"{name}: the best rate falls with width under sp, {base} to {wide}",
-                         shift(runs, "sp", base, wide), "octaves", most=0.0),
-        study.mean_claim(f"{name}: the best rate stays within {STAYS} octaves under mup, {base} to {wide}",
-                         shift(runs, "mup", base, wide), "octaves", -STAYS, STAYS),
-        study.difference_claim(f"{name}: at {wide}, mup at the best rate of {base} is no worse than sp tuned",
-                               mup[mean_best(losses(runs, "mup", base))], sp[mean_best(sp)], most=0.0)]
-
-
-def search(folders: Folders, size: Size) -> list[Run]:
-    """Return a random search at the proxy: what muTransfer carries over, without replacement."""
-    lr = load_recipe(RECIPES["AdamW"]).optimizer.lr
-    return study.sweep(folders, "search", {
-        "recipe": RECIPES["AdamW"], "overrides": {"duration.steps": size.steps, "validations": 1},
-        "method": "random", "samples": size.samples, "seed": 0, "axes": {
-            "optimizer.lr": [lr * 2.0**octave for octave in (-2, -1, 0, 1, 2)],
-            "model.initializer.std": [0.02, 0.04, 0.08, 0.16],
-            "parametrization.embeddings_scale": [1.0, 3.0, 10.0],
-            "parametrization.output_logits_alpha": [0.5, 1.0, 2.0],
-            "parametrization.attention_logits_alpha": [0.5, 1.0, 2.0]}})
-
-
-def intermediate(folders: Folders, size: Size, points: Sequence[dict[str, Any]]) -> list[Run]:
-    """Return the kept points at the intermediate width, in their order."""
-    return study.sweep(folders, "intermediate", {
-        "recipe": RECIPES["AdamW"], "method": "list", "points": list(points), "overrides": {
-            "model.n_embd": size.widths[1], "duration.tokens_per_param": size.tokens_per_param,
-            "validations": 1}})
-
-
-def at_target(folders: Folders, size: Size, point: dict[str, Any]) -> list[Run]:
-    """Return runs of the chosen point at the largest width, as long as those of the grid."""
-    return study.sweep(folders, "target", {
-        "recipe": RECIPES["AdamW"], "axes": {"seed": list(size.seeds)}, "overrides": {
-            **point, "model.n_embd": size.widths[-1], "duration.steps": size.steps, "validations": 1}})
+        study.claim(f"{name}: the best rate falls with width under sp, {base} to {wide}",
+                    shift(runs, "sp", base, wide), unit="octaves", most=0.0),
+        study.claim(f"{name}: the best rate stays within {STAYS} octaves under mup, {base} to {wide}",
+                    shift(runs, "mup", base, wide), unit="octaves", least=-STAYS, most=STAYS),
+        study.claim(f"{name}: at {wide}, mup at the best rate of {base} is no worse than sp tuned",
+                    mup[study.best(losses(runs, "mup", base))], sp[study.best(sp)], most=0.0)]
 
 
 def choose(runs: Sequence[Run]) -> int:
@@ -164,35 +132,31 @@ def target_recipe(proxy: Recipe, target: Recipe) -> Recipe:
 
 def transferred(proxy: Recipe) -> dict[str, Any]:
     """Return the values of a recipe that transfer, by dotted key."""
-    values: dict[str, Any] = {}
-    for key in TRANSFERABLE:
-        value: Any = as_dict(proxy)
-        for word in key.split("."):
-            value = value[word]
-        values[key] = value
-    return values
+    values = as_dict(proxy)
+    return {key: functools.reduce(dict.get, key.split("."), values) for key in TRANSFERABLE}
 
 
 def differences(proxy: Recipe, target: Recipe) -> list[str]:
     """Return a warning for each difference in architecture: the guide advises to search again then."""
-    pairs = {"positions": ("learned" if r.model.kind == "gpt2" else "rotary" for r in (proxy, target)),
-             "activation": (r.model.activation for r in (proxy, target)),
-             "optimizer": (r.optimizer.name for r in (proxy, target)),
-             "tied head": (r.model.tied for r in (proxy, target))}
-    found = {name: tuple(pair) for name, pair in pairs.items()}
+    found = [{"positions": "learned" if recipe.model.kind == "gpt2" else "rotary",
+              "activation": recipe.model.activation, "optimizer": recipe.optimizer.name,
+              "tied head": recipe.model.tied} for recipe in (proxy, target)]
     return [f"warning: the proxy has {name} {a}, the target {b}; search again with the target's"
-            for name, (a, b) in found.items() if a != b]
+            for (name, a), b in zip(found[0].items(), found[1].values()) if a != b]
 
 
 def figure(grids: dict[str, list[Run]], widths: Sequence[int], output: Path) -> None:
-    """Draw loss against learning rate, a line a width, for each optimizer and parametrization."""
+    """Draw loss against learning rate, a panel a grid and kind; a ring marks each width's lowest mean."""
     with figure_for(output) as canvas:
         canvas.set_size_inches(8, 3.2 * len(grids))
         panels = canvas.subplots(len(grids), 2, sharex="row", sharey="row", squeeze=False)
         for row, (name, runs) in zip(panels, grids.items()):
             for axes, kind in zip(row, ("sp", "mup")):
                 for color, width in zip(PALETTE, widths):
-                    draw(axes, losses(runs, kind, width), f"width {width}", color)
+                    means = study.draw_line(axes, losses(runs, kind, width), ms=4, color=color,
+                                            label=f"width {width}", capsize=2)
+                    for lowest in sorted(means, key=means.get)[:1]:
+                        axes.plot([lowest], [means[lowest]], "o", ms=11, mfc="none", color=color)
                 axes.set_title(f"{name}, {kind}", fontsize=10)
                 rates = sorted({run.point["optimizer.lr"] for run in runs})
                 axes.set(xscale="log", xlabel="learning rate")
@@ -200,18 +164,6 @@ def figure(grids: dict[str, list[Run]], widths: Sequence[int], output: Path) -> 
                 axes.minorticks_off()
             row[0].set_ylabel("final val loss, nats")
             row[0].legend(fontsize=8)
-
-
-def draw(axes: Any, by_lr: dict[float, list[float]], name: str, color: str) -> None:
-    """Draw one line with the spread over seeds, and a ring around its lowest mean."""
-    means = {lr: statistics.fmean(values) for lr, values in by_lr.items() if study.finite(values)}
-    if not means:
-        return
-    spread = [statistics.stdev(by_lr[lr]) if len(by_lr[lr]) > 1 else 0.0 for lr in means]
-    axes.errorbar(list(means), list(means.values()), spread, marker="o", ms=4, color=color, label=name,
-                  capsize=2)
-    best = min(means, key=means.get)
-    axes.plot([best], [means[best]], "o", ms=11, mfc="none", color=color)
 
 
 def page(size: Size, grids: dict[str, list[Run]], claims: Sequence[Claim], found: list, target: Sequence[str]
@@ -224,7 +176,7 @@ def page(size: Size, grids: dict[str, list[Run]], claims: Sequence[Claim], found
                 "embedded sample. Intervals are 95 %, of seeds only; a claim is supported where all of its "
                 "interval lies where it says. "
                 "sp is tuned over one rate, of which all groups are fixed multiples.", "", "## Claims", "")
-    yield from study.claims_table(claims)
+    yield from study.table(study.CLAIMS, claims)
     for name, runs in grids.items():
         yield from ("", f"## Final loss by learning rate: {name}", "")
         yield from loss_table(runs, size)
@@ -278,19 +230,26 @@ def main(arguments: argparse.Namespace) -> int:
     target_recipe(proxy, target)  # says now what does not fit
     grids = {name: grid(folders, size, name, recipe) for name, recipe in RECIPES.items()}
     claims = [claim for name, runs in grids.items() for claim in lr_claims(name, runs, size)]
-    searched = search(folders, size)
+    fixed, steps = {"recipe": RECIPES["AdamW"]}, {"duration.steps": size.steps, "validations": 1}
+    searched = study.sweep(folders, "search", {
+        **fixed, "overrides": steps, "method": "random", "samples": size.samples, "axes": SEARCHED | {
+            "optimizer.lr": study.rates(RECIPES["AdamW"], (-2, -1, 0, 1, 2))}})
     kept = [found.point for found in sorted(group(searched), key=lambda g: g.mean)[:size.kept]]
-    tried = intermediate(folders, size, kept)
+    tried = study.sweep(folders, "intermediate", {**fixed, "method": "list", "points": kept, "overrides": {
+        "model.n_embd": size.widths[1], "duration.tokens_per_param": size.tokens_per_param,
+        "validations": 1}})
     chosen = choose(tried)
     winner = target_recipe(make_recipe(as_dict(proxy), kept[chosen]), target)
     recipe_path = folders.sweeps / "target.yaml"
     recipe_path.write_text(json.dumps(as_dict(winner), indent=1) + "\n")  # JSON is YAML
     if not arguments.target:
         wide = losses(grids["AdamW"], "sp", size.widths[-1])
-        found = [run.val_loss for run in at_target(folders, size, kept[chosen])]
-        claims.append(study.difference_claim(
+        overrides = {**kept[chosen], "model.n_embd": size.widths[-1], **steps}
+        at_target = study.sweep(folders, "target", {
+            **fixed, "overrides": overrides, "axes": {"seed": list(size.seeds)}})
+        claims.append(study.claim(
             "AdamW: the target at the searched point (five values) is no worse than sp tuned (its rate)",
-            found, wide[mean_best(wide)], most=0.0))
+            [run.val_loss for run in at_target], wide[study.best(wide)], most=0.0))
     figure(grids, size.widths, folders.images / "transfer.png")
     study.write_page(folders.pages / "transfer.md", page(
         size, grids, claims, [len(searched), kept, tried, chosen],

@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lab.recipe.load import load_recipe
 from lab.studies import study
-from lab.studies.study import Claim, Folders
+from lab.studies.study import Claim, Losses
 from lab.sweep.results import perplexity, Run
 from records.tools.show.figure import figure_for, PALETTE
 
 RECIPE = "warmup_study"
 FRACTIONS = (0.0, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6)  # 0, 1, 5, 10, 20, 40, 60 M of the original's 100 M tokens
 ARMS = ("sp", "mup")
+ARM, RATE, WARMUP = "parametrization.kind", "optimizer.lr", "schedule.warmup_frac"  # the axes
 
 
 class Size(NamedTuple):
@@ -33,37 +33,6 @@ class Size(NamedTuple):
 
 FULL = Size({}, FRACTIONS, (-3, -2, -1, 0, 1), (0, 1, 2))
 QUICK = Size({"model.n_embd": 128, "duration.steps": 20, "validations": 2}, (0.0, 0.1, 0.6), (-1, 0), (0,))
-Losses = dict[float, list[float]]  # warm-up as a share of the budget -> final losses, of all seeds
-
-
-def tune(folders: Folders, size: Size) -> dict[str, dict[float, float]]:
-    """Return for each arm the final loss at each rate, one seed, at a warm-up of 10 %."""
-    lr = load_recipe(RECIPE).optimizer.lr
-    runs = study.sweep(folders, "tuning", {
-        "recipe": RECIPE, "overrides": {**size.overrides, "validations": 1}, "axes": {
-            "parametrization.kind": list(ARMS), "optimizer.lr": [lr * 2.0**o for o in size.lr_octaves]}})
-    return {arm: {run.point["optimizer.lr"]: run.val_loss for run in runs
-                  if run.point["parametrization.kind"] == arm} for arm in ARMS}
-
-
-def arm_runs(folders: Folders, size: Size, arm: str, lr: float) -> list[Run]:
-    """Return an arm's runs over warm-ups and seeds."""
-    return study.sweep(folders, f"warmup_{arm}", {
-        "recipe": RECIPE, "overrides": {**size.overrides, "parametrization.kind": arm, "optimizer.lr": lr},
-        "axes": {"schedule.warmup_frac": list(size.fractions), "seed": list(size.seeds)}})
-
-
-def losses(runs: Sequence[Run]) -> Losses:
-    """Return the final losses of one arm by warm-up."""
-    found: Losses = {}
-    for run in runs:
-        found.setdefault(run.point["schedule.warmup_frac"], []).append(run.val_loss)
-    return dict(sorted(found.items()))
-
-
-def best_warmup(by_warmup: Losses) -> float:
-    """Return the warm-up whose mean loss over seeds is lowest."""
-    return min(by_warmup, key=lambda w: math.fsum(by_warmup[w]))
 
 
 def elsewhere(by_warmup: Losses, i: int, choose: Callable = min) -> float:
@@ -111,29 +80,26 @@ def claims(sp: Losses, mup: Losses) -> list[Claim]:
     noise alone would support (a), (b) and, where an arm is noisier, (c).
     """
     arms = {"sp": sp, "mup": mup}
-    each = [larger("", sp[w], mup[w]).verdict for w in sp]
+    each = [study.claim("", sp[w], mup[w], least=0.0).verdict for w in sp]
     words = [study.UNSUPPORTED, study.UNDECIDED, study.SUPPORTED]
-    return [
-        *(study.mean_claim(f"(a) {arm}: loss grows with distance from the best warm-up",
-                           gradient(losses), "nats a budget", least=0.0) for arm, losses in arms.items()),
-        *(study.mean_claim(f"(b) {arm}: warm-up helps: loss without any, minus that of the best above 0",
-                           penalty(losses), "nats", least=0.0) for arm, losses in arms.items()),
-        larger("(c) losses lie closer together under mup: sensitivity of sp minus that of mup",
-               sensitivity(sp), sensitivity(mup)),
-        larger("(d) mup is better at each arm's best warm-up: loss of sp minus that of mup",
-               sp[best_warmup(sp)], mup[best_warmup(mup)]),
-        Claim("(d) mup is better at every warm-up", f"{each.count(study.SUPPORTED)} of {len(each)} warm-ups",
-              next(word for word in words if word in each))]
-
-
-def larger(statement: str, a: Sequence[float], b: Sequence[float]) -> Claim:
-    """Return the claim that a is larger than b on average."""
-    return study.difference_claim(statement, a, b, least=0.0)
+    above_0 = [  # statement, the losses whose mean is above 0, or above that of others
+        *((f"(a) {arm}: loss grows with distance from the best warm-up", gradient(losses), (),
+           "nats a budget") for arm, losses in arms.items()),
+        *((f"(b) {arm}: warm-up helps: loss without any, minus that of the best above 0", penalty(losses))
+          for arm, losses in arms.items()),
+        ("(c) losses lie closer together under mup: sensitivity of sp minus that of mup", sensitivity(sp),
+         sensitivity(mup)),
+        ("(d) mup is better at each arm's best warm-up: loss of sp minus that of mup", sp[study.best(sp)],
+         mup[study.best(mup)])]
+    return [*(study.claim(*claimed, least=0.0) for claimed in above_0),
+            Claim("(d) mup is better at every warm-up",
+                  f"{each.count(study.SUPPORTED)} of {len(each)} warm-ups",
+                  next(word for word in words if word in each))]
 
 
 def mean_curve(runs: Sequence[Run], warmup: float) -> tuple[list[int], list[float]]:
     """Return tokens and mean validation loss over seeds of one warm-up, without the one before training."""
-    of_one = [run for run in runs if run.point["schedule.warmup_frac"] == warmup]
+    of_one = [run for run in runs if run.point[WARMUP] == warmup]
     points: dict[int, list[float]] = {}
     for run in of_one:
         for val in run.val:
@@ -150,8 +116,9 @@ def curves(runs: dict[str, list[Run]], output: Path) -> None:
         panels = canvas.subplots(2, len(runs), sharex=True, sharey="row", squeeze=False)
         map_ = matplotlib.colormaps["viridis_r"]
         for column, (arm, of_arm) in enumerate(runs.items()):
-            best = best_warmup(losses(of_arm))
-            shades = colours(list(losses(of_arm)), best)
+            by_warmup = study.losses(of_arm, WARMUP)
+            best = study.best(by_warmup)
+            shades = colours(list(by_warmup), best)
             for row, (name, value_of) in enumerate((("val loss", float), ("val perplexity", perplexity))):
                 axes = panels[row][column]
                 for warmup, shade in shades.items():
@@ -179,15 +146,12 @@ def comparison(runs: dict[str, list[Run]], output: Path) -> None:
         canvas.set_size_inches(10, 4.5)
         left, right = canvas.subplots(1, 2)
         for color, (arm, of_arm) in zip(PALETTE, runs.items()):
-            by_warmup = losses(of_arm)
+            by_warmup = study.losses(of_arm, WARMUP)
+            places = list(by_warmup)
             for dash, warmup in zip(dashes, by_warmup):
                 tokens, values = mean_curve(of_arm, warmup)
                 left.plot(tokens, values, ls=dash, color=color, lw=1.2, label=f"{arm}, {warmup:.0%}")
-            points = {w: values for w, values in by_warmup.items() if study.finite(values)}
-            spread = [statistics.stdev(v) if len(v) > 1 else 0.0 for v in points.values()]
-            places = [list(by_warmup).index(w) for w in points]
-            right.errorbar(places, [statistics.fmean(v) for v in points.values()], spread, marker="o",
-                           color=color, capsize=3, label=arm)
+            study.draw_line(right, by_warmup, places.index, color=color, capsize=3, label=arm)
             right.set_xticks(range(len(by_warmup)), [f"{w:.0%}" for w in by_warmup])
         left.set(xlabel="tokens", ylabel="val loss, nats", title="colour: parametrization, dash: warm-up")
         right.set(xlabel="warm-up, share of the tokens", ylabel="final val loss, nats",
@@ -200,6 +164,7 @@ def page(tuned: dict[str, dict[float, float]], rates: dict[str, float], runs: di
          by_arm: dict[str, Losses], claims: Sequence[Claim]) -> Iterator[str]:
     """Yield the page's lines."""
     [*_, last] = runs["sp"][0].val
+    numbers: list[list[str]] = []
     seeds, first = len({run.seed for run in runs["sp"]}), runs["sp"][0].recipe
     yield from ("# Warm-up under sp and mup", "",
                 "Written by `python -m lab warmup`; figures: img/warmup.png, img/warmup_curves.png.", "",
@@ -210,19 +175,20 @@ def page(tuned: dict[str, dict[float, float]], rates: dict[str, float], runs: di
                 f"Losses in nats a token, the same {runs['sp'][0].data.val_tokens} tokens every time. "
                 "Intervals are 95 %, of seeds only.", "",
                 "## Claims of the original study", "")
-    yield from study.claims_table(claims)
+    yield from study.table(study.CLAIMS, claims)
     yield from ("", "What is chosen on one seed is measured on the others.", "", "## Each arm's numbers", "")
-    numbers = [("sensitivity: worst minus best warm-up", sensitivity), ("sd over warm-ups", deviation),
-               ("penalty of no warm-up: none minus the best above 0", penalty)]
-    yield from study.table(("nats", *by_arm), [[name, *(spread(of(losses)) for losses in by_arm.values())]
-                                               for name, of in numbers])
+    for name, of in (("sensitivity: worst minus best warm-up", sensitivity), ("sd over warm-ups", deviation),
+                     ("penalty of no warm-up: none minus the best above 0", penalty)):
+        numbers.append([name, *(study.plus_minus(study.interval(of(losses))) for losses in by_arm.values())])
+    yield from study.table(("nats", *by_arm), numbers)
+    warmups = [f"{warmup:.0%}" for warmup in by_arm["sp"]]
     yield from ("", "## Final loss by warm-up", "")
-    rows = [[f"{arm}, lr {rates[arm]:.3g}", *(study.cell(values) for values in by_arm[arm].values()),
-             f"{best_warmup(by_arm[arm]):.0%}"] for arm in by_arm]
-    yield from study.table(["", *(f"{w:.0%}" for w in by_arm["sp"]), "best"], rows)
-    ppl = [[arm, *(f"{perplexity(math.fsum(v) / len(v)):.1f}" for v in by_arm[arm].values())]
-           for arm in by_arm]
-    yield from ("", "Perplexity:", "", *study.table(["", *(f"{w:.0%}" for w in by_arm["sp"])], ppl))
+    yield from study.table(["", *warmups, "best"], [
+        [f"{arm}, lr {rates[arm]:.3g}", *map(study.cell, losses.values()), f"{study.best(losses):.0%}"]
+        for arm, losses in by_arm.items()])
+    yield from ("", "Perplexity:", "", *study.table(["", *warmups], [
+        [arm, *(f"{perplexity(statistics.fmean(values)):.1f}" for values in losses.values())]
+        for arm, losses in by_arm.items()]))
     yield from ("", "## Each arm's tuning", "")
     rates_tried = sorted(tuned["sp"])
     yield from study.table(["", *(f"lr {lr:.3g}" for lr in rates_tried)],
@@ -230,11 +196,6 @@ def page(tuned: dict[str, dict[float, float]], rates: dict[str, float], runs: di
     for arm, lr in rates.items():
         if lr in (rates_tried[0], rates_tried[-1]):
             yield from ("", f"{arm}'s best rate stands at an end of those tried; a better one may exist.")
-
-
-def spread(values: Sequence[float]) -> str:
-    """Return a mean over seeds with its interval."""
-    return study.plus_minus(statistics.fmean(values), *study.mean_interval(values))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -245,10 +206,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Run the study, or what is left of it; write figures and page."""
     size, folders = QUICK if arguments.quick else FULL, study.folders_of(arguments, "warmup")
-    tuned = tune(folders, size)
+    tuning = study.sweep(folders, "tuning", {
+        "recipe": RECIPE, "overrides": {**size.overrides, "validations": 1},
+        "axes": {ARM: list(ARMS), RATE: study.rates(RECIPE, size.lr_octaves)}})
+    tuned = {arm: {run.point[RATE]: run.val_loss for run in tuning if run.point[ARM] == arm} for arm in ARMS}
     rates = {arm: min(by_lr, key=by_lr.get) for arm, by_lr in tuned.items()}
-    runs = {arm: arm_runs(folders, size, arm, rates[arm]) for arm in ARMS}
-    by_arm = {arm: losses(runs[arm]) for arm in ARMS}
+    runs = {arm: study.sweep(folders, f"warmup_{arm}", {
+        "recipe": RECIPE, "overrides": {**size.overrides, ARM: arm, RATE: rates[arm]},
+        "axes": {WARMUP: list(size.fractions), "seed": list(size.seeds)}}) for arm in ARMS}
+    by_arm = {arm: study.losses(runs[arm], WARMUP) for arm in ARMS}
     curves(runs, folders.images / "warmup_curves.png")
     comparison(runs, folders.images / "warmup.png")
     study.write_page(folders.pages / "warmup.md", page(tuned, rates, runs, by_arm, claims(*by_arm.values())))
