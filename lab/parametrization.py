@@ -65,17 +65,12 @@ def table(recipe: Recipe) -> dict[str, Row]:
             std *= {"scaled": (2 * model.n_layer) ** -0.5, "plain": 1.0, "zero": 0.0}[model.residual_init]
         if role == "readout" and model.readout_init == "zero":
             std = 0.0
-        lr = adjusted.get(role, automatic_lr(recipe, role, m))
+        lr = adjusted.get(role, OPTIMIZERS[optimizer.name].mup_lr(role, m))
         decay = 1 / lr if words.weight_decay == "constant_product" and lr else 1.0
         lr *= optimizer.lr_factor.get(role, 1.0)
         decay = 0.0 if role == "vector" else decay
         rows[role] = Row(role, fan_in, m, std, lr, decay, 1 / m if words.scale_eps else 1.0)
     return rows
-
-
-def automatic_lr(recipe: Recipe, role: str, m: float) -> float:
-    """Return the factor on a role's learning rate where the recipe gives none: the optimizer's rule."""
-    return OPTIMIZERS[recipe.optimizer.name].mup_lr(role, m)
 
 
 def roles(recipe: Recipe) -> Iterator[str]:
@@ -180,7 +175,7 @@ def replaced(recipe: Recipe) -> list[str]:
     """Return a line for each automatic learning-rate factor that the recipe replaces by its own."""
     rows = table(recipe)
     return [f"adjust_learning_rate: {group} {value:g} replaces the automatic "
-            f"{automatic_lr(recipe, role, rows[role].width):g}"
+            f"{OPTIMIZERS[recipe.optimizer.name].mup_lr(role, rows[role].width):g}"
             for group, value in recipe.parametrization.adjust_learning_rate.items()
             for role in GROUPS[group][-1:]]
 

@@ -217,7 +217,7 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, metavar="NAME",
                         help=f"a recipe: {', '.join(recipes.shipped())}; or a YAML file")
     parser.add_argument("--override", nargs="+", default=[], metavar="KEY VALUE",
-                        help="values to change, as `key value` pairs or `key=value`")
+                        help="values to change")
     parser.add_argument("--smoke", action="store_true", help="the recipe at a size of seconds on a CPU")
 
 
@@ -231,24 +231,16 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
 
 
 def parse_overrides(words: list[str]) -> dict[str, Any]:
-    """Return {"optimizer.lr": 0.003} from `optimizer.lr 3e-3` pairs, `optimizer.lr=3e-3`, or both."""
-    overrides, rest = {}, list(words)
-    while rest:
-        key, equals, text = rest.pop(0).partition("=")
-        if not equals:
-            if not rest:
-                raise ValueError(f"--override {key} has no value; give `key value` pairs or `key=value`")
-            text = rest.pop(0)
-        overrides[key] = _value(text)
-    return overrides
+    """Return {"optimizer.lr": 0.003} from `optimizer.lr 3e-3` pairs."""
+    if len(words) % 2:
+        raise ValueError(f"--override {words[-1]} has no value; give `key value` pairs")
+    return {key: _value(text) for key, text in zip(words[::2], words[1::2])}
 
 
 def _value(text: str) -> Any:
-    if text.lower() == "none":
-        return None
     try:
-        return float(text) if "e" in text.lower() and text[:1] in "+-.0123456789" else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError):
+        return None if text.lower() == "none" else yaml.safe_load(text)
+    except yaml.YAMLError:
         return text
 
 

@@ -46,9 +46,8 @@ def write_log(folder: Path, index: int, recipe: Any, seed: int, status: str, los
               grad_norm: float = 1.0, spike_at: int | None = None) -> Path:
     """Write the log of a run whose losses fall from 8 to a final one, validated four times."""
     log = RunLog(folder, f"20260101T000000Z_00000000_{index:06x}")
-    planned = [recipe.data.batch_tokens] * int(costs.total_tokens(recipe) // recipe.data.batch_tokens)
-    planned = planned[:cut]
-    total = len(planned)
+    planned = [step.tokens for step in costs.steps(recipe)][:cut]
+    total, tokens, random_ = len(planned), 0, random.Random(index)
     data = {"train": [{"file": "t.bin", "tokens": 9, "sha256": train_sha256}], "epochs": 1,
             "val": {"file": "v.bin", "tokens": 9, "sha256": "b" * 64}, "tokens": 512}
     log.sources(SCRIPT, {
@@ -56,7 +55,6 @@ def write_log(folder: Path, index: int, recipe: Any, seed: int, status: str, los
         "hyperparameters": {"num_iterations": total, "recipe": as_dict(recipe)},
         "track": "lab", "track_row": {"val_tokens": val_tokens},
         "parameters": {"active": 90, "total": 120}}, {}, ["Python"])
-    tokens, random_ = 0, random.Random(index)
     for step, taken in enumerate([*planned, None]):
         now = 8 - (8 - loss) * min(1.0, 1.2 * step / total)
         if step % max(1, total // 4) == 0 or step == total:

@@ -21,14 +21,6 @@ class Parameters(NamedTuple):
         return self.matrices + self.vectors
 
 
-class Step(NamedTuple):
-    """One step of a run: tokens seen before it, tokens it takes, their sequence length."""
-
-    seen: int
-    tokens: int
-    seq_len: int
-
-
 class Stretch(NamedTuple):
     """Steps in a row of one size: tokens seen before, how many, the tokens of each, their sequence length."""
 
@@ -98,16 +90,8 @@ def stretches(recipe: Recipe) -> list[Stretch]:
 
     Raises ValueError where not even one fits.
     """
-    planned = first_stretches(recipe, asked_tokens(recipe), recipe.duration.steps or math.inf)
-    if not planned:
-        raise ValueError(f"duration: {asked_tokens(recipe):.0f} tokens are less than one step of "
-                         f"{recipe.data.batch_tokens}; make the run longer or its steps smaller")
-    return planned
-
-
-def first_stretches(recipe: Recipe, tokens: float, most: float) -> list[Stretch]:
-    """Return the steps that fit into some tokens, at most so many; one of the two must be finite."""
     planned: list[Stretch] = []
+    tokens, most = asked_tokens(recipe), recipe.duration.steps or math.inf
     batches, lengths, seen = recipe.schedule.batch_tokens, recipe.schedule.seq_len, 0
     while True:
         size = stairs(seen, batches, recipe.data.batch_tokens)
@@ -116,9 +100,13 @@ def first_stretches(recipe: Recipe, tokens: float, most: float) -> list[Stretch]
         if tokens < math.inf:
             limits.append((tokens - seen) // size)
         if (count := int(min(limits))) < 1:
-            return planned
+            break
         planned.append(Stretch(seen, count, size, stairs(seen, lengths, recipe.data.seq_len)))
         seen, most = seen + count * size, most - count
+    if not planned:
+        raise ValueError(f"duration: {tokens:.0f} tokens are less than one step of "
+                         f"{recipe.data.batch_tokens}; make the run longer or its steps smaller")
+    return planned
 
 
 def asked_tokens(recipe: Recipe) -> float:
@@ -133,9 +121,9 @@ def asked_tokens(recipe: Recipe) -> float:
     return math.inf if duration.tokens is None else duration.tokens
 
 
-def steps(recipe: Recipe) -> list[Step]:
+def steps(recipe: Recipe) -> list[Stretch]:
     """Return every step of a run."""
-    return [Step(s.seen + i * s.tokens, s.tokens, s.seq_len)
+    return [Stretch(s.seen + i * s.tokens, 1, s.tokens, s.seq_len)
             for s in stretches(recipe) for i in range(s.steps)]
 
 

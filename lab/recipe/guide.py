@@ -3,11 +3,12 @@
 Both layouts are known: sections under `trainer:`, and the flat ones of earlier releases. The keys are of
 https://docs.cerebras.net/en/latest/wsc/how_to_guides/mup_docs.html.
 """
-import difflib
 import math
 import sys
 from collections.abc import Iterator
 from typing import Any
+
+from lab.recipe.schema import unknown
 
 SECTIONS = {  # ours: where a flat file has it, where one with `trainer` has it
     "model": ("model", "trainer.init.model"), "optimizer": ("optimizer", "trainer.init.optimizer"),
@@ -78,9 +79,9 @@ def from_guide(values: dict[str, Any], where: str) -> dict[str, Any]:
             elif word in HOST[section]:
                 ignored.append(word)
             elif word not in READ[section]:
-                known = [name for table in (WORDS, READ, FIXED, HOST) for name in table.get(section, ())]
-                close = difflib.get_close_matches(word, known, 1, 0)
-                raise ValueError(f"{where}: unknown key {section}.{word}; the closest is {close[0]}")
+                known = [f"{section}.{name}" for table in (WORDS, READ, FIXED, HOST)
+                         for name in table.get(section, ())]
+                raise ValueError(f"{where}: {unknown('key', f'{section}.{word}', known)}")
     for section, word in NEEDED:
         if type(value := sections[section].get(word)) is not int or value < 1:
             raise ValueError(f"{where}: {section}.{word}: found {value!r}, expected a whole number")
@@ -120,8 +121,7 @@ def _sections(values: dict[str, Any], where: str) -> tuple[dict[str, dict[str, A
             elif word in HOST.get(path, ()):
                 ignored.append(word)
             else:
-                close = difflib.get_close_matches(here, paths, 1, 0)
-                raise ValueError(f"{where}: unknown key {here}; the closest is {close[0]}")
+                raise ValueError(f"{where}: {unknown('key', here, paths)}")
 
     walk(values, "")
     if sections["schedulers"]:

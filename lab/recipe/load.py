@@ -1,6 +1,5 @@
 """Recipe: one typed config, from a YAML file and overrides; all that shapes a run, and nothing else."""
 import dataclasses
-import difflib
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from lab.recipe.guide import from_guide
-from lab.recipe.schema import DURATIONS, ROLES, WORDS, Recipe
+from lab.recipe.schema import DURATIONS, ROLES, WORDS, Recipe, unknown
 
 FOLDER = Path(__file__).resolve().parent.parent / "recipes"
 
@@ -29,8 +28,7 @@ def load_recipe(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if not path.is_file():
-        close = difflib.get_close_matches(name, shipped(), 1, 0)
-        raise ValueError(f"--config {name}: no such recipe or file; the closest is {close[0]}")
+        raise ValueError(f"--config: {unknown('recipe or file', name, shipped())}")
     return make_recipe({"name": path.stem, **from_guide(load_yaml(path), path.name)}, overrides, path.name)
 
 
@@ -94,8 +92,7 @@ def _section(kind: type, values: Any, prefix: str, complain: Callable) -> Any:
     for name, value in values.items():
         key, of = f"{prefix}{name}", types.get(name)
         if of is None:
-            [close] = difflib.get_close_matches(key, keys(), 1, 0)
-            complain(key, f"unknown key {key}; the closest is {close}")
+            complain(key, str(unknown("key", key, keys())))
         inner = dataclass_of(of)
         if inner and not (value is None and of != inner):
             found[name] = _section(inner, value, f"{key}.", complain)

@@ -1,6 +1,8 @@
 """Schema: the types of a recipe, section by section; what a value means stands beside it."""
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Literal
 
 from jsonargparse.typing import ClosedUnitInterval as Share
@@ -13,6 +15,13 @@ WORDS = {  # a type -> what it takes, for messages
     PositiveInt: "a whole number above 0", Positive: "a number above 0", Share: "a number from 0 to 1",
     NotNegative: "a number of at least 0", Below1: "a number from 0 to below 1", float: "a number",
     int: "a whole number", bool: "true or false", str: "text", type(None): "null"}
+
+
+
+def unknown(what: str, key: object, known: Iterable[str]) -> ValueError:
+    """Return the error of a name that is none of those known: it names the closest."""
+    return ValueError(f"unknown {what} {key}; the closest is {get_close_matches(str(key), known, 1, 0)[0]}")
+
 
 ROLES = ("embedding", "position", "attention", "attention_out", "ffn_in", "ffn_out", "readout", "vector")
 HIDDEN = ROLES[2:6]  # the matrices of the blocks

@@ -45,17 +45,6 @@ def shapes() -> tuple[int, int, dict[str, list]]:
     return sum(row.combinations for row in rows), sum(row.admissible for row in rows), counts
 
 
-def finals() -> list[list[str]]:
-    """Return name, parameters, weights in MB, steps, tokens and FLOPs of the homework's two final recipes."""
-    rows = []
-    for name in FINALS:
-        recipe = load_recipe(name)
-        rows.append([name, f"{costs.parameters(recipe).total:,}",
-                     f"{costs.parameter_bytes(recipe) / 1e6:.1f}", f"{len(costs.steps(recipe)):,}",
-                     f"{costs.total_tokens(recipe):.4g}", f"{costs.total_flops(recipe):.3g}"])
-    return rows
-
-
 def figure(tiny: Run, runs: Sequence[Run], best: Run, output: Path) -> None:
     """Draw GPT-tiny's training loss against step, and everything's validation loss against FLOPs."""
     with figure_for(output) as canvas:
@@ -90,7 +79,11 @@ def page(folders: Folders, size: Size, tiny: Run, runs: Sequence[Run], best: Seq
                 f"{tiny.parameters:,} parameters, {tiny.tokens:,} tokens, {tiny.flops:.3g} FLOPs: val loss "
                 f"{tiny.val_loss:.4f}, perplexity {perplexity(tiny.val_loss):.1f}.", "",
                 "## The homework's final recipes, in closed form", "",
-                *study.table(("recipe", "parameters", "MB", "steps", "tokens", "FLOPs"), finals()), "",
+                *study.table(("recipe", "parameters", "MB", "steps", "tokens", "FLOPs"), [
+                    [recipe.name, f"{costs.parameters(recipe).total:,}",
+                     f"{costs.parameter_bytes(recipe) / 1e6:.1f}", f"{len(costs.steps(recipe)):,}",
+                     f"{costs.total_tokens(recipe):.4g}", f"{costs.total_flops(recipe):.3g}"]
+                    for recipe in map(load_recipe, FINALS)]), "",
                 "## What the homework's space could test", "",
                 f"Of {total} shapes {fit} have weights of 50 to 98 MB:", "")
     for axis, rows in counts.items():

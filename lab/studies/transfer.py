@@ -19,7 +19,7 @@ from lab.recipe.load import as_dict, load_recipe, make_recipe
 from lab.recipe.schema import Recipe
 from lab.studies import study
 from lab.studies.study import Claim, Folders, Losses
-from lab.sweep.results import comparable, group, max_grad_norm, Run, spikes
+from lab.sweep.results import comparable, group, Run
 from lab.sweep.worker import from_root
 from records.tools.show.figure import figure_for, PALETTE
 
@@ -116,10 +116,10 @@ def choose(runs: Sequence[Run]) -> int:
     Stable: no loss spike, and no gradient norm above ten times the median of all runs' largest. Where none of
     the three is stable, the lowest loss.
     """
-    norms = [max_grad_norm(run) or 0.0 for run in runs]
+    norms = [run.largest("grad_norm") or 0.0 for run in runs]
     limit = 10 * statistics.median(norms)
     order = sorted(range(len(runs)), key=lambda i: runs[i].val_loss)
-    stable = [i for i in order[:3] if not spikes([loss for _, loss in runs[i].train]) and norms[i] <= limit]
+    stable = [i for i in order[:3] if not runs[i].spikes and norms[i] <= limit]
     return (stable or order)[0]
 
 
@@ -208,8 +208,7 @@ def procedure(size: Size, searched: int, kept: Sequence[dict[str, Any]], tried: 
            f"loss of the stable among the three lowest: no loss spike, no gradient norm ten times the usual.")
     yield ""
     rows = [[i, *(f"{point[axis]:g}" for axis in axes), f"{run.val_loss:.4f}",
-             spikes([loss for _, loss in run.train]), f"{max_grad_norm(run):.3g}",
-             "chosen" if i - 1 == chosen else ""]
+             run.spikes, f"{run.largest('grad_norm'):.3g}", "chosen" if i - 1 == chosen else ""]
             for i, (point, run) in enumerate(zip(kept, tried), start=1)]
     yield from study.table(["rank at the proxy", *(axis.split(".")[-1] for axis in axes),
                             f"val loss at {size.widths[1]}", "spikes", "largest gradient norm", ""], rows)

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lab.sweep.results import (comparable, Group, group, label, load_results, max_grad_norm, mean_and_sd,
-                               peak_lr, perplexity, Results, Run, spikes)
+from lab.sweep.results import (comparable, Group, group, label, load_results, mean_and_sd, perplexity,
+                               Results, Run)
 from lab.sweep.space import admissible, make_space, points
 from records.tools.read.values import json_text, shown
 from records.tools.show.figure import figure_for, GREY, PALETTE
@@ -77,15 +77,14 @@ def counted(runs: Sequence[Run]) -> str:
 
 def facts(found: Group) -> dict[str, Any]:
     """Return a point's row in the table of the best; spikes and gradient norm are those of its worst run."""
-    runs, norms = found.runs, [max_grad_norm(run) for run in found.runs]
+    runs, norms = found.runs, [run.largest("grad_norm") for run in found.runs]
     return {"point": found.point, "n": found.n, "mean": found.mean, "sd": found.sd,
             "ppl": None if found.mean is None else perplexity(found.mean),
             "tokens": max(run.tokens for run in runs), "flops": found.flops,
             "parameters": runs[0].parameters,
-            "spikes": max(spikes([loss for _, loss in run.train]) for run in runs),
+            "spikes": max(run.spikes for run in runs),
             "max_grad_norm": max((norm for norm in norms if norm is not None), default=None),
-            "peak_lr": peak_lr(runs[0]),
-            "statuses": counted(runs)}
+            "peak_lr": runs[0].largest("lr"), "statuses": counted(runs)}
 
 
 def noise(groups: Sequence[Group]) -> dict[str, Any] | None:
@@ -258,7 +257,9 @@ def draw_lr(groups: Sequence[Group], title: str, output: Path) -> None:
     best_over = ""
     if len(lines) > LINES:
         one = min(others, key=lambda axis: (axis != "model.n_embd", len(_lines(groups, [axis]))))
-        lines = {name: _best_at_each_lr(line) for name, line in _lines(groups, [one]).items()}
+        worst_first = sorted(groups, key=lambda g: -math.inf if g.mean is None else -g.mean)
+        best_at = {(label(g.point[one]), g.point["optimizer.lr"]): g for g in worst_first}
+        lines = _lines(list(best_at.values()), [one])
         best_over = f"\na point is the best over {', '.join(a for a in others if a != one)}"
     with figure_for(output) as figure:
         axes = figure.subplots()
@@ -284,13 +285,6 @@ def _lines(groups: Sequence[Group], axes: Sequence[str]) -> dict[str, list[Group
         if found.mean is not None:
             lines.setdefault(words(found.point, axes), []).append(found)
     return lines
-
-
-def _best_at_each_lr(line: Sequence[Group]) -> list[Group]:
-    best: dict[float, Group] = {}
-    for found in sorted(line, key=lambda g: g.mean, reverse=True):
-        best[found.point["optimizer.lr"]] = found
-    return list(best.values())
 
 
 def _draw_line(axes: Any, name: str, line: Sequence[Group], index: int) -> None:

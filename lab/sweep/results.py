@@ -54,6 +54,17 @@ class Run:
         """The run's number and log, for messages."""
         return f"run {self.index}" + (f" ({self.log.name})" if self.log else "")
 
+    @property
+    def spikes(self) -> int:
+        """Number of spikes in the training loss."""
+        return spikes([loss for _, loss in self.train])
+
+    def largest(self, scalar: str) -> float | None:
+        """Return the largest value logged under a name (grad_norm is that before clipping, lr that before the
+        roles' own factors): inf for nan, None where none is logged."""
+        values = [value for _, value in self.scalars.get(scalar, [])]
+        return max((math.inf if math.isnan(value) else value for value in values), default=None)
+
 
 class Results(NamedTuple):
     """A sweep: its folder, sweep.json as it stands, its runs in order of their index."""
@@ -136,23 +147,22 @@ def _from_log(run: Run, log: Log) -> Run:
         if run.status == "ok":
             raise ValueError("cut off above its manifest, but its run is ok")
         return dataclasses.replace(run, log=log.path)
-    manifest, ended = log.manifest, (log.end or {}).get("status", "incomplete")
+    manifest, data, ended = log.manifest, log.manifest["data"], (log.end or {}).get("status", "incomplete")
     if (run.status == "ok") != (ended == "ok"):
         raise ValueError(f"its run {ended}, the index says {run.status}")
     if manifest["seed"] != run.seed:
         raise ValueError(f"seed {manifest['seed']}, the index says {run.seed}")
     recipe = manifest["hyperparameters"]["recipe"]
-    shards = manifest["data"]
-    data = Data(tuple(shard["sha256"] for shard in shards["train"]), shards["val"]["sha256"],
-                log.track["val_tokens"])
     scalars: dict[str, list[tuple[int, float]]] = {}
     for event in log.events:
         if event.kind == "scalar":
             for name in event.fields.keys() - {"step", "seq"}:
                 scalars.setdefault(name, []).append((event.fields["step"], number(event.fields[name])))
-    train = [(line.step, line.train_loss) for line in log.steps if line.train_loss is not None]
-    run = dataclasses.replace(run, log=log.path, recipe=recipe, data=data, val=log.vals, train=train,
-                              scalars=scalars, parameters=manifest["parameters"]["total"])
+    run = dataclasses.replace(
+        run, log=log.path, recipe=recipe, val=log.vals, scalars=scalars,
+        train=[(line.step, line.train_loss) for line in log.steps if line.train_loss is not None],
+        data=Data(tuple(shard["sha256"] for shard in data["train"]), data["val"]["sha256"],
+                  log.track["val_tokens"]), parameters=manifest["parameters"]["total"])
     if log.vals:  # a run that diverged took fewer than were planned
         last = log.vals[-1]
         run = dataclasses.replace(run, tokens=last.tokens, flops=_flops(recipe, last.step),
@@ -197,30 +207,28 @@ def mean_and_sd(losses: Sequence[float]) -> tuple[float | None, float | None]:
     return mean, statistics.stdev(losses) if len(losses) > 1 and math.isfinite(mean) else None
 
 
-def matched(runs: Sequence[Run]) -> None:
-    """Raise ValueError where runs that ended differ in their tokens, or any in their data.
-
-    A diverged run's loss is inf after any number of tokens, so only its data must be equal.
-    """
-    _same_data(runs)
-    ended = [run for run in runs if run.status == "ok"]
-    odd = next((run for run in ended if run.tokens != ended[0].tokens), None)
-    if odd:
-        raise ValueError(f"{ended[0].name} took {ended[0].tokens} tokens, {odd.name} {odd.tokens}: their "
-                         "losses do not compare; give the space one duration.tokens that all steps divide")
-
-
 def comparable(runs: Sequence[Run]) -> str:
     """Return what the losses of runs are compared at. Raises ValueError where they do not compare.
 
-    Always equal data; and equal tokens or, where every recipe's duration is a budget of FLOPs, equal FLOPs:
-    a run takes the whole steps that fit, so none may lie a step of its own or more below the largest.
+    Always equal data; and equal tokens or, where every recipe's duration is a budget of FLOPs, equal FLOPs: a
+    run takes the whole steps that fit, so none may lie a step of its own or more below the largest. The loss
+    of a diverged run is inf after any number of tokens, so only its data must be equal.
     """
+    known = [run for run in runs if run.data]
+    for run in known[1:]:
+        for name, a, b in zip(Data._fields, known[0].data, run.data):
+            if a != b:
+                raise ValueError(f"{known[0].name} and {run.name} differ in their data, {name} "
+                                 f"{label(a)[:80]} and {label(b)[:80]}: their losses do not compare")
     ended = [run for run in runs if run.status == "ok"]
-    if not ended or any(run.recipe["duration"]["flops"] is None for run in ended):
-        matched(runs)
-        return f"at {ended[0].tokens} tokens" if ended else "at nothing: no run ended ok"
-    _same_data(runs)
+    if not ended:
+        return "at nothing: no run ended ok"
+    if any(run.recipe["duration"]["flops"] is None for run in ended):
+        if odd := [run for run in ended if run.tokens != ended[0].tokens]:
+            raise ValueError(f"{ended[0].name} took {ended[0].tokens} tokens, {odd[0].name} {odd[0].tokens}: "
+                             "their losses do not compare; give the space one duration.tokens that all "
+                             "steps divide")
+        return f"at {ended[0].tokens} tokens"
     most = max(ended, key=lambda run: run.flops)
     for run in ended:
         step = _flops(run.recipe, run.val[-1].step + 1) - run.flops
@@ -229,15 +237,6 @@ def comparable(runs: Sequence[Run]) -> str:
                              f"of {step:.3g} or more apart: their losses do not compare")
     tokens = sorted(run.tokens for run in ended)
     return f"at {most.flops:.4g} training FLOPs, within one step; tokens {tokens[0]} to {tokens[-1]}"
-
-
-def _same_data(runs: Sequence[Run]) -> None:
-    first, *others = [run for run in runs if run.data] or [None]
-    for run in others:
-        for name, a, b in zip(Data._fields, first.data, run.data):
-            if a != b:
-                raise ValueError(f"{first.name} and {run.name} differ in their data, {name} {label(a)[:80]} "
-                                 f"and {label(b)[:80]}: their losses do not compare")
 
 
 def label(value: Any) -> str:
@@ -270,14 +269,3 @@ def spikes(train_losses: Sequence[float]) -> int:
         if not high:
             usual.append(loss)
     return count
-
-
-def max_grad_norm(run: Run) -> float | None:
-    """Return the largest logged gradient norm, before clipping: inf for nan, None where none is logged."""
-    norms = [norm for _, norm in run.scalars.get("grad_norm", [])]
-    return max((math.inf if math.isnan(norm) else norm for norm in norms), default=None)
-
-
-def peak_lr(run: Run) -> float | None:
-    """Return the largest learning rate that a run's log has, before the roles' own factors."""
-    return max((lr for _, lr in run.scalars.get("lr", [])), default=None)

@@ -1,6 +1,5 @@
 """Space: the recipes of a sweep, as pure functions of a YAML file; what may not be run is never built."""
 import dataclasses
-import difflib
 import hashlib
 import heapq
 import itertools
@@ -11,11 +10,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin
 
+import numpy as np
+
 from harness.runlog import canonical
 from lab.recipe import costs
 from lab.recipe import load as recipes
+from lab.recipe.load import typed
 from lab.recipe.schedule import factor
-from lab.recipe.schema import Duration, Recipe
+from lab.recipe.schema import Duration, Recipe, unknown
 from lab.train import divided, memory_bytes
 
 MOST_POINTS = 1_000_000
@@ -102,8 +104,8 @@ def make_space(values: dict[str, Any]) -> Space:
     `resolved` is the recipe in full, as sweep.json has it, instead of recipe and overrides. Raises
     ValueError, in one line, naming the closest to an unknown key.
     """
-    for key in values:
-        check_known(key, KEYS, "key")
+    for key in values.keys() - set(KEYS):
+        raise unknown("key", key, KEYS)
     name, overrides = values.get("recipe"), values.get("overrides") or {}
     constraints = values.get("constraints") or {}
     points, axes = _listed(values) if values.get("method") == "list" else ([], values.get("axes"))
@@ -114,11 +116,10 @@ def make_space(values: dict[str, Any]) -> Space:
             raise ValueError(f"{key}: found {value!r}, expected `key: value` lines")
     if both := sorted(overrides.keys() & axes.keys()):
         raise ValueError(f"{', '.join(both)}: found among overrides and axes, expected in one of them")
-    overrides = {key: number(value) for key, value in overrides.items()}
     resolved = values.get("resolved")
     base = recipes.make_recipe(resolved) if resolved else recipes.load_recipe(name, overrides)
     axes = {str(key): axis_values(str(key), axes[key]) for key in axes}
-    points = [{key: typed(key, value) for key, value in point.items()} for point in points]
+    points = [{key: _typed(key, value) for key, value in point.items()} for point in points]
     return check(Space(
         recipe=name, overrides=overrides, axes=axes, points=points,
         method=values.get("method", "grid"), samples=values.get("samples"), seed=values.get("seed", 0),
@@ -210,11 +211,15 @@ def _replaced(value: Any, kind: Any, words: list[str], new: Any) -> Any:
 
 
 def _bounds(key: str, given: Any) -> tuple[float, float]:
-    check_known(key, list(CONSTRAINTS), "constraint")
-    ends = [number(end) for end in (given if isinstance(given, list) else [0, given])]
-    if len(ends) != 2 or not all(type(x) in (int, float) for x in ends) or not ends[0] <= ends[1]:
+    if key not in CONSTRAINTS:
+        raise unknown("constraint", key, CONSTRAINTS)
+    try:
+        least, most = typed(tuple[float, float], given if isinstance(given, list) else [0, given])
+    except ValueError:
+        least, most = math.inf, 0.0
+    if least > most:
         raise ValueError(f"constraints: {key}: found {given!r}, expected the most, or [least, most]")
-    return float(ends[0]), float(ends[1])
+    return least, most
 
 
 def axis_values(key: str, given: Any) -> list:
@@ -222,13 +227,12 @@ def axis_values(key: str, given: Any) -> list:
 
     Raises ValueError, in one line, for an unknown key, a wrong type or a value that stands there twice.
     """
-    kind_of(key)
     if isinstance(given, dict) and len(given) == 1 and next(iter(given)) in ("log", "linear"):
         given = _spaced(key, *next(iter(given.items())))
     if not isinstance(given, list) or not given:
         raise ValueError(f"axes: {key}: found {given!r}, expected a list of values, {{log: [lo, hi, n]}} or "
                          f"{{linear: [lo, hi, n]}}")
-    values = [typed(key, value) for value in given]
+    values = [_typed(key, value) for value in given]
     if key == "seed" and min(values) < 0:
         raise ValueError(f"axes: seed: found {min(values)}, expected at least 0")
     if again := [value for i, value in enumerate(values) if value in values[:i]]:
@@ -236,53 +240,29 @@ def axis_values(key: str, given: Any) -> list:
     return values
 
 
-def kind_of(key: str) -> Any:
-    """Return the type of an axis' values: the recipe's, or a run's seed.
-
-    Raises ValueError, naming the closest, for an unknown key.
-    """
+def _typed(key: str, value: Any) -> Any:
+    """Return an axis' value as the recipe has it, or a run's seed."""
     kind = int if key == "seed" else recipes.type_of(key)
     if kind is None or recipes.dataclass_of(kind):
-        check_known(key, ["seed", *recipes.keys()], "axis")
-    return kind
+        raise unknown("axis", key, ["seed", *recipes.keys()])
+    try:
+        return typed(kind, value)
+    except ValueError as error:
+        raise ValueError(f"axes: {key}: {error}") from None
 
 
 def _spaced(key: str, spacing: str, ends: Any) -> list[float]:
     """Return n values from lo to hi, rounded to 3 significant digits: the same on every machine."""
-    numbers = [number(end) for end in ends] if isinstance(ends, list) else []
-    if len(numbers) != 3 or not all(isinstance(x, (int, float)) for x in numbers) or not (
-            numbers[0] < numbers[1] and numbers[2] >= 2 and numbers[2] == int(numbers[2])
-            and numbers[2] <= 1000 and (numbers[0] > 0 or spacing == "linear")):
+    try:
+        lo, hi, n = typed(tuple[float, float, int], ends)
+    except ValueError:
+        lo, hi, n = 0.0, 0.0, 0
+    if not (lo < hi and 2 <= n <= 1000 and (lo > 0 or spacing == "linear")):
         raise ValueError(f"axes: {key}: {spacing}: found {ends!r}, expected [lo, hi, n]: 2 to 1000 values "
                          f"from lo up to hi{', lo > 0' if spacing == 'log' else ''}")
-    lo, hi, n = numbers
-    shares = [i / (int(n) - 1) for i in range(int(n))]
-    values = [lo * (hi / lo) ** s if spacing == "log" else lo + (hi - lo) * s for s in shares]
+    values = (np.geomspace if spacing == "log" else np.linspace)(lo, hi, n)
     rounded = [float(f"{value:.3g}") for value in values]
     if len(set(rounded)) < n:
         raise ValueError(f"axes: {key}: {spacing}: found {ends!r}, whose values are equal to 3 digits; give "
                          f"fewer or a list")
     return [int(value) if value.is_integer() else value for value in rounded]
-
-
-def typed(key: str, value: Any) -> Any:
-    """Return a value as the recipe has it at a key. Raises ValueError where it does not fit."""
-    try:
-        return recipes.typed(kind_of(key), value)
-    except ValueError as error:
-        raise ValueError(f"axes: {key}: {error}") from None
-
-
-def number(value: Any) -> Any:
-    """Return text such as 1e17, which YAML 1.1 takes for text, as a number; anything else as it is."""
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
-
-
-def check_known(key: Any, names: Any, what: str) -> None:
-    """Raise ValueError, naming the closest, for a key that is none of some names."""
-    if key not in names:
-        close = difflib.get_close_matches(str(key), names, 1, 0)
-        raise ValueError(f"unknown {what} {key}; the closest is {close[0]}")

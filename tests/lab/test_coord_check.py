@@ -6,8 +6,8 @@ import pytest
 from lab.__main__ import main
 from lab.coord_check import FLAT, slope
 
-SMALL = ["--override", "model.head_dim=16", "model.n_embd=32", "parametrization.mup_base_hidden_size=32",
-         "parametrization.mup_base_filter_size=128", "data.seq_len=32", "data.batch_tokens=256"]
+SMALL = ("--override model.head_dim 16 model.n_embd 32 parametrization.mup_base_hidden_size 32 "
+         "parametrization.mup_base_filter_size 128 data.seq_len 32 data.batch_tokens 256").split()
 
 
 @pytest.mark.parametrize("config, moves", [

@@ -38,15 +38,41 @@ def test_mup_has_the_tables_factors():
         row = rows[role]
         assert (row.fan_in, row.lr, row.weight_decay, row.eps) == (fan_in, lr, decay, eps), role
         assert std is None or row.std == pytest.approx(std, rel=1e-12), role
-    # two heads at any width: those of the base have 16 channels, these 64
-    assert multipliers(recipe_of()) == (1, math.sqrt(16) / 64, 1 / m)
-    assert multipliers(recipe_of(model__head_dim=64)).attention == 1 / math.sqrt(64)
 
 
-def test_filter_and_hidden_have_ratios_of_their_own():
-    rows = table(recipe_of(model__filter_size=256, parametrization__mup_base_filter_size=32))
-    assert (rows["ffn_in"].width, rows["ffn_out"].width) == (4, 8)
-    assert (rows["ffn_in"].lr, rows["ffn_out"].lr) == (1 / 4, 1 / 8)
+@pytest.mark.parametrize("overrides, column, expected", [
+    ({"model__filter_size": 256, "parametrization__mup_base_filter_size": 32}, "width",
+     {"ffn_in": 4, "ffn_out": 8}),
+    ({"model__filter_size": 256, "parametrization__mup_base_filter_size": 32}, "lr",
+     {"ffn_in": 1 / 4, "ffn_out": 1 / 8}),
+    ({"parametrization__weight_decay": "unscaled"}, "weight_decay", {"attention": 1, "vector": 0}),
+    ({"parametrization__scale_eps": False}, "eps", {"attention": 1, "ffn_out": 1}),
+    ({"optimizer__name": "muon"}, "lr", dict.fromkeys((*HIDDEN, "embedding", "readout"), 1)),
+    ({"optimizer__name": "muon"}, "weight_decay", dict.fromkeys(HIDDEN, 1)),
+    ({"optimizer__name": "muon"}, "std", {"attention": .01, "attention_out": .005, "embedding": .02}),
+    ({"optimizer__lr_factor": {"attention": .5, "readout": 3.0}}, "lr",
+     {"attention": 1 / 8, "attention_out": 1 / 4, "readout": 3}),
+    ({"model__residual_init": "scaled"}, "std", {"attention_out": .005, "ffn_out": .005, "attention": .01}),
+    ({"model__residual_init": "plain"}, "std", {"attention_out": .01, "ffn_out": .01, "attention": .01}),
+    ({"model__residual_init": "zero"}, "std", {"attention_out": 0, "ffn_out": 0, "attention": .01})])
+def test_the_words_of_a_recipe_change_their_own_column(overrides, column, expected):
+    rows = table(recipe_of(**overrides))
+    assert {role: getattr(rows[role], column) for role in expected} == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("words, factor, expected", [
+    ({}, "attention", math.sqrt(16) / 64),  # two heads at any width: 16 channels in the base, 64 here
+    ({"model__head_dim": 64}, "attention", 1 / math.sqrt(64)),
+    ({"parametrization__mup_base_head_dim": 16}, "attention", 4 / 64),
+    ({"parametrization__scale_qk_dot_by_d": True}, "attention", 1 / 64),
+    # alpha = sqrt(base head_dim) makes the guide's literal reading equal to ours
+    ({"parametrization__scale_qk_dot_by_d": True, "parametrization__attention_logits_alpha": 4.0},
+     "attention", 4 / 64),
+    ({}, "output", 1 / 4), ({"parametrization__output_logits_alpha": 2.0}, "output", .5),
+    ({"parametrization__scale_output_logits_by_d": False}, "output", .5),
+    ({}, "embedding", 1), ({"parametrization__embeddings_scale": 10.0}, "embedding", 10)])
+def test_factors_of_the_forward_pass(words, factor, expected):
+    assert getattr(multipliers(recipe_of(**words)), factor) == expected
 
 
 def test_standard_parametrization_is_the_table_with_ones():
@@ -57,48 +83,12 @@ def test_standard_parametrization_is_the_table_with_ones():
         assert multipliers(recipe_of("sp", d)) == (1, (d / 2) ** -.5, 1)
 
 
-def test_muon_needs_no_factor_for_width_and_its_decay_none_either():
-    rows = table(recipe_of(optimizer__name="muon"))
-    for role in HIDDEN:
-        assert (rows[role].lr, rows[role].weight_decay) == (1, 1)
-        assert rows[role].std == table(recipe_of())[role].std
-    assert (rows["embedding"].lr, rows["readout"].lr) == (1, 1)
-
-
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_lr_times_weight_decay_is_constant_in_width(name):
     products = [{role: row.lr * row.weight_decay for role, row in
                  table(recipe_of(d=d, optimizer__name=name)).items()} for d in (32, 64, 256, 1024)]
     assert all(product == products[0] for product in products)
     assert products[0]["attention"] == 1 and products[0]["vector"] == 0
-
-
-def test_the_guides_literal_rule_leaves_weight_decay_alone():
-    rows = table(recipe_of(parametrization__weight_decay="unscaled", parametrization__scale_eps=False))
-    assert {row.weight_decay for row in rows.values()} == {0, 1}
-    assert {row.eps for row in rows.values()} == {1}
-    assert rows["attention"].lr * rows["attention"].weight_decay == 1 / 4
-
-
-def test_attention_divides_by_the_root_of_the_base_head_and_the_head_dimension():
-    """attention_logits_alpha = sqrt(base head_dim) makes the literal reading equal to ours."""
-    ours = recipe_of(parametrization__mup_base_head_dim=16)
-    literal = recipe_of(parametrization__scale_qk_dot_by_d=True, parametrization__attention_logits_alpha=4.0)
-    assert multipliers(ours).attention == multipliers(literal).attention == 4 / 64
-    assert multipliers(recipe_of(parametrization__scale_qk_dot_by_d=True)).attention == 1 / 64
-
-
-def test_logits_are_scaled_by_width_or_by_its_root():
-    assert multipliers(recipe_of(parametrization__output_logits_alpha=2.0)).output == .5
-    assert multipliers(recipe_of(parametrization__scale_output_logits_by_d=False)).output == .5
-    assert multipliers(recipe_of(parametrization__embeddings_scale=10.0)).embedding == 10
-
-
-@pytest.mark.parametrize("residual, std", [("scaled", .005), ("plain", .01), ("zero", 0)])
-def test_matrices_that_write_to_the_residual_start_as_asked(residual, std):
-    rows = table(recipe_of(model__residual_init=residual))
-    assert rows["attention_out"].std == rows["ffn_out"].std == pytest.approx(std)
-    assert rows["attention"].std == .01
 
 
 def test_the_drawn_weights_have_the_tables_std_and_bounds():
@@ -117,31 +107,20 @@ def test_the_drawn_weights_have_the_tables_std_and_bounds():
             assert p.std().item() == pytest.approx(.8796 * row.std, rel=.04), name
 
 
-@pytest.mark.parametrize("word", ["mup_base_hidden_size", "mup_base_filter_size"])
-@pytest.mark.parametrize("kind", ["sp", "mup"])
-def test_one_base_size_alone_is_refused(kind, word):
-    with pytest.raises(ValueError, match="give both or neither"):
-        check(make_recipe({"parametrization": {"kind": kind, word: 64}}))
-
-
-def test_mup_without_base_sizes_is_refused():
-    with pytest.raises(ValueError, match="mup needs mup_base_hidden_size and mup_base_filter_size"):
-        table(make_recipe({"parametrization": {"kind": "mup"}}))
-
-
-@pytest.mark.parametrize("word, value", [
-    ("embeddings_scale", 10.0), ("output_logits_alpha", 1.0), ("scale_output_logits_by_d", False),
-    ("scale_qk_dot_by_d", True), ("attention_logits_alpha", 2.0),
-    ("adjust_learning_rate", {"embedding": 1.0})])
-def test_tunables_without_base_sizes_are_refused(word, value):
-    with pytest.raises(ValueError, match=f"{word} without base sizes"):
-        multipliers(make_recipe({"parametrization": {word: value}}))
-
-
-def test_an_unknown_group_is_refused_by_name():
-    recipe = recipe_of(parametrization__adjust_learning_rate={"decoder_kernel": .1})
-    with pytest.raises(ValueError, match="no group 'decoder_kernel'; there are embedding, decoder_attention"):
-        table(recipe)
+@pytest.mark.parametrize("words, said", [
+    *(({"kind": kind, word: 64}, "give both or neither") for kind in ("sp", "mup")
+      for word in ("mup_base_hidden_size", "mup_base_filter_size")),
+    ({"kind": "mup"}, "mup needs mup_base_hidden_size and mup_base_filter_size"),
+    *(({word: value}, f"{word} without base sizes") for word, value in (
+        ("embeddings_scale", 10.0), ("output_logits_alpha", 1.0), ("scale_output_logits_by_d", False),
+        ("scale_qk_dot_by_d", True), ("attention_logits_alpha", 2.0),
+        ("adjust_learning_rate", {"embedding": 1.0}))),
+    ({"mup_base_hidden_size": 16, "mup_base_filter_size": 64, "adjust_learning_rate": {"decoder_kernel": .1}},
+     "no group 'decoder_kernel'; there are embedding, decoder_attention")])
+def test_words_that_cannot_go_together_are_refused(words, said):
+    for use in (check, table, multipliers):
+        with pytest.raises(ValueError, match=said):
+            use(make_recipe({"parametrization": words}))
 
 
 def test_factors_of_the_user_replace_the_automatic_ones_with_one_line_each(capfd):
@@ -157,11 +136,6 @@ def test_factors_of_the_user_replace_the_automatic_ones_with_one_line_each(capfd
     result.log.unlink()
     printed = capfd.readouterr().out
     assert all(printed.count(line) == 1 for line in said)
-
-
-def test_lr_factors_of_roles_come_on_top():
-    rows = table(recipe_of(optimizer__lr_factor={"attention": .5, "readout": 3.0}))
-    assert (rows["attention"].lr, rows["attention_out"].lr, rows["readout"].lr) == (1 / 8, 1 / 4, 3)
 
 
 @pytest.mark.parametrize("key, value", [

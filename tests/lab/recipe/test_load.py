@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lab.__main__ import main
-from lab.recipe.load import as_dict, keys, load_recipe, make_recipe, replace, shipped, smoke
+from lab.recipe.load import as_dict, load_recipe, make_recipe, replace, shipped, smoke
 from lab.train import parse_overrides
 
 FULL = {"name": "full", "model": {"kind": "gpt2", "tied": False, "embedding_initializer": {"std": .1}},
@@ -38,24 +38,21 @@ def test_a_recipe_with_everything_becomes_a_dict_and_comes_back():
     assert recipe.optimizer.betas == (.8, .9)
     assert recipe.schedule.roles["readout"].kind == "constant"
     assert make_recipe(as_dict(smoke(recipe))) == smoke(recipe)
+    small = smoke(load_recipe("cerebras_2.7b"))  # what it does not shrink stays
+    assert small.parametrization.embeddings_scale == 10
+    assert small.model.initializer.name == "truncated_normal"
+    assert small.model.n_embd / small.parametrization.mup_base_hidden_size == 2
 
 
-def test_recipes_are_frozen():
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        load_recipe("gpt_tiny").model.n_layer = 3
-
-
-def test_overrides_are_pairs_or_equations_or_both():
-    words = ["optimizer.lr", "3e-3", "schedule.warmup_tokens=1e6", "model.tied", "false",
-             "data.micro_batch=none", "optimizer.betas=[0.8, 0.9]", "data.track", "lab"]
-    assert parse_overrides(words) == {
-        "optimizer.lr": .003, "schedule.warmup_tokens": 1e6, "model.tied": False, "data.micro_batch": None,
-        "optimizer.betas": [.8, .9], "data.track": "lab"}
-
-
-def test_an_override_without_a_value_is_refused():
+def test_overrides_are_pairs():
+    words = ["optimizer.lr", "3e-3", "schedule.warmup_tokens", "1.5e+6", "model.tied", "false",
+             "data.micro_batch", "none", "optimizer.betas", "[0.8, 0.9]", "data.track", "lab"]
+    overrides = {"optimizer.lr": "3e-3", "schedule.warmup_tokens": 1.5e6, "model.tied": False,
+                 "data.micro_batch": None, "optimizer.betas": [.8, .9], "data.track": "lab"}
+    assert parse_overrides(words) == overrides
+    assert make_recipe({}, overrides).optimizer.lr == .003, "what YAML takes for text is a number here"
     with pytest.raises(ValueError, match="--override optimizer.lr has no value"):
-        parse_overrides(["model.tied=true", "optimizer.lr"])
+        parse_overrides(["model.tied", "true", "optimizer.lr"])
 
 
 def test_overrides_win_over_the_file():
@@ -78,29 +75,13 @@ def test_a_file_may_say_any_duration(duration):
     assert getattr(found, duration) == 3 and found.steps is None
 
 
-@pytest.mark.parametrize("duration, words", [
-    ({"steps": 5, "tokens": 10}, "found steps and tokens, expected exactly one"),
-    ({"steps": 0}, "duration.steps: found 0, expected"),
-    ({"flops": -1.0}, "duration.flops: found -1.0, expected"),
-    ({"steps": None}, "found nothing, expected exactly one of steps, tokens, tokens_per_param, flops")])
-def test_other_than_one_duration_is_refused(duration, words):
-    assert words in wrong({"duration": duration})
-
-
 @pytest.mark.parametrize("overrides, words", [
     ({"optimizer.lrr": 1.0}, "--override: unknown key optimizer.lrr; the closest is optimizer.lr"),
     ({"optimiser.lr": 1.0}, "--override: unknown key optimiser; the closest is optimizer"),
     ({"warmup_tokens": 1.0}, "--override: unknown key warmup_tokens; the closest is schedule.warmup_tokens"),
     ({"model.nlayer": 1}, "--override: unknown key model.nlayer; the closest is model.n_layer")])
 def test_an_unknown_override_names_the_closest_key(overrides, words):
-    assert words in wrong({}, overrides)
-
-
-def test_an_unknown_key_of_a_file_names_file_and_closest():
-    words = "my.yaml: unknown key model.n_embed; the closest is model.n_embd"
-    assert wrong({"model": {"n_embed": 3}}) == words
-    words = "my.yaml: unknown key schedule.kindd; the closest is schedule.kind"
-    assert wrong({"schedule": {"kindd": "linear"}}) == words
+    assert wrong({}, overrides).startswith(words)
 
 
 @pytest.mark.parametrize("key, value, expected", [
@@ -133,11 +114,15 @@ def test_numbers_are_plain_whatever_the_schemas_types_and_whole_ones_may_be_writ
     assert type(replace(recipe, optimizer__momentum=.5).optimizer.momentum) is float
 
 
-def test_a_section_that_is_no_mapping_is_refused():
-    assert "model: found 3, expected keys of its own" in wrong({"model": 3})
-
-
 @pytest.mark.parametrize("values, words", [
+    ({"model": {"n_embed": 3}}, "my.yaml: unknown key model.n_embed; the closest is model.n_embd"),
+    ({"schedule": {"kindd": 3}}, "my.yaml: unknown key schedule.kindd; the closest is schedule.kind"),
+    ({"model": 3}, "model: found 3, expected keys of its own"),
+    ({"duration": {"steps": 5, "tokens": 10}}, "found steps and tokens, expected exactly one"),
+    ({"duration": {"steps": 0}}, "duration.steps: found 0, expected"),
+    ({"duration": {"flops": -1.0}}, "duration.flops: found -1.0, expected"),
+    ({"duration": {"steps": None}},
+     "found nothing, expected exactly one of steps, tokens, tokens_per_param, flops"),
     ({"model": {"n_embd": 65, "n_head": 2}}, "65 is not a multiple of n_head = 2"),
     ({"model": {"n_layer": 0}}, "my.yaml: model.n_layer: found 0, expected a whole number above 0"),
     ({"model": {"head_dim": -16}}, "model.head_dim: found -16"),
@@ -160,13 +145,8 @@ def test_a_section_that_is_no_mapping_is_refused():
     ({"schedule": {"roles": {"head": {}}}}, "schedule.roles: no role 'head'"),
     ({"schedule": {"warmup_tokens": 5, "warmup_frac": .1}}, "found warmup_tokens and warmup_frac"),
     ({"schedule": {"roles": {"readout": {"warmup_tokens": 5, "warmup_frac": .1}}}}, "at most one")])
-def test_values_that_cannot_go_together_are_refused(values, words):
+def test_what_is_unknown_out_of_range_or_cannot_go_together_is_refused(values, words):
     assert words in wrong(values)
-
-
-def test_every_key_that_an_override_may_name_is_listed():
-    assert {"name", "model.n_embd", "model.embedding_initializer.std", "schedule.weight_decay.kind",
-            "parametrization.mup_base_hidden_size", "duration.flops"} <= set(keys())
 
 
 def test_replace_writes_a_dot_as_two_underscores():
@@ -174,11 +154,6 @@ def test_replace_writes_a_dot_as_two_underscores():
     other = replace(recipe, optimizer__lr=.5, duration__tokens=1e5)
     assert (other.optimizer.lr, other.duration.steps, other.duration.tokens) == (.5, None, 1e5)
     assert replace(other, optimizer__lr=recipe.optimizer.lr, duration__steps=2000) == recipe
-
-
-def test_an_unknown_recipe_names_the_closest():
-    with pytest.raises(ValueError, match="gpt_tinny: no such recipe or file; the closest is gpt_tiny$"):
-        load_recipe("gpt_tinny")
 
 
 @pytest.mark.parametrize("text, words", [
@@ -223,3 +198,4 @@ def test_bad_input_is_one_line_and_exit_code_2(capsys, words):
     assert main(["recipe", "--config", *words.split()]) == 2
     out, err = capsys.readouterr()
     assert not out and err.startswith("lab recipe: ") and err.count("\n") == 1
+    assert words != "gpt_tinny" or "unknown recipe or file gpt_tinny; the closest is gpt_tiny\n" in err

@@ -36,11 +36,23 @@ def reported(capsys, *words: str | Path) -> tuple[int, str, str]:
     return code, *capsys.readouterr()
 
 
-def test_the_best_points_are_ranked_by_their_mean_over_seeds(tmp_path, capsys):
-    code, out, _ = reported(capsys, widths(tmp_path / "s"), "--json")
-    found = json.loads(out)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """The full grid's folder, which no test changes."""
+    return widths(tmp_path_factory.mktemp("whole") / "s")
+
+
+def found_in(capsys, folder: Path) -> dict:
+    """Return what the report says of a folder, as data."""
+    code, out, _ = reported(capsys, folder, "--json")
+    assert code == 0
+    return json.loads(out)
+
+
+def test_the_best_points_are_ranked_by_their_mean_over_seeds(whole, capsys):
+    found = found_in(capsys, whole)
     best = found["best"][0]
-    assert code == 0 and best["point"] == {"model.n_embd": 64, "optimizer.lr": 0.001}
+    assert best["point"] == {"model.n_embd": 64, "optimizer.lr": 0.001}
     assert best["mean"] == pytest.approx(3.365) and best["sd"] == pytest.approx(0.01 / math.sqrt(2))
     assert best["ppl"] == pytest.approx(math.exp(3.365)) and best["n"] == 2 and best["tokens"] == 2048
     assert found["best"][-1]["mean"] == "inf" and found["best"][-1]["statuses"] == "2 diverged"
@@ -48,29 +60,35 @@ def test_the_best_points_are_ranked_by_their_mean_over_seeds(tmp_path, capsys):
     assert found["statuses"] == "10 ok, 2 diverged" and found["compared"] == "at 2048 tokens"
 
 
-def test_the_noise_between_seeds_says_how_many_points_are_not_told_from_the_best(tmp_path, capsys):
-    noise = json.loads(reported(capsys, widths(tmp_path / "s"), "--json")[1])["noise"]
-    assert noise == {"sd": pytest.approx(0.01 / math.sqrt(2)), "df": 5, "not_told_from_the_best": 0}
-    assert "sd between seeds 0.0071 nats, pooled, 5 degrees of freedom" in reported(capsys, tmp_path / "s")[1]
+def test_the_noise_between_seeds_says_how_many_points_are_not_told_from_the_best(whole, capsys):
+    assert found_in(capsys, whole)["noise"] == {
+        "sd": pytest.approx(0.01 / math.sqrt(2)), "df": 5, "not_told_from_the_best": 0}
+    assert "sd between seeds 0.0071 nats, pooled, 5 degrees of freedom" in reported(capsys, whole)[1]
 
 
-def test_spikes_and_gradient_norms_of_the_worst_seed_stand_beside_a_point(tmp_path, capsys):
-    axes, point = {"optimizer.lr": [0.001], "duration.steps": [120], "seed": [0, 1]}, {"optimizer.lr": 0.001}
-    folder = swept(tmp_path / "s", axes, [
-        {"point": {**point, "duration.steps": 120, "seed": 0}, "spike_at": 80, "grad_norm": 7.0},
-        {"point": {**point, "duration.steps": 120, "seed": 1}}])
-    best = json.loads(reported(capsys, folder, "--json")[1])["best"][0]
-    assert (best["spikes"], best["max_grad_norm"]) == (1, 7.0)
-
-
-def test_marginals_have_mean_spread_and_counts_and_a_diverged_run_makes_the_mean_infinite(tmp_path, capsys):
-    found = json.loads(reported(capsys, widths(tmp_path / "s"), "--json")[1])["axes"]
-    narrow, wide = found["model.n_embd"]["values"]
-    assert found["model.n_embd"]["not_tested"] is None and found["model.n_embd"]["balanced"]
+def test_marginals_have_mean_spread_and_counts_and_a_diverged_run_makes_the_mean_infinite(whole, capsys):
+    found = found_in(capsys, whole)["axes"]["model.n_embd"]
+    narrow, wide = found["values"]
+    assert found["not_tested"] is None and found["balanced"]
     assert (narrow["combinations"], narrow["admissible"], narrow["tested"], narrow["n"]) == (6, 6, 6, 6)
     assert narrow["mean"] == pytest.approx(3.68 + 0.2 / 3 + 0.005) and narrow["sd"] > 0
     assert (wide["mean"], wide["sd"], wide["statuses"]) == ("inf", None, "4 ok, 2 diverged")
     assert wide["median"] == pytest.approx(3.465)
+
+
+def test_figures_are_drawn_into_the_folder_that_was_asked_for(whole, tmp_path, capsys):
+    code, out, _ = reported(capsys, whole, "-o", tmp_path / "img", "--json")
+    names = ["curves.png", "lr.png", "pareto.png"]
+    assert code == 0 and sorted(path.name for path in (tmp_path / "img").iterdir()) == names
+    assert sorted(json.loads(out)["figures"]) == [str(tmp_path / "img" / name) for name in names]
+
+
+def test_spikes_and_gradient_norms_of_the_worst_seed_stand_beside_a_point(tmp_path, capsys):
+    axes = {"optimizer.lr": [0.001], "duration.steps": [120], "seed": [0, 1]}
+    seeds = [{"point": {"optimizer.lr": 0.001, "duration.steps": 120, "seed": seed}} for seed in (0, 1)]
+    seeds[0] |= {"spike_at": 80, "grad_norm": 7.0}
+    best = found_in(capsys, swept(tmp_path, axes, seeds))["best"][0]
+    assert (best["spikes"], best["max_grad_norm"]) == (1, 7.0)
 
 
 def homework(folder: Path) -> Path:
@@ -82,7 +100,7 @@ def homework(folder: Path) -> Path:
 
 def test_an_axis_of_which_one_value_is_admissible_is_not_tested_instead_of_a_trend(tmp_path, capsys):
     folder = homework(tmp_path / "s")
-    found = json.loads(reported(capsys, folder, "--json")[1])["axes"]
+    found = found_in(capsys, folder)["axes"]
     width = found["model.n_embd"]
     assert width["not_tested"] == "of 3 values only 64 is admissible"
     assert [(row["combinations"], row["admissible"], row["tested"]) for row in width["values"]] == [
@@ -93,6 +111,8 @@ def test_an_axis_of_which_one_value_is_admissible_is_not_tested_instead_of_a_tre
     assert "model.n_embd: not tested: of 3 values only 64 is admissible" in text
     assert re.search(r"^ +64 +2 +2 +2 +2 +- +- +-  2 ok$", text, re.MULTILINE)
     assert re.search(r"^ +128 +2 +0 +0 +0 +- +- +-  not admissible$", text, re.MULTILINE)
+    names = sorted(path.name for path in folder.glob("*.png"))
+    assert names == ["curves.png", "pareto.png"], "no figure of rates without rates among the axes"
 
 
 def test_an_axis_of_which_one_value_was_run_is_not_tested_either(tmp_path):
@@ -132,9 +152,8 @@ def test_points_of_which_each_has_a_diverged_seed_are_reported_without_a_finite_
     folder = swept(tmp_path / "s", {"optimizer.lr": [0.001], "seed": [0, 1]}, [
         {"point": {"optimizer.lr": 0.001, "seed": 0}},
         {"point": {"optimizer.lr": 0.001, "seed": 1}, "status": "diverged", "cut": 2}])
-    code, out, _ = reported(capsys, folder, "--json")
-    best = json.loads(out)["best"][0]
-    assert (code, best["mean"], best["ppl"], best["sd"], best["n"]) == (0, "inf", "inf", None, 2)
+    best = found_in(capsys, folder)["best"][0]
+    assert (best["mean"], best["ppl"], best["sd"], best["n"]) == ("inf", "inf", None, 2)
 
 
 def test_a_length_that_varies_is_told_because_each_run_validates_at_its_own(tmp_path, capsys):
@@ -146,20 +165,6 @@ def test_a_length_that_varies_is_told_because_each_run_validates_at_its_own(tmp_
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys):
     code, out, err = reported(capsys, tmp_path / "nothing here")
     assert (code, out, err.count("\n")) == (2, "", 1) and "sweep.json: No such file" in err
-
-
-def test_figures_are_drawn_into_the_folder_that_was_asked_for(tmp_path, capsys):
-    widths(tmp_path / "s")
-    code, out, _ = reported(capsys, tmp_path / "s", "-o", tmp_path / "img", "--json")
-    names = ["curves.png", "lr.png", "pareto.png"]
-    assert code == 0 and sorted(path.name for path in (tmp_path / "img").iterdir()) == names
-    assert sorted(json.loads(out)["figures"]) == [str(tmp_path / "img" / name) for name in names]
-
-
-def test_without_a_learning_rate_among_the_axes_there_is_no_figure_of_it(tmp_path, capsys):
-    folder = homework(tmp_path / "s")
-    reported(capsys, folder)
-    assert sorted(path.name for path in folder.glob("*.png")) == ["curves.png", "pareto.png"]
 
 
 def test_with_too_many_lines_the_figure_of_rates_shows_the_best_over_the_other_axes(tmp_path, monkeypatch):

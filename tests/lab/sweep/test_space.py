@@ -100,6 +100,7 @@ def test_spaced_values_have_three_significant_digits():
     ({"axes": {"optimizer.lr": {"log": [0, 1, 3]}}}, "lo > 0"),
     ({"axes": {"seed": [-1]}}, "expected at least 0"),
     ({"axes": {"data.seq_len": [64]}}, "among overrides and axes"),
+    ({"constraints": {"flops": "x"}}, "expected the most, or [least, most]"),
     ({"constraints": {"flop": 1}}, "unknown constraint flop; the closest is flops"),
     ({"constraints": {"flops": [2, 1]}}, "expected the most, or [least, most]"),
     ({"method": "bayes"}, "expected grid, random or list"),
