@@ -85,14 +85,14 @@ def coord_check(recipe: Recipe, widths: list[int], steps: int, seeds: int) -> di
     return table
 
 
-def figure(tables: dict[str, dict[str, list[float]]], widths: list[int], title: str, output: Path) -> None:
+def figure(verdicts: dict[str, dict], widths: list[int], title: str, output: Path) -> None:
     """Draw change against width, one panel a parametrization."""
     with figure_for(output) as canvas:
-        axes = canvas.subplots(1, len(tables), sharey=True, squeeze=False)[0]
-        for ax, (kind, table) in zip(axes, tables.items()):
-            for color, (name, values) in zip(PALETTE * 9, table.items()):
+        axes = canvas.subplots(1, len(verdicts), sharey=True, squeeze=False)[0]
+        for ax, (kind, verdict) in zip(axes, verdicts.items()):
+            for color, (name, values) in zip(PALETTE * 9, verdict["changes"].items()):
                 ax.plot(widths, values, "o-", color=color, lw=2.5 if name == "logits" else 1.2,
-                        label=f"{name}: slope {slope(widths, values):+.2f}")
+                        label=f"{name}: slope {verdict['slopes'][name]:+.2f}")
             ax.set(xscale="log", yscale="log", xlabel="width", title=kind)
             ax.set_xticks(widths, map(str, widths))
             ax.yaxis.set_major_formatter("{x:g}")
@@ -122,22 +122,19 @@ def main(arguments: argparse.Namespace) -> int:
         raise ValueError("expected two widths or more, one step or more, one seed or more")
     if (output := arguments.output) and (output.suffix not in (".png", ".svg") or not output.parent.is_dir()):
         raise ValueError(f"-o {output}: expected a .png or .svg file in a folder that is there")
-    kinds = arguments.kinds or [recipe.parametrization.kind]
-    tables, verdicts = {}, {}
-    for kind in kinds:
+    verdicts = {}
+    for kind in arguments.kinds or [recipe.parametrization.kind]:
         print(f"{kind}: {len(widths)} widths, {arguments.seeds} seeds ...", file=sys.stderr)
-        tables[kind] = coord_check(replace(recipe, parametrization__kind=kind), widths, arguments.steps,
-                                   arguments.seeds)
-        slopes = {name: slope(widths, values) for name, values in tables[kind].items()}
+        changes = coord_check(replace(recipe, parametrization__kind=kind), widths, arguments.steps,
+                              arguments.seeds)
+        slopes = {name: slope(widths, values) for name, values in changes.items()}
         moving = [name for name, value in slopes.items() if not abs(value) <= FLAT]
-        verdicts[kind] = {"slopes": slopes, "moving": moving, "changes": tables[kind], "widths": widths}
-    if arguments.json:
-        print(json.dumps(verdicts))
-    else:
-        print("\n".join(line for kind in kinds for line in lines(kind, verdicts[kind], arguments.steps)))
+        verdicts[kind] = {"slopes": slopes, "moving": moving, "changes": changes, "widths": widths}
+    print(json.dumps(verdicts) if arguments.json else "\n".join(
+        line for kind, verdict in verdicts.items() for line in lines(kind, verdict, arguments.steps)))
     if arguments.output:
         words = f"{recipe.name}, {recipe.optimizer.name}, {arguments.steps} steps, {arguments.seeds} seeds"
-        figure(tables, widths, words, arguments.output)
+        figure(verdicts, widths, words, arguments.output)
     return int(any(verdict["moving"] for verdict in verdicts.values()))
 
 

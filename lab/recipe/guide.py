@@ -57,7 +57,7 @@ CURVES = {"Linear": "linear", "LinearLR": "linear", "CosineDecay": "cosine", "Co
 
 
 def from_guide(values: dict[str, Any], where: str) -> dict[str, Any]:
-    """Return a config of the guide as values for make_recipe, on lab_fineweb's data; others as they are.
+    """Return a config of the guide as dotted values of a recipe, on lab_fineweb's data; others as they are.
 
     The guide's literal rule: weight decay and eps keep their values at every width. Its exact GELU becomes
     the tanh approximation, its 16-bit types bfloat16. One line on stderr names the keys that were ignored.
@@ -101,7 +101,7 @@ def from_guide(values: dict[str, Any], where: str) -> dict[str, Any]:
         flat.setdefault("parametrization.scale_qk_dot_by_d", True)  # the guide's default under muP
     if ignored:
         print(f"{where}: ignored, about the host: {', '.join(dict.fromkeys(ignored))}", file=sys.stderr)
-    return _nested(flat)
+    return flat
 
 
 def _sections(values: dict[str, Any], where: str) -> tuple[dict[str, dict[str, Any]], list[str]]:
@@ -205,11 +205,3 @@ def _parts(given: Any) -> Iterator[dict[str, Any]]:
                 yield from _parts(inner.get("schedulers"))
             else:
                 yield {**inner, "scheduler": kind}
-
-
-def _nested(flat: dict[str, Any]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for key, value in flat.items():
-        section, _, word = key.partition(".")
-        values.setdefault(section, {})[word] = value
-    return values

@@ -56,14 +56,15 @@ class _Loader(yaml.SafeLoader):
 
 
 def make_recipe(values: dict[str, Any], overrides: dict[str, Any] | None = None, where: str = "") -> Recipe:
-    """Return the recipe of a nested mapping and dotted overrides; a duration overridden replaces the other.
+    """Return the recipe of a mapping, nested or dotted, and overrides; one of the duration replaces it.
 
     Raises ValueError, in one line, for an unknown key, naming the closest, a wrong type or two durations.
     """
-    values, overrides = _nested(values), overrides or {}
+    given, overrides = dict(_nested(values)), overrides or {}
     if any(key.startswith("duration.") for key in overrides):
-        values["duration"] = {}
-    for key, value in overrides.items():
+        given = {key: value for key, value in given.items() if not key.startswith("duration")}
+    values = {}
+    for key, value in [*given.items(), *overrides.items()]:
         *above, last = key.split(".")
         place = values
         for word in above:

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("folder", metavar="SWEEP", type=Path, help="the folder of a sweep")
     parser.add_argument("-o", "--output", metavar="DIR", type=Path,
-                        help="where curves.png, pareto.png and, if it is an axis, lr.png go; default: SWEEP")
+                        help="where curves.png and, if rates are an axis, lr.png go; default: SWEEP")
     parser.add_argument("--json", action="store_true", help="print what was found as one JSON object")
     parser.epilog = ("Exit code 1 where no run ended ok, 2 where runs do not compare: they must have taken\n"
                      "equal tokens of equal data or, where the duration is a budget of FLOPs, equal FLOPs\n"
@@ -40,7 +40,7 @@ def main(arguments: argparse.Namespace) -> int:
     output.mkdir(parents=True, exist_ok=True)
     title = f"{arguments.folder.resolve().name}: losses {found['compared']}"
     groups = ranked(results.runs)
-    draws = {"curves.png": draw_curves, "pareto.png": draw_pareto}
+    draws = {"curves.png": draw_curves}
     if "optimizer.lr" in found["axes"]:
         draws["lr.png"] = draw_lr
     for name, draw in draws.items():
@@ -301,33 +301,3 @@ def _draw_line(axes: Any, name: str, line: Sequence[Group], index: int) -> None:
         if found.diverged:
             axes.plot(found.point["optimizer.lr"], 1.0 - 0.02 * index, "x", color=style(index)["color"],
                       transform=axes.get_xaxis_transform(), clip_on=False)
-
-
-def draw_pareto(groups: Sequence[Group], title: str, output: Path) -> None:
-    """Draw final losses against training FLOPs, the points that no other beats in both joined and named."""
-    ended = sorted((g for g in groups if g.mean is not None and math.isfinite(g.mean)),
-                   key=lambda g: (g.flops, g.mean))
-    front: list[Group] = []
-    for found in ended:
-        if not front or found.mean < front[-1].mean:
-            front.append(found)
-    with figure_for(output) as figure:
-        from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
-        axes = figure.subplots()
-        axes.scatter([g.flops for g in ended], [g.mean for g in ended], s=18, color=GREY, alpha=0.6,
-                     label=f"all {len(ended)} points with a finite mean")
-        axes.plot([g.flops for g in front], [g.mean for g in front], color=GREY, linewidth=1.2,
-                  drawstyle="steps-post")
-        for i, found in enumerate(front[-HIGHLIGHTED:]):
-            axes.plot(found.flops, found.mean, "o", markersize=8, color=PALETTE[i % len(PALETTE)],
-                      label=f"{found.mean:.4f}  {words(found.point, varied(groups))}")
-        axes.set_xscale("log")
-        decades = math.log10(ended[-1].flops / ended[0].flops) if ended else 1
-        axes.xaxis.set_major_locator(MaxNLocator(5) if decades < 0.6 else
-                                     LogLocator(subs=(1, 2, 5) if decades < 2.5 else (1,)))
-        axes.xaxis.set_major_formatter("{x:.3g}")  # the default one is of mathematical text, which is off
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set(xlabel="training FLOPs", ylabel="final validation loss (nats per token)")
-        axes.set_title(title, loc="left", fontsize=9)
-        figure.legend(loc="outside lower left", fontsize=8, alignment="left", ncols=2, title_fontsize=8,
-                      title="points that no other beats in both")

@@ -184,8 +184,9 @@ def train(space: Space, folder: Path, todo: Sequence[Row], total: int, jobs: int
             while waiting or busy:
                 while waiting and outputs:
                     row = waiting.popleft()
-                    worker = Worker(row, recipe_of(space, row["point"]), outputs.pop(), trainer)
-                    busy[worker.answer] = worker
+                    with _undisturbed():  # a worker that nobody knows would be ended by nobody
+                        worker = Worker(row, recipe_of(space, row["point"]), outputs.pop(), trainer)
+                        busy[worker.answer] = worker
                 for answer in wait(busy):
                     rows.append(row := busy[answer].result())
                     outputs.append(busy.pop(answer).output)
@@ -214,6 +215,16 @@ def _terminating() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Hold Ctrl-C and SIGTERM back for the length of a block."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _say(bar: tqdm, count: str, row: Row) -> None:

@@ -2,13 +2,13 @@
 import math
 import random
 import statistics
-from types import SimpleNamespace
 
 import pytest
 
 from lab.studies import search, study, transfer, warmup
 from lab.__main__ import main
 from lab.recipe.load import load_recipe, replace
+from lab.sweep.results import Run
 from lab.train import train_recipe
 
 INF = math.inf
@@ -16,9 +16,8 @@ INF = math.inf
 
 def runs_of(values: dict) -> list:
     """Return runs with the point and loss of {(kind, width, lr, seed): loss}."""
-    return [SimpleNamespace(seed=seed, val_loss=loss, point={
-        "parametrization.kind": kind, "model.n_embd": width, "optimizer.lr": lr})
-        for (kind, width, lr, seed), loss in values.items()]
+    return [Run(0, {"parametrization.kind": kind, "model.n_embd": width, "optimizer.lr": lr}, seed, "ok",
+                loss, 9, 9.0, 9) for (kind, width, lr, seed), loss in values.items()]
 
 
 @pytest.mark.parametrize("low, high, least, most, said", [
@@ -60,9 +59,9 @@ def test_a_shift_of_the_best_rate_is_found_for_each_seed_and_none_is_invented():
 
 
 def test_the_run_carried_on_is_stable():
-    def run(loss: float, norm: float, bump: float = 0.0) -> SimpleNamespace:
+    def run(loss: float, norm: float, bump: float = 0.0) -> Run:
         train = [(i, 5.0 + 0.01 * math.sin(i) + bump * (i == 60)) for i in range(100)]
-        return SimpleNamespace(val_loss=loss, train=train, scalars={"grad_norm": [(0, norm)]})
+        return Run(0, {}, 0, "ok", loss, 9, 9.0, 9, train=train, scalars={"grad_norm": [(0, norm)]})
     calm = [run(4.0 + 0.1 * i, 1.0) for i in range(5)]
     assert transfer.choose(calm) == 0
     assert transfer.choose([run(4.0, 1.0, bump=2.0), *calm[1:]]) == 1, "a spike"

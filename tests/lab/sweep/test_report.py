@@ -78,7 +78,7 @@ def test_marginals_have_mean_spread_and_counts_and_a_diverged_run_makes_the_mean
 
 def test_figures_are_drawn_into_the_folder_that_was_asked_for(whole, tmp_path, capsys):
     code, out, _ = reported(capsys, whole, "-o", tmp_path / "img", "--json")
-    names = ["curves.png", "lr.png", "pareto.png"]
+    names = ["curves.png", "lr.png"]
     assert code == 0 and sorted(path.name for path in (tmp_path / "img").iterdir()) == names
     assert sorted(json.loads(out)["figures"]) == [str(tmp_path / "img" / name) for name in names]
 
@@ -112,7 +112,7 @@ def test_an_axis_of_which_one_value_is_admissible_is_not_tested_instead_of_a_tre
     assert re.search(r"^ +64 +2 +2 +2 +2 +- +- +-  2 ok$", text, re.MULTILINE)
     assert re.search(r"^ +128 +2 +0 +0 +0 +- +- +-  not admissible$", text, re.MULTILINE)
     names = sorted(path.name for path in folder.glob("*.png"))
-    assert names == ["curves.png", "pareto.png"], "no figure of rates without rates among the axes"
+    assert names == ["curves.png"], "no figure of rates without rates among the axes"
 
 
 def test_an_axis_of_which_one_value_was_run_is_not_tested_either(tmp_path):
