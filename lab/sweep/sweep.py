@@ -219,12 +219,17 @@ def _terminating() -> Iterator[None]:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Hold Ctrl-C and SIGTERM back for the length of a block."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    """Put Ctrl-C and SIGTERM off to the end of a block; a mask would not, other threads get them then."""
+    late: list[int] = []
+    before = {number: signal.signal(number, lambda number, frame: late.append(number))
+              for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for number in late:
+        signal.raise_signal(number)
 
 
 def _say(bar: tqdm, count: str, row: Row) -> None:

@@ -68,7 +68,6 @@ class Worker:
 def work(answer: Connection, output: Path, train: Callable, recipe: Recipe, seed: int) -> None:
     """Train in this process, whose output goes to a file, and answer how that ended."""
     os.setsid()  # Ctrl-C reaches the sweep alone, which then ends its workers
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the sweep held its signals back when it began this
     for name in [name for name in os.environ if name.startswith(OUTER)]:
         del os.environ[name]
     with open(output, "a", buffering=1) as file:
