@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from records.tools.again import launch as launches
-from records.tools.check.claim import ENDED_BY_USER, RACE
-from records.tools.check.race import RULE, judge, order, read_race
+from records.tools.check.race import ENDED_BY_USER, RACE, RULE, Race, order
 from records.tools.read.log import read_log
 from records.tools.read.tracks import own_row
 from records.tools.read.values import ReadError, json_text, shown, write_whole
@@ -34,29 +33,30 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.n < 2:
         raise ReadError(f"-n {arguments.n}: expected at least 2 pairs, for a spread")
     codes = {"A": launches.load(arguments.a), "B": launches.load(arguments.b)}
-    plan = declare(codes, arguments)
+    declared = declare(codes, arguments)
     sides = "_".join(code.digest[:8] for code in codes.values())
-    folder = arguments.to or launches.ROOT / "records" / "runs" / "races" / sides
-    file = folder / RACE
-    race = read_race(folder) if file.exists() else {**plan, "attempts": []}
-    if other := [name for name in plan if race.get(name) != plan[name]]:
+    race = Race(arguments.to or launches.ROOT / "records" / "runs" / "races" / sides)
+    if not (file := race.folder / RACE).exists():
+        race.plan = declared | {"attempts": []}
+    if other := [name for name in declared if race.plan.get(name) != declared[name]]:
         raise ReadError(f"{shown(str(file))}: declares another race (its {', '.join(other)} differ); name "
                         f"another folder with --to, or repeat that race's arguments")
-    if next_slot(race) is not None and not launches.consent(list(codes.values()), arguments.yes):
+    if next_slot(race.plan) is not None and not launches.consent(list(codes.values()), arguments.yes):
         print("not run", file=sys.stderr)
         return 2
     with launches.Signals() as signals:
-        while (slot := next_slot(race)) is not None:
-            run_slot(race, slot, codes, folder, signals)
-            if signals.caught or race["attempts"][-1]["status"] in (None, *ENDED_BY_USER):
+        while (slot := next_slot(race.plan)) is not None:
+            run_slot(race, slot, codes, signals)
+            if signals.caught or race.plan["attempts"][-1]["status"] in (None, *ENDED_BY_USER):
                 print("interrupted; the same command goes on with the race", file=sys.stderr)
                 return 130
-    found = judge(folder)
-    logs = [str(folder / attempt["log"]) for attempt in race["attempts"] if attempt["status"] == "ok"
-            and attempt["run"] > 1 and race["order"][attempt["run"]] == "A"]
+    found = race.judge()
+    logs = [str(race.folder / attempt["log"]) for attempt in race.plan["attempts"]
+            if attempt["status"] == "ok" and attempt["run"] > 1 and race.plan["order"][attempt["run"]] == "A"]
     print(json_text(found, None).strip() if arguments.json else "\n".join(report(found)))
     if found["pairs"] and not arguments.json:
-        print(f"+ python -m records submit {shlex.join(logs)} --name NAME --race {shlex.quote(str(folder))}")
+        print(f"+ python -m records submit {shlex.join(logs)} --name NAME --race "
+              f"{shlex.quote(str(race.folder))}")
     return WORDS.get(found["verdict"], 2)
 
 
@@ -73,34 +73,33 @@ def declare(codes: dict[str, launches.Code], arguments: argparse.Namespace) -> d
             "seeds": seeds, "order": order(len(seeds)), "rule": RULE}
 
 
-def next_slot(race: dict[str, Any]) -> int | None:
+def next_slot(plan: dict[str, Any]) -> int | None:
     """Return the number of the next run, counted from 0; None where all are done, or one of them failed."""
-    if any(attempt.get("status") not in ("ok", None, *ENDED_BY_USER) for attempt in race["attempts"]):
+    if any(attempt.get("status") not in ("ok", None, *ENDED_BY_USER) for attempt in plan["attempts"]):
         return None  # a run that failed decides: it is evidence, and is not repeated
-    done = {attempt["run"] for attempt in race["attempts"] if attempt.get("status") == "ok"}
-    return next((slot for slot in range(len(race["order"])) if slot not in done), None)
+    done = {attempt["run"] for attempt in plan["attempts"] if attempt.get("status") == "ok"}
+    return next((slot for slot in range(len(plan["order"])) if slot not in done), None)
 
 
-def run_slot(race: dict[str, Any], slot: int, codes: dict[str, launches.Code], folder: Path,
-             signals: launches.Signals) -> None:
+def run_slot(race: Race, slot: int, codes: dict[str, launches.Code], signals: launches.Signals) -> None:
     """Make one run of a race, noting the attempt before and its log after."""
-    side, seed = race["order"][slot], race["seeds"][slot // 2]
+    plan, folder = race.plan, race.folder
+    code, seed = codes[plan["order"][slot]], plan["seeds"][slot // 2]
     attempt: dict[str, Any] = {"run": slot, "log": None, "status": None}  # stays so where it is killed
-    race["attempts"].append(attempt)
-    write_whole(folder / RACE, json.dumps(race, indent=1) + "\n")
-    print(f"run {slot + 1} of {len(race['order'])}: {side}, seed {seed}", file=sys.stderr)
-    flags = [*codes[side].flags, f"--seed={seed}"]
-    flags += [f"--nproc_per_node={race['ranks']}"] if race["ranks"] else []
+    plan["attempts"].append(attempt)
+    write_whole(folder / RACE, json.dumps(plan, indent=1) + "\n")
+    print(f"run {slot + 1} of {len(plan['order'])}: {plan['order'][slot]}, seed {seed}", file=sys.stderr)
+    flags = [*code.flags, f"--seed={seed}"] + [f"--nproc_per_node={plan['ranks']}"] * bool(plan["ranks"])
     try:
-        path = launches.run(codes[side], race["track"], flags, folder, signals)
+        path = launches.run(code, plan["track"], flags, folder, signals)
     except launches.Interrupted:
         return
     log = read_log(path)
-    if log.manifest and log.manifest["code"].get("digest") != codes[side].digest:
-        raise ReadError(f"{path.name}: ran other code than declared; does {shown(codes[side].script)} load "
-                        f"files that no import statement names?")
+    if log.manifest and log.manifest["code"].get("digest") != code.digest:
+        raise ReadError(f"{path.name}: ran other code than declared; does {shown(code.script)} load files "
+                        f"that no import statement names?")
     attempt |= {"log": path.name, "status": log.status}
-    write_whole(folder / RACE, json.dumps(race, indent=1) + "\n")
+    write_whole(folder / RACE, json.dumps(plan, indent=1) + "\n")
 
 
 def report(found: dict[str, Any]) -> list[str]:

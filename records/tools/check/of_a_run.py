@@ -1,5 +1,4 @@
 """The checks of verify that look at one run at a time; each says what it found, with its evidence."""
-import functools
 import math
 import re
 from collections.abc import Callable, Sized
@@ -39,23 +38,19 @@ def require(holds: Any, what: str) -> None:
         raise Wrong(what)
 
 
-def per_run(check: Callable[[Run, Claim], str]) -> Callable[[Claim], Result]:
-    """Make a check of a claim out of one that looks at one run of ours and returns its evidence."""
-    @functools.wraps(check)
-    def whole(claim: Claim) -> Result:
-        if not claim.own:
-            return Result("unknown", NOT_SHOWN)
-        fine: list[str] = []
-        wrong: dict[str, list[str]] = {}
-        for run in claim.own:
-            try:
-                fine.append(check(run, claim))
-            except Wrong as error:
-                wrong.setdefault(str(error), []).append(run.name)
-            except IMPOSSIBLE as error:
-                wrong.setdefault(impossible_value(error), []).append(run.name)
-        return result_of([f"{first_of(names, 2)}: {what}" for what, names in wrong.items()], first_of(fine))
-    return whole
+def each_run(check: Callable[[Run, Claim], str], claim: Claim) -> Result:
+    """Return what a check that looks at one run of ours, and returns its evidence, finds of all of them."""
+    fine: list[str] = []
+    wrong: dict[str, list[str]] = {}
+    for run in claim.own:
+        try:
+            fine.append(check(run, claim))
+        except Wrong as error:
+            wrong.setdefault(str(error), []).append(run.name)
+        except IMPOSSIBLE as error:
+            wrong.setdefault(impossible_value(error), []).append(run.name)
+    found = result_of([f"{first_of(names, 2)}: {what}" for what, names in wrong.items()], first_of(fine))
+    return found if claim.own else Result("unknown", NOT_SHOWN)
 
 
 def impossible_value(error: Exception) -> str:
@@ -86,7 +81,6 @@ def loaded(run: Run) -> dict[str, File]:
     return {path: file for path, file in run.log.files.items() if path not in late}
 
 
-@per_run
 def code_hashes(run: Run, claim: Claim) -> str:
     """The code digest is that of the script and the files that the log carries."""
     files = loaded(run)
@@ -101,7 +95,6 @@ def code_hashes(run: Run, claim: Claim) -> str:
     return f"{len(files)} files and the script"
 
 
-@per_run
 def no_overrides(run: Run, claim: Claim) -> str:
     """No flag changed a setting."""
     found = run.at("overrides")
@@ -109,7 +102,6 @@ def no_overrides(run: Run, claim: Claim) -> str:
     return "no overrides"
 
 
-@per_run
 def sequence(run: Run, claim: Claim) -> str:
     """The events are numbered from 1 without a gap; none was taken out or put in."""
     for place, event in enumerate(run.events, start=1):
@@ -118,7 +110,6 @@ def sequence(run: Run, claim: Claim) -> str:
     return f"{len(run.events)} events"
 
 
-@per_run
 def harness(run: Run, claim: Claim) -> str:
     """The harness is one that this checkout accepts, it is that in the log, and no rank ran its launcher."""
     inside = {path: file.source for path, file in loaded(run).items() if path.startswith("harness/")}
@@ -133,7 +124,6 @@ def harness(run: Run, claim: Claim) -> str:
     return f"harness {found[:8]}"
 
 
-@per_run
 def track(run: Run, claim: Claim) -> str:
     """The run's rules are those of this checkout: data, validation tokens, target, limits, reduction."""
     differ = row_differences(run.log.track, claim.row)
@@ -150,14 +140,7 @@ def row_differences(row: dict[str, Any], own: dict[str, Any]) -> list[str]:
             for k in sorted(theirs.keys() | ours.keys()) if theirs.get(k) != ours.get(k)]
 
 
-def data(claim: Claim) -> Result:
-    """The shards are those that this checkout pins."""
-    found, nothing = shards(claim), "this checkout pins no shards of the track; fetch its data"
-    return found if found.state != "ok" or claim.pinned else Result("unknown", nothing)
-
-
-@per_run
-def shards(run: Run, claim: Claim) -> str:
+def data(run: Run, claim: Claim) -> str:
     """The validation shard is long enough, and each shard is a pinned one where any is pinned."""
     shards = [*run.at("data", "train"), run.at("data", "val")]
     for shard in shards:
@@ -170,7 +153,6 @@ def shards(run: Run, claim: Claim) -> str:
     return f"{len(shards)} shards"
 
 
-@per_run
 def tokens(run: Run, claim: Claim) -> str:
     """The run took the tokens that its recipe says, and no more than there are."""
     asked, end = run.at("data", "tokens"), run.end.get("tokens")
@@ -182,7 +164,6 @@ def tokens(run: Run, claim: Claim) -> str:
     return f"{asked} tokens"
 
 
-@per_run
 def parameters(run: Run, claim: Claim) -> str:
     """The model has at most the active parameters that the track allows."""
     active, most = run.at("parameters", "active"), claim.row["max_active_parameters"]
@@ -190,7 +171,6 @@ def parameters(run: Run, claim: Claim) -> str:
     return f"{active} active parameters of at most {most}"
 
 
-@per_run
 def status(run: Run, claim: Claim) -> str:
     """Every run ended in order."""
     words = f"status {run.status} {run.end.get('type', '')} {run.end.get('message', '')}".rstrip()
@@ -198,7 +178,6 @@ def status(run: Run, claim: Claim) -> str:
     return "ok"
 
 
-@per_run
 def complete(run: Run, claim: Claim) -> str:
     """No run was resumed or stopped early; every step and every validation is there."""
     steps, every = run.at("hyperparameters", "num_iterations"), run.at("hyperparameters", "val_every")
@@ -215,7 +194,6 @@ def complete(run: Run, claim: Claim) -> str:
     return f"{steps} steps, {len(validated)} validations"
 
 
-@per_run
 def nothing_late(run: Run, claim: Claim) -> str:
     """No project file was loaded after the start."""
     late = [str(event.get("path")) for event in run.of_kind("late")]
@@ -223,7 +201,6 @@ def nothing_late(run: Run, claim: Claim) -> str:
     return "none"
 
 
-@per_run
 def settings(run: Run, claim: Claim) -> str:
     """torch's compiler has its default settings."""
     found = run.at("sys", "settings")
@@ -231,7 +208,6 @@ def settings(run: Run, claim: Claim) -> str:
     return "torch's defaults"
 
 
-@per_run
 def monotone(run: Run, claim: Claim) -> str:
     """Training time grows from step to step and from validation to validation."""
     vals = [val.train_time_ns for val in run.log.vals]
@@ -242,7 +218,6 @@ def monotone(run: Run, claim: Claim) -> str:
     return f"{vals[-1] / 1e9:.1f} s of training"
 
 
-@per_run
 def wall(run: Run, claim: Claim) -> str:
     """Wall time is training, setup, warm-up, validation and checkpoints; next to nothing is unexplained."""
     parts, whole = [run.end.get(name) for name in PARTS], run.end.get("wall_ns")
@@ -257,7 +232,6 @@ def wall(run: Run, claim: Claim) -> str:
     return unexplained
 
 
-@per_run
 def clocks(run: Run, claim: Claim) -> str:
     """The host's clock was not set and the host not suspended during the run."""
     passed = {k: ns - run.at("clocks", k) for k, ns in run.end["clocks"].items() if ns is not None}
@@ -268,7 +242,6 @@ def clocks(run: Run, claim: Claim) -> str:
     return f"realtime and monotonic clock {off / 1e6:.1f} ms apart"
 
 
-@per_run
 def tripwires(run: Run, claim: Claim) -> str:
     """No tripwire of the harness spoke: causality, environment, tokens, weights, the harness itself."""
     words = [str(event) for event in run.of_kind("tripwire")]
@@ -279,7 +252,6 @@ def tripwires(run: Run, claim: Claim) -> str:
     return "silent"
 
 
-@per_run
 def lines(run: Run, claim: Claim) -> str:
     """The step lines and the end line say what the events say."""
     printed = [step for step in run.log.steps if step.val_loss is not None]
@@ -303,9 +275,12 @@ def lines(run: Run, claim: Claim) -> str:
     return f"{len(run.log.steps)} step lines"
 
 
-@per_run
 def git(run: Run, claim: Claim) -> str:
     """Which commit the checkout stood at; a dirty one is no fault: the log holds the code that ran."""
     dirty = {True: ", dirty", False: ""}.get(run.at("git", "dirty"), ", unknown whether clean")
     commit = str(run.at('git', 'commit'))
     return f"commit {commit if commit == 'unavailable' else commit[:8]}{dirty}"
+
+
+OF_A_RUN = (code_hashes, sequence, harness, no_overrides, track, data, tokens, parameters, status, complete,
+            monotone, wall, clocks, nothing_late, settings, tripwires, lines, git)

@@ -5,7 +5,8 @@ import os
 import tempfile
 from pathlib import Path
 
-from records.tools.check.claim import LEDGER, RACE, Claim, attempts, load_claim
+from records.tools.check.claim import LEDGER, Claim, attempts, load_claim
+from records.tools.check.race import RACE, Race
 from records.tools.check.significance import LOOKS
 from records.tools.publish.leaderboard import read_all
 from records.tools.publish.record import NAME, build, skeleton, unanswered
@@ -32,7 +33,7 @@ def main(arguments: argparse.Namespace) -> int:
         raise ReadError(f"--name {shown(arguments.name)}: use up to 60 letters, digits, - and _, no space")
     claim = load_claim(arguments.logs, ledger=arguments.ledger)
     if arguments.race:
-        claim.races = [arguments.race]
+        claim.races = [Race(arguments.race)]
     judgement, lacks = Judgement(claim), []
     if judgement.word in ("INVALID", "REFUTED"):
         lines = [f"{name}: {judgement.checks[name].evidence}" for name in judgement.broken]
@@ -61,7 +62,7 @@ def write(claim: Claim, arguments: argparse.Namespace) -> Path:
             folder = Path(aside) / "record"
             write_files(files_of(runs, claim, arguments.race), folder)
             made = dataclasses.replace(claim, runs=runs, ledgers=sorted((folder / "logs").glob(LEDGER)),
-                                       record=folder, races=[folder / "race"] if arguments.race else [])
+                                       record=folder, races=[Race(folder / "race")] if arguments.race else [])
             record = build(made, arguments.name)
             (folder / "record.json").write_text(json_text(record))
             (folder / "README.md").write_text(skeleton(record))

@@ -182,6 +182,9 @@ GOOD = [3.2771, 3.2778, 3.2787, 3.2784, 3.2779, 3.2781, 3.2776, 3.2785]
     ([3.2891, 3.2908, 3.2897, 3.2884], "REFUTED", "above 3.28"),
     ([3.279, float("NaN"), 3.278], "INVALID", "not finite"),
     ([3.279, math.inf, -math.inf], "INVALID", "not finite"),
+    # nanochat's run 4, called "higher than the threshold", turned round and moved to 3.28
+    (["3.282795", "3.278125", "3.281635", "3.279725", "3.279205", "3.268875", "3.285335"], "NOT SHOWN",
+     "p 0.383"),
     ([3.279] * 4, "NOT SHOWN", "equal"), ([3.27], "NOT SHOWN", "spread"), ([], "NOT SHOWN", "no runs")])
 def test_decide_says_what_losses_show_and_why(losses, word, reason):
     verdict = s.decide(losses, 3.28)
