@@ -64,8 +64,8 @@ def six_digits(p: float | None) -> float | None:
 
 def raced(race: Race, code: str) -> dict[str, Any]:
     """Return what a record's race shows of its code against the other side's."""
-    side = race.side_of(code)
-    other, found = race.plan["AB".replace(side, "")], race.judge(side)
+    found = race.judge(race.side_of(code))
+    other = race.plan[found["against"]]
     names = ("verdict", "reason", "pairs", "difference_s", "difference_percent", "attempts", "killed")
     return {**{name: found.get(name) for name in names}, "p": six_digits(found["p"]),
             "against": {name: other.get(name) for name in ("code", "script")}}

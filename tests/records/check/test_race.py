@@ -47,6 +47,21 @@ def test_from_the_other_side_a_race_shows_the_opposite(tmp_path):
     assert math.isclose(b["difference_percent"], 100 * b["difference_s"] / mean_a)
 
 
+def test_three_sides_share_a_sitting_and_are_each_judged_against_the_first(tmp_path):
+    assert "".join(race.order(6, "ABC")) == "ABCCBABCAACBCABBAC"  # each side in each place, twice
+    folder = raced(tmp_path, n=6, a_later_ms=5.0, sides="ABC")
+    b, c, a = (judge(folder, side) for side in "BCA")
+    assert (b["verdict"], c["verdict"], a["verdict"]) == ("faster", "slower", "slower")
+    assert (b["against"], c["against"], a["against"]) == ("A", "A", "B") and b["loss"] == c["loss"]
+    assert b["pairs"] == 6 and b["reason"].endswith("(Holm, 2 tests)")
+    of_b, of_c = (ttest_1samp([x - y for x, y in found["times"]], 0, alternative="less") for found in (b, c))
+    assert math.isclose(b["p"], 2 * of_b.pvalue, rel_tol=1e-9) and math.isclose(c["p"], of_c.pvalue)
+    assert math.isclose(b["bound_s"], of_b.confidence_interval(0.995).high, rel_tol=1e-9)
+    digest = read_log(race_logs(folder, "C")[0]).manifest["code"]["digest"]
+    found = race.Race(folder).attempts_of(digest)
+    assert [(f["seed"], f["dropped"]) for f in found] == [(i, i == 0) for i in range(7)]
+
+
 def test_a_race_tells_every_attempt_of_a_code_as_a_ledger_does(tmp_path):
     folder = edited(raced(tmp_path), killed)
     log = race_logs(folder, "A")[0]
@@ -109,6 +124,7 @@ def test_sides_on_different_harnesses_need_the_track_to_accept_both(tmp_path, mo
 
 @pytest.mark.parametrize("edit", [
     lambda plan: plan.update(order=plan["order"][::-1]), lambda plan: plan.update(n=10**9),
+    lambda plan: plan.update(format=2), lambda plan: plan.update(C=plan["A"]),
     lambda plan: plan.update(seeds=[0] * 5), lambda plan: plan.update(rule="the best run counts"),
     lambda plan: plan["attempts"][0].update(log="../../x"), lambda plan: plan.update(A=None),
     lambda plan: plan["attempts"].append(3), lambda plan: plan["attempts"][0].update(log="absent.txt"),

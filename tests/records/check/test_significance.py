@@ -133,6 +133,11 @@ def test_the_bound_is_below_the_target_where_the_test_passes(case):
     assert s.one_sample(case["x"], s.upper_bound(test, 0.95)).p == pytest.approx(0.05, rel=1e-6)
 
 
+def test_holm_raises_each_tail_by_the_number_that_are_left_and_keeps_their_order():
+    assert s.holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert s.holm([0.5, 0.8]) == [1.0, 1.0] and s.holm([0.007]) == [0.007]
+
+
 @pytest.mark.parametrize("n, d, expect", [(5, 1, 0.218376), (10, 1, 0.638949), (20, 0.5, 0.401803)])
 def test_power_gives_the_known_answers(n, d, expect):
     assert s.power(n, d) == near(expect) and s.power(n, 0) == exactly(0.01)
