@@ -44,12 +44,3 @@ def write_log(folder: Path, name: str = "r", losses: tuple = (5.5, 5.0), end: st
     if end:
         log.end(end, val_loss=losses[-1])
     return log.path
-
-
-def write_record(folder: Path, date: str, name: str, mean: float = 9, /, **more: object) -> Path:
-    """Write a record.json as far as a figure needs it, and return its path."""
-    path = folder / f"{date}_{name}" / "record.json"
-    path.parent.mkdir(parents=True)
-    fields = {"date": date, "name": name, "track": "tiny", "train_time_s": {"mean": mean, "sd": None}}
-    path.write_text(json.dumps({**fields, **more}))
-    return path

@@ -8,7 +8,7 @@ from pathlib import Path
 from records.tools.check.claim import LEDGER, Claim, attempts, load_claim
 from records.tools.check.race import RACE, Race
 from records.tools.check.significance import LOOKS
-from records.tools.publish.leaderboard import read_all
+from records.tools.check.standings import standings
 from records.tools.publish.record import NAME, build, skeleton, unanswered
 from records.tools.publish.verify import Judgement, as_json
 from records.tools.read.extract import write_files
@@ -101,10 +101,10 @@ def missing(judgement: Judgement) -> list[str]:
         look = next((look for look in LOOKS if look >= n + (n in LOOKS)), None)
         lines.append(f"runs with other seeds: {look - n} more, up to the declared look at {look}" if look else
                      "a proof: no declared look is left")
-    before = [path for path, _ in read_all(folder.parent) if path.parent != folder]
-    if not (folder / "race").is_dir() and before:
-        lines.append(f"a race against the present record: python -m records race {folder} "
-                     f"{before[-1].parent}, then submit with --race")
+    own = next(each for each in standings(folder.parent) if each.folder == folder)
+    if own.before and own.ratio is None:
+        lines.append(f"a race against the present record ({own.speed}): python -m records race {folder} "
+                     f"{own.before.folder}, then submit with --race")
     lines += [f"a reader's eye on {name}: {judgement.checks[name].evidence}"
               for name in judgement.having("review")]
     if judgement.checks["all_attempts"].state != "ok":
