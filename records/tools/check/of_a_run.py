@@ -32,10 +32,11 @@ class Wrong(Exception):
     """What a check of one run objects to."""
 
 
-def require(holds: Any, what: str) -> None:
-    """Raise Wrong unless something holds."""
+def require(holds: Any, what: str, fine: str = "") -> str:
+    """Raise Wrong, with what is wrong, unless something holds; return the evidence that all is fine."""
     if not holds:
         raise Wrong(what)
+    return fine
 
 
 def each_run(check: Callable[[Run, Claim], str], claim: Claim) -> Result:
@@ -91,15 +92,15 @@ def code_hashes(run: Run, claim: Claim) -> str:
             "the files in the log are not those of the manifest")
     digest = code_digest(run.log.script, run.at("code", "harness"),
                          {path: file.source for path, file in others.items()})
-    require(run.at("code", "digest") == digest, "the code digest is not that of the code")
-    return f"{len(files)} files and the script"
+    return require(run.at("code", "digest") == digest, "the code digest is not that of the code",
+                   f"{len(files)} files and the script")
 
 
 def no_overrides(run: Run, claim: Claim) -> str:
     """No flag changed a setting."""
     found = run.at("overrides")
-    require(found == {}, f"overrides on the command line: {shown(json_text(found, None).strip())}")
-    return "no overrides"
+    words = f"overrides on the command line: {shown(json_text(found, None).strip())}"
+    return require(found == {}, words, "no overrides")
 
 
 def sequence(run: Run, claim: Claim) -> str:
@@ -119,17 +120,17 @@ def harness(run: Run, claim: Claim) -> str:
     front = [path for path in run.at("code", "others") if path.startswith(FRONT)]
     require(not front, f"a rank imported {first_of(front)}, which the harness digest leaves out")
     require(harness_digest(inside) == found, "the harness in the log is not the one of the manifest's digest")
-    require(found in claim.accepted,
-            f"harness {found[:8]} is not accepted by this checkout's harness/tracks.toml")
-    return f"harness {found[:8]}"
+    return require(found in claim.accepted,
+                   f"harness {found[:8]} is not accepted by this checkout's harness/tracks.toml",
+                   f"harness {found[:8]}")
 
 
 def track(run: Run, claim: Claim) -> str:
     """The run's rules are those of this checkout: data, validation tokens, target, limits, reduction."""
     differ = row_differences(run.log.track, claim.row)
     require(not differ, f"the run's track row: {first_of(differ)}")
-    require(run.at("reduction") == claim.row.get("reduction"), f"reduction {run.at('reduction')}")
-    return f"target {claim.row.get('target')}, {claim.row.get('val_tokens')} validation tokens"
+    return require(run.at("reduction") == claim.row.get("reduction"), f"reduction {run.at('reduction')}",
+                   f"target {claim.row.get('target')}, {claim.row.get('val_tokens')} validation tokens")
 
 
 def row_differences(row: dict[str, Any], own: dict[str, Any]) -> list[str]:
@@ -149,8 +150,8 @@ def data(run: Run, claim: Claim) -> str:
         require(not claim.pinned or pinned == there,
                 f"shard {name} has sha256 {str(there)[:8]}, pinned is {str(pinned)[:8]}")
     n = run.at("data", "val", "tokens")
-    require(n > claim.row["val_tokens"], f"{n} tokens in the validation shard")
-    return f"{len(shards)} shards"
+    return require(n > claim.row["val_tokens"], f"{n} tokens in the validation shard",
+                   f"{len(shards)} shards")
 
 
 def tokens(run: Run, claim: Claim) -> str:
@@ -160,22 +161,21 @@ def tokens(run: Run, claim: Claim) -> str:
     require(asked == end, f"{end} tokens taken, the recipe says {asked}")
     require(asked < have, f"{asked} tokens taken of {have}")
     taken = [val.tokens for val in run.log.vals]
-    require(taken == sorted(taken) and taken[:1] == [0], "the tokens taken do not grow from 0")
-    return f"{asked} tokens"
+    return require(taken == sorted(taken) and taken[:1] == [0], "the tokens taken do not grow from 0",
+                   f"{asked} tokens")
 
 
 def parameters(run: Run, claim: Claim) -> str:
     """The model has at most the active parameters that the track allows."""
     active, most = run.at("parameters", "active"), claim.row["max_active_parameters"]
-    require(0 < active <= most, f"{active} active parameters, the track allows {most}")
-    return f"{active} active parameters of at most {most}"
+    return require(0 < active <= most, f"{active} active parameters, the track allows {most}",
+                   f"{active} active parameters of at most {most}")
 
 
 def status(run: Run, claim: Claim) -> str:
     """Every run ended in order."""
     words = f"status {run.status} {run.end.get('type', '')} {run.end.get('message', '')}".rstrip()
-    require(run.status == "ok", words)
-    return "ok"
+    return require(run.status == "ok", words, "ok")
 
 
 def complete(run: Run, claim: Claim) -> str:
@@ -190,22 +190,21 @@ def complete(run: Run, claim: Claim) -> str:
     expected = [*range(0, steps, every), steps]
     require(validated == expected, f"validated at steps {first_of([str(s) for s in validated], 9)}")
     trained = [step.step for step in run.log.steps if step.train_loss is not None]
-    require(trained == list(range(1, steps + 1)), f"{len(trained)} step lines of {steps}")
-    return f"{steps} steps, {len(validated)} validations"
+    return require(trained == list(range(1, steps + 1)), f"{len(trained)} step lines of {steps}",
+                   f"{steps} steps, {len(validated)} validations")
 
 
 def nothing_late(run: Run, claim: Claim) -> str:
     """No project file was loaded after the start."""
     late = [str(event.get("path")) for event in run.of_kind("late")]
-    require(not late, f"loaded after the start: {first_of(late)}")
-    return "none"
+    return require(not late, f"loaded after the start: {first_of(late)}", "none")
 
 
 def settings(run: Run, claim: Claim) -> str:
     """torch's compiler has its default settings."""
     found = run.at("sys", "settings")
-    require(found == [], f"not torch's defaults: {first_of([str(line) for line in found or ['unknown']])}")
-    return "torch's defaults"
+    words = f"not torch's defaults: {first_of([str(line) for line in found or ['unknown']])}"
+    return require(found == [], words, "torch's defaults")
 
 
 def monotone(run: Run, claim: Claim) -> str:
@@ -214,8 +213,8 @@ def monotone(run: Run, claim: Claim) -> str:
     require(vals[:1] == [0] and all(a < b for a, b in zip(vals, vals[1:])),
             f"training time at the validations: {first_of([str(ns) for ns in vals], 9)} ns")
     lines = [(step.step, step.train_time_ms) for step in run.log.steps]
-    require(lines == sorted(lines), "a step line is earlier than the one above it")
-    return f"{vals[-1] / 1e9:.1f} s of training"
+    return require(lines == sorted(lines), "a step line is earlier than the one above it",
+                   f"{vals[-1] / 1e9:.1f} s of training")
 
 
 def wall(run: Run, claim: Claim) -> str:
@@ -227,9 +226,8 @@ def wall(run: Run, claim: Claim) -> str:
     require(parts[-1] <= 1e9 + 0.02 * whole, unexplained)
     require(parts[0] == run.end.get("train_time_ns"), "timed segments and training time differ")
     lived = run.end["clocks"]["monotonic_ns"] - run.at("clocks", "monotonic_ns")
-    require(whole - parts[1] - SLACK_NS <= lived <= whole + SLACK_NS,
-            f"clocks of start and end {lived / 1e9:.2f} s apart, wall time {whole / 1e9:.2f} s")
-    return unexplained
+    words = f"clocks of start and end {lived / 1e9:.2f} s apart, wall time {whole / 1e9:.2f} s"
+    return require(whole - parts[1] - SLACK_NS <= lived <= whole + SLACK_NS, words, unexplained)
 
 
 def clocks(run: Run, claim: Claim) -> str:
@@ -238,8 +236,8 @@ def clocks(run: Run, claim: Claim) -> str:
     off = abs(passed["realtime_ns"] - passed["monotonic_ns"])
     require(off <= SLACK_NS + 200e-6 * passed["monotonic_ns"], f"the clock was set by {off / 1e6:.0f} ms")
     asleep = passed.get("boottime_ns", passed["monotonic_ns"]) - passed["monotonic_ns"]
-    require(asleep < SLACK_NS, f"suspended for {asleep / 1e9:.1f} s")
-    return f"realtime and monotonic clock {off / 1e6:.1f} ms apart"
+    return require(asleep < SLACK_NS, f"suspended for {asleep / 1e9:.1f} s",
+                   f"realtime and monotonic clock {off / 1e6:.1f} ms apart")
 
 
 def tripwires(run: Run, claim: Claim) -> str:
@@ -248,8 +246,7 @@ def tripwires(run: Run, claim: Claim) -> str:
     message = str(run.end.get("message", ""))
     if run.end.get("type") == "Tripwire" or TRIPWIRE.match(message):
         words.append(message)
-    require(not words, first_of(words))
-    return "silent"
+    return require(not words, first_of(words), "silent")
 
 
 def lines(run: Run, claim: Claim) -> str:

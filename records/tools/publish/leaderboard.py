@@ -11,7 +11,7 @@ from records.tools.publish.record import cell, replaced, with_sd
 from records.tools.publish.verify import Judgement
 from records.tools.read import tracks
 from records.tools.read.log import read_bytes
-from records.tools.read.values import ReadError, json_text, shown
+from records.tools.read.values import ReadError, json_text, shown, write_whole
 
 MARKER = "<!-- leaderboard {} {} -->"
 HEAD = """**Records of `{}`**, written by `python -m records leaderboard`: proven, and faster by a race than
@@ -22,23 +22,18 @@ RECORDS = ("#", "record", "date", "time", "steps", "val_loss", "against the reco
 ATTEMPTS = ("record", "date", "steps", "val_loss", "hardware", "verdict", "against the record before")
 ARGUMENTS = {
     "--check": "write nothing; exit code 1 where one is old",
-    "--readme": {"metavar": "FILE", "type": Path},
-    "--records": {"metavar": "DIR", "type": Path},
     "--json": "print one JSON object in place of words",
 }
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Write the tables, or compare them byte for byte; return the exit code, 1 where a record is INVALID."""
-    readme = arguments.readme or tracks.ROOT / "README.md"
-    records, name = arguments.records or tracks.ROOT / "records", readme.name
+    readme, records, names = tracks.ROOT / "README.md", tracks.ROOT / "records", list(tracks.load_rows())
     try:
         new = old = read_bytes(readme).decode()
     except UnicodeDecodeError as error:
-        raise ReadError(f"{shown(name)}: {error}") from None
-    if not records.is_dir():
-        raise ReadError(f"--records {shown(str(records))}: no such folder")
-    names = list(tracks.load_rows())
+        raise ReadError(f"{readme.name}: {error}") from None
+    name = readme.name
     if refused := [line for track in names for line in invalid(records / track)]:
         print(*refused, sep="\n", file=sys.stderr)
         return 1
@@ -47,12 +42,9 @@ def main(arguments: argparse.Namespace) -> int:
         if (block := table(track, records)) or begin in new:  # a new track may have neither
             new = replaced(new, begin, end, f"{begin}\n{block}{end}", name)
     if MARKER.partition("{}")[0] not in old:
-        raise ReadError(f"{shown(name)}: expected {MARKER.format('TRACK', 'begin')} in it; there is no table")
+        raise ReadError(f"{name}: expected {MARKER.format('TRACK', 'begin')} in it; there is no table")
     if new != old and not arguments.check:
-        try:
-            readme.write_text(new)
-        except OSError as error:
-            raise ReadError(f"{shown(name)}: cannot be written ({error.strerror})") from None
+        write_whole(readme, new)
     if arguments.json:
         print(json_text({"file": name, "tracks": names, "up_to_date": new == old,
                          "written": new != old and not arguments.check}, None), end="")

@@ -44,7 +44,7 @@ def build(claim: Claim, name: str) -> dict[str, Any]:
         "harness": first.at("code", "harness"), "target": first.at("track_row", "target"),
         "significance": {"word": decided.word, "reason": decided.reason,
                          "p": six_digits(decided.test and decided.test.p)},
-        "race": claim.race and raced(claim.race, str(first.at("code", "digest"))),
+        "race": claim.race and raced(claim.race, first.at("code", "digest")),
         "logs": [{"file": f"logs/{run.run_id}.txt", "sha256": run.sha256, "run_id": run.run_id,
                   "seed": run.seed, "val_loss": run.end["val_loss"],
                   "train_time_s": run.end["train_time_ns"] / 1e9} for run in runs],

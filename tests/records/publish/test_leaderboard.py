@@ -103,10 +103,11 @@ def test_a_track_without_records_needs_no_markers_and_has_an_empty_block(root, p
 
 
 def test_what_can_hold_no_table_is_refused(root, page, refused):
-    """The latter two used to be called up to date."""
+    """The last used to be called up to date."""
     page.write_text("# x\n")
     assert "leaderboard tiny begin" in refused("leaderboard")
-    assert "no such folder" in refused("leaderboard", "--check", "--records", root / "nowhere")
+    page.write_bytes(b"\xff")
+    assert "README.md: 'utf-8' codec" in refused("leaderboard")
+    page.write_text("# x\n")
     shutil.rmtree(root / "records")
-    (root / "records").mkdir()
     assert "there is no table" in refused("leaderboard", "--check")
