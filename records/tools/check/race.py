@@ -29,11 +29,11 @@ FIELDS = {"format": int, "track": str, "n": int, "seeds": list, "order": list, "
 def order(rows: int, sides: str = "AB") -> list[str]:
     """Return which side runs when, row by row, every second one backward, so that a drift cancels: ABBA ABBA.
 
-    Of more than two sides each pair of rows begins one side further on: ABC CBA BCA ACB CAB BAC.
+    Of more than two sides each pair of rows that count begins one side further on: ABC CBA BCA ACB CAB BAC.
     """
-    found = []
-    for i in range(rows):
-        first = i // 2 % len(sides) if len(sides) > 2 else 0
+    found, many = [], len(sides) > 2
+    for i in range(-1, rows - 1) if many else range(rows):
+        first = many * (i // 2) % len(sides)
         row = sides[first:] + sides[:first]
         found += row[::-1] if i % 2 else row
     return found

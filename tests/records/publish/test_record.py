@@ -71,6 +71,18 @@ def test_a_race_goes_into_the_record_of_either_side(side, edit, verdict, words, 
     call("verify", folder, code=1)
 
 
+def test_the_sides_of_one_race_of_three_are_records_and_beat_the_first_alone(root, call):
+    race = raced(root / "race", a_later_ms=30, sides="ABC")
+    for name, side in (("One", "A"), ("Two", "B"), ("Three", "C")):
+        call("submit", *race_logs(race, side), "--name", name, "--to", root / "records", "--race", race)
+    call("verify", root / "records")
+    (root / "README.md").write_text("<!-- leaderboard tiny begin -->\n<!-- leaderboard tiny end -->\n")
+    call("leaderboard")
+    best, attempts = (root / "README.md").read_text().split("\nAttempts")
+    assert "| 2 | [Two]" in best and "faster than One: -" in best
+    assert "[Three]" in attempts and "not against Two" in attempts
+
+
 def test_a_verifier_without_the_data_finds_the_same_record_and_says_less_of_it(record, root, call):
     """record.json is what the logs give; what a checkout lacks must not make it another."""
     (root / "data" / "tiny" / "manifest.json").unlink()
