@@ -33,7 +33,8 @@ def draw_history(records: list[Standing], output: Path) -> None:
             draw_class(axes, [each for each in records if each.ratio and each.hardware == hardware])
             axes.set_title(shown(hardware), loc="right", fontsize=9, color=GREY)
         titles(panels[0], tracks[0])
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=2, fontsize=9)
+        marks = {label: mark for axes in panels for mark, label in zip(*axes.get_legend_handles_labels())}
+        figure.legend(marks.values(), marks, loc="outside lower left", ncols=2, fontsize=9)
 
 
 def draw_class(axes: Any, records: list[Standing]) -> None:
@@ -51,7 +52,7 @@ def draw_class(axes: Any, records: list[Standing]) -> None:
         if drawn:
             x, y, below, above = zip(*drawn)
             axes.errorbar(x, y, (below, above), fmt=mark, color=colour, markersize=6, capsize=3,
-                          label=f"{label}, 95 % interval")
+                          label=f"{label}, with 95 % interval of the ratio to the first")
             if stands:
                 axes.step([*x, x[-1] + 0.8], [*y, y[-1]], where="post", color=colour, linewidth=1.8)
     low, high = min(low for low, _ in ends), max(high for _, high in ends)
@@ -64,4 +65,5 @@ def draw_class(axes: Any, records: list[Standing]) -> None:
     crowded = {"rotation": 60, "ha": "right"} if len(records) > 6 else {}
     for tick, each in zip(axes.set_xticks(places, names, fontsize=9, **crowded), records):
         tick.label1.set_color("black" if each.number else GREY)
-    axes.set(ylabel="time to equal loss (first = 1)", xlim=(0.6, max(places) + 0.9))
+    axes.set(ylabel="time to equal loss (first = 1)", xlim=(0.6, max(places) + 0.9),
+             ylim=(0.8 * low, 1.25 * high))
