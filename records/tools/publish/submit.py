@@ -2,6 +2,7 @@
 import argparse
 import dataclasses
 import os
+import shlex
 import tempfile
 from pathlib import Path
 
@@ -44,10 +45,11 @@ def main(arguments: argparse.Namespace) -> int:
         folder = write(claim, arguments)
         judgement = Judgement(load_claim([folder]))
         lacks = missing(judgement)
+        place = shlex.quote(str(folder))
         lines = [f"wrote {folder}: {judgement.word}: {judgement.verdict.reason}",
                  *(f"missing: {line}" for line in lacks),
-                 f"next: python -m records verify {folder}", "next: python -m records leaderboard",
-                 f"next: git add {folder} README.md"]
+                 f"next: python -m records verify {place}", "next: python -m records leaderboard",
+                 f"next: git add {place} README.md"]
     text = json_text(as_json(judgement) | {"missing": lacks}).strip() if arguments.json else "\n".join(lines)
     print(text)
     return judgement.code
@@ -103,8 +105,9 @@ def missing(judgement: Judgement) -> list[str]:
                      "a proof: no declared look is left")
     own = next(each for each in standings(folder.parent) if each.folder == folder)
     if own.before and own.ratio is None:
-        lines.append(f"a race against the present record ({own.speed}): python -m records race {folder} "
-                     f"{own.before.folder}, then submit with --race")
+        sides = shlex.join([str(folder), str(own.before.folder)])
+        lines.append(f"a race against the present record ({own.speed}): python -m records race {sides}, then "
+                     "submit with --race")
     lines += [f"a reader's eye on {name}: {judgement.checks[name].evidence}"
               for name in judgement.having("review")]
     if judgement.checks["all_attempts"].state != "ok":

@@ -35,6 +35,14 @@ def test_a_record_verifies_and_what_it_lacks_is_said(root, submit, folder, call)
     assert "all_attempts: 4 attempts, all here" in call("verify", folder).out  # the ledger's lines came along
 
 
+def test_commands_to_paste_are_quoted_and_name_the_record_to_race(root, submit, call):
+    logs, to = campaign(root), root / "my records"
+    first, second = (call("submit", *logs, f"--name={name}", "--to", to).out for name in ("One", "Two"))
+    one, two = (to / "tiny" / f"2026-01-01_{name}" for name in ("One", "Two"))
+    assert f"next: python -m records verify '{one}'\n" in first and "race" not in first
+    assert f"(not raced against One): python -m records race '{two}' '{one}', then" in second
+
+
 def test_what_verify_calls_invalid_is_refused_by_name(root, submit):
     out = submit(campaign(root, change=change("overrides", {"lr": 1}), which=None), code=1).out
     assert "more: overrides on the command line" in out and not (root / "records").exists()
