@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from records.tools.check import significance
+from records.tools.read.logs import locate
 from records.tools.read.tracks import row_of
 from records.tools.check.significance import ALPHA, SIGMA, Test
 from records.tools.read.run import Run
@@ -16,28 +17,22 @@ from records.tools.show.group import Group, Outcome, groups_of, kind, outcome, r
 HOLDS = ("PROVEN", "PROMISING")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
-    which = parser.add_mutually_exclusive_group()
-    add = parser.add_argument
-    add("logs", metavar="LOG", nargs="+", type=Path, help="logs, or folders of them")
-    add("--target", type=float, metavar="NATS", help="default: that of the logs' track in this checkout")
-    add("--vs", metavar="LOG", nargs="+", type=Path, help="test against these runs instead; "
-        "paired where both have the same seeds, else by Welch's test")
-    add("--margin", type=float, metavar="NATS",
-        help="with --vs: test that the loss is worse by less than this")
-    which.add_argument("--step", type=int, help="judge at this step, not at the last")
-    which.add_argument("--earliest", action="store_true",
-                       help="find the earliest step: backwards from the last, until one does not pass")
-    add("--json", action="store_true", help="print one JSON object")
+ARGUMENTS = {
+    "logs": {"metavar": "LOG", "nargs": "+", "type": locate, "help": "logs, or folders of them"},
+    "--target": {"type": float, "metavar": "NATS", "help": "default: that of the track in this checkout"},
+    "--vs": {"metavar": "LOG", "nargs": "+", "type": locate, "help": "test against these runs instead; "
+             "paired where both have the same seeds, else by Welch's test"},
+    "--margin": {"type": float, "metavar": "NATS",
+                 "help": "with --vs: test that the loss is worse by less than this"},
+    "--step": {"type": int, "help": "judge at this step, not at the last"},
+    "--json": "print one JSON object",
+}
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Print the tests; return the exit code, which --vs gives where no --target is named."""
     if arguments.vs is None and arguments.margin is not None:
         raise ReadError("--margin says how much worse than --vs LOG... is allowed; name those logs")
-    if arguments.vs is not None and arguments.earliest:
-        raise ReadError("--earliest looks for a step against a target; it takes no --vs")
     for value in (arguments.target, arguments.margin):
         if value is not None and not math.isfinite(value):
             raise ReadError(f"{value} is no loss; expected a finite number of nats")
@@ -47,8 +42,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.vs is None or arguments.target is not None:
         target = track_target(group.runs) if arguments.target is None else arguments.target
         alpha = row_of(group.runs).get("significance", {}).get("alpha", ALPHA)
-        report["target"] = (earliest(group, target, alpha) if arguments.earliest else
-                            against(new, target, alpha))
+        report["target"] = against(new, target, alpha)
         lines += against_lines(report["target"])
     if arguments.vs is not None:
         other = load(arguments.vs)
@@ -125,12 +119,10 @@ def against(found: Outcome, target: float, alpha: float = ALPHA) -> dict[str, An
 
 
 def against_lines(found: dict[str, Any]) -> list[str]:
-    """Return the tests of losses against a target, or of the steps from the last one back, for people."""
-    lines = [f"target      {found['target']:.7g}"]
-    lines += [f"step {w['step']:<6} " + ("" if w["p"] is None else f"p {w['p']:<9.3g} ") + w["word"]
-              for w in found.get("walked", [])]
+    """Return the tests of losses against a target, for people."""
     test, verdict = found["test"], f"{found['word']}: {found['reason']}"
-    if test is None or "walked" in found:
+    lines = [f"target      {found['target']:.7g}"]
+    if test is None:
         return [*lines, verdict]
     z, spread = found["z_rule"], "" if test.sd is None else f", sd {test.sd:.3g}"
     lines += [f"mean        {test.mean:.7g}{spread}", test_line("t test", test),
@@ -143,30 +135,6 @@ def against_lines(found: dict[str, Any]) -> list[str]:
     known = "; verify counts the attempts that are not here" if found["word"] == "PROVEN" else ""
     return [*lines, f"in reach    {found['below']['runs']} of {test.n} runs at or below the target",
             verdict + known]
-
-
-def earliest(group: Group, target: float, alpha: float = ALPHA) -> dict[str, Any]:
-    """Return the earliest step that may be claimed: backwards from the last, up to the first failure.
-
-    A fixed sequence of tests needs no correction for their number; the earliest step that passes, looked
-    for from the front, would be the best of many.
-    """
-    shared = set.intersection(*({point.step for point in run.vals} for run in group.runs))
-    walked, passed = [], []
-    last = max((run.last.step for run in group.runs if run.last), default=None)
-    for step in sorted(shared | {last}, reverse=True):
-        found = against(outcome(group, step), target, alpha)
-        walked.append({"step": step, "word": found["word"], "p": found["test"] and found["test"].p})
-        if found["word"] not in HOLDS:
-            break
-        passed.append(found)
-    judged = {"target": target, "walked": walked}
-    if not passed:
-        return {**judged, "step": None, **{name: found[name] for name in ("word", "reason", "test")}}
-    word = max((one["word"] for one in passed), key=HOLDS.index)
-    step = walked[len(passed) - 1]["step"]
-    return {**judged, "step": step, "word": word, "test": passed[-1]["test"],
-            "reason": f"step {step} is the earliest; from the last step back to it every test passes"}
 
 
 def places(runs: list[Run]) -> str | None:

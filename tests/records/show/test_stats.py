@@ -136,7 +136,6 @@ def test_public_logs_are_judged_like_our_own(tmp_path, called, refused):
     assert "--target" in refused("stats", tmp_path)
     found = called(tmp_path, "--target", "3.28")["target"]
     assert found["test"]["p"] == pytest.approx(0.0059834561492737, rel=1e-9)
-    assert called(tmp_path, "--target", "3.28", "--earliest")["target"]["step"] == 1390
 
 
 def test_runs_at_the_target_are_counted_as_in_reach():
@@ -153,27 +152,6 @@ def test_another_step_is_judged_when_asked_for(tmp_path, called):
     logs = [*runs(tmp_path / "short"), write(tmp_path, 9, 6.0, 5.5, 4.99)]
     reason = called(*logs, "--step", "4", code=1)["target"]["reason"]
     assert reason.count("no validation at step 4") == 8  # none is dropped
-
-
-def test_the_earliest_step_is_looked_for_backwards_and_stops_at_the_first_failure(tmp_path, called):
-    """Step 2 passes by luck; step 4 does not, so step 6 is the earliest that may be claimed."""
-    logs = [write(tmp_path, seed, 6.0, loss, 5.01 + loss - 4.998, loss + 0.0002, loss)
-            for seed, loss in enumerate(GOOD)]
-    found = called(*logs, "--earliest")["target"]
-    assert found["step"] == 6 and found["word"] == "PROVEN"
-    walked = [(8, "PROVEN"), (6, "PROVEN"), (4, "REFUTED")]
-    assert [(w["step"], w["word"]) for w in found["walked"]] == walked
-    logs = [write(tmp_path, seed, 6.0, loss, loss + 0.01) for seed, loss in enumerate(GOOD)]
-    found = called(*logs, "--earliest", code=1)["target"]  # the last step fails
-    assert found["step"] is None and len(found["walked"]) == 1
-
-
-def test_an_earliest_step_is_no_better_shown_than_the_weakest_after_it(tmp_path, called):
-    middle = (4.9991, 4.9978, 4.9987, 4.9984)
-    logs = [write(tmp_path, i, 6.0, loss - 0.01, loss, loss - 0.01) for i, loss in enumerate(middle)]
-    found = called(*logs, "--earliest")["target"]
-    assert [w["word"] for w in found["walked"]] == ["PROVEN", "PROMISING", "PROVEN", "NOT SHOWN"]
-    assert found["word"] == "PROMISING"
 
 
 def moved(folder: Path, by: float, **changes) -> list[str]:
@@ -268,7 +246,7 @@ def test_what_cannot_be_tested_is_refused_in_one_line(tmp_path, refused):
     for words, says in (([log, log], "same run"), ([bare], "--target"), ([odd], "--target"),
                         ([log, "--target", "nan"], "finite"), ([log, "--margin", "1"], "--vs"),
                         ([log, "--vs", far], "do not compare"), ([log, "--step", "3"], "step 3"),
-                        ([log, "--vs", other, "--earliest"], "--earliest"), ([cut], "manifest"),
+                        ([cut], "manifest"),
                         ([tmp_path / "empty"], "no log"), (["none.txt"], "cannot be read")):
         assert says in refused("stats", *words)
 
@@ -276,18 +254,8 @@ def test_what_cannot_be_tested_is_refused_in_one_line(tmp_path, refused):
 def test_losses_at_the_ends_of_the_floats_are_no_crash(tmp_path, called):
     a, b = ([write(tmp_path / name, seed, 6.0, loss) for seed, loss in runs] for name, runs in (
         ("a", ((0, 1.7e308), (0, 1.7e308), (1, 0.1))), ("b", ((0, -1.7e308), (1, -1.7e308)))))
-    for code, words in ((1, a), (2, b), (1, [*a, "--vs", *b, "--margin=1e308"]), (1, [*b, "--vs", *a]),
-                        (2, [*b, "--earliest"])):
+    for code, words in ((1, a), (2, b), (1, [*a, "--vs", *b, "--margin=1e308"]), (1, [*b, "--vs", *a])):
         called(*words, code=code)
-
-
-def test_a_run_that_ends_before_the_others_leaves_no_earliest_step():
-    for kept in (2, 0):
-        cut = run(4.98, 1)
-        del cut.vals[kept:]
-        found = stats.earliest(Group("cut", [run(4.99, 0), cut]), 5.0)
-        assert found["step"] is None and found["reason"] == "1.txt: no validation at step 100"
-    assert stats.earliest(Group("cut", [cut]), 5.0)["reason"] == "1.txt: no validation"
 
 
 def test_the_example_in_the_help_runs(tmp_path):
