@@ -26,7 +26,7 @@ def test_the_help_of_each_command_ends_in_an_example_that_parses(name, capsys, m
 @pytest.mark.parametrize("name, logs, right", [
     ("list", ["r"], lambda out: len(json.loads(out)) == 1), ("show", ["ONE"], lambda out: "val_loss" in out),
     ("diff", ["ONE", "OTHER"], lambda out: out.startswith("no difference in what both sides tell")),
-    ("plan", [], lambda out: "25 runs, shown with a chance of 0.903" in out and "run 32  0.897 or" in out),
+    ("plan", [], lambda out: "runs                 25\n" in out and "by run 32         0.89684" in out),
     ("plot", ["a", "b"], lambda out: Path("losses.png").read_bytes().startswith(b"\x89PNG"))])
 def test_the_example_of_what_shows_runs(name: str, logs: list[str], right: Callable, tmp_path, monkeypatch,
                                         call):

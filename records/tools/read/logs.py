@@ -73,14 +73,14 @@ def run_of(log: Log) -> Run:
 def find_logs(paths: Iterable[Path]) -> Iterator[Path]:
     """Yield the log files among files and folders, folders searched in order of name.
 
-    A file that is named is always yielded; below a folder those with the suffix of a log. Symbolic links
-    below a folder are not followed.
+    A file that is named is always yielded; below a folder those with the suffix of a log, of a record those
+    in its logs/. Symbolic links below a folder are not followed.
     """
     for path in paths:
         if not os.path.isdir(path):  # Path.is_dir raises where a name is too long
             yield path
             continue
-        for folder, folders, files in os.walk(path):
+        for folder, folders, files in os.walk(path / "logs" if (path / "logs").is_dir() else path):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in sorted(files):
                 if name.endswith(SUFFIXES) and not os.path.islink(os.path.join(folder, name)):

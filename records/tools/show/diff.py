@@ -50,8 +50,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 def load_group(path: Path) -> Group:
     """Return the runs of a log or of a record's folder. Raises ReadError where there are none."""
-    logs = path / "logs" if (path / "logs").is_dir() else path
-    runs = read_runs([logs], once=False)
+    runs = read_runs([path], once=False)
     return Group(shown(path.resolve().name, 60) if path.is_dir() else runs[0].name, runs)
 
 

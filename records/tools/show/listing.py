@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from records.tools.check.significance import Test
 from records.tools.read.logs import find_logs, load_runs, locate
 from records.tools.read.values import NoLog, ReadError, json_text, shown
 
@@ -79,3 +80,24 @@ def columns(rows: Iterable[list[str]], sides: str) -> Iterator[str]:
     for row in rows:
         cells = (f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths))
         yield f" {'  '.join(cells)}".rstrip()
+
+
+def report_lines(report: dict[str, Any], above: str = "") -> str:
+    """Return a report for people, a line for each value below the name of its part, a part's verdict last."""
+    lines = []
+    for name, value in report.items():
+        label = f"{above}{name}".replace("_", " ")
+        if isinstance(value, dict):
+            lines.append(report_lines(value, f"{label} "))
+        elif isinstance(value, Test):
+            sd = "" if value.sd is None else f", sd {value.sd:.3g}"
+            numbers = ("no spread, no p" if value.degenerate else
+                       f"t {value.t:.4g}, df {value.df:.4g}, p {value.p:.3g}")
+            lines.append(f"{label:<28}  mean {value.mean:.7g}{sd}, {numbers}, {value.n} values\n")
+        elif name == "notes":
+            lines += [f"note: {note}\n" for note in value]
+        elif value is not None and name not in ("word", "reason"):
+            value = len(value) if isinstance(value, list) else value
+            text = f"{value:.7g}" if isinstance(value, float) else value
+            lines.append(f"{label:<28}  {text}\n")
+    return "".join(lines) + (f"{report['word']}: {report['reason']}\n" if "word" in report else "")

@@ -1,10 +1,10 @@
 """Tells how many runs a claim needs: one test, the declared looks, and a comparison of times."""
 import argparse
-import json
 from typing import Any
 
 from records.tools.check.significance import ALPHA, LOOKS, SIGMA, power, runs_needed, time_runs_needed
-from records.tools.read.values import ReadError
+from records.tools.read.values import ReadError, json_text
+from records.tools.show.listing import report_lines
 
 ARGUMENTS = {
     "--buffer": {"type": float, "required": True, "metavar": "NATS",
@@ -32,7 +32,7 @@ def main(arguments: argparse.Namespace) -> int:
         plan = make_plan(arguments)
     except ValueError as error:
         raise ReadError(f"{error}; plan for a larger buffer or effect") from None
-    print(json.dumps(plan) if arguments.json else "\n".join(lines(arguments, plan)))
+    print(json_text(plan) if arguments.json else report_lines(plan), end="")
     return 0
 
 
@@ -48,29 +48,10 @@ def make_plan(arguments: argparse.Namespace) -> dict[str, Any]:
     # a campaign goes on to a look unless it was decided before: at least as often as at the look before alone
     going_on = zip((0, *LOOKS), LOOKS, (0, *chances))
     most = sum((look - before) * (1 - chance) for before, look, chance in going_on)
-    plan = {"runs": n, "power": power(n, d, alpha), "hours": hours(n), "alpha_per_look": alpha / len(LOOKS),
-            "looks": [{"runs": look, "shown": chance} for look, chance in zip(LOOKS, chances)],
-            "expected_runs": most, "expected_hours": hours(most)}
+    plan = {"one_test": {"runs": n, "hours": hours(n), "chance_to_be_shown": power(n, d, alpha)},
+            "looks": {"alpha_each": alpha / len(LOOKS), "runs_expected_at_most": most, "hours": hours(most),
+                      "shown_by_run": dict(zip(LOOKS, chances))}}  # at least
     if arguments.effect is not None:
         arm = time_runs_needed(arguments.effect, arguments.cv, arguments.power, alpha)
-        plan["time"] = {"runs_per_arm": arm, "hours": hours(2 * arm)}
+        plan["times"] = {"runs_of_each_code": arm, "hours": hours(2 * arm)}
     return plan
-
-
-def lines(arguments: argparse.Namespace, plan: dict[str, Any]) -> list[str]:
-    """Return the plan for people."""
-    def took(hours: float | None) -> str:
-        return "" if hours is None else f", {hours:.3g} hours"
-
-    text = [f"a mean {arguments.buffer:g} below the target, sd {arguments.sigma:g} between seeds, "
-            f"alpha {arguments.alpha:g}",
-            f"one test, its number of runs fixed: {plan['runs']} runs{took(plan['hours'])}, "
-            f"shown with a chance of {plan['power']:.3f}",
-            f"declared looks, each at {plan['alpha_per_look']:g}: at most {plan['expected_runs']:.1f} runs "
-            f"expected{took(plan['expected_hours'])}"]
-    text += [f"  shown by run {look['runs']:2}  {look['shown']:.3f} or more" for look in plan["looks"]]
-    if time := plan.get("time"):
-        text.append(f"a gain in time of {arguments.effect:.3g}, cv {arguments.cv:.3g}: {time['runs_per_arm']}"
-                    f" runs of each code in turns on one host{took(time['hours'])}, shown with a chance of "
-                    f"{arguments.power:g}")
-    return text

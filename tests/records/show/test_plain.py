@@ -16,7 +16,7 @@ RECORD = ROOT / "records" / "sample" / "2026-11-22_Muon"
 REAL = {"verify": ("{record}", (0, 1), "4 runs, p 0.00683"),
         "submit": ("toy.txt --name Muon", (2,), "track tiny"),
         "leaderboard": ("--check", (0,), ""), "stats": ("{record}/logs", (0,), "PROMISING: mean"),
-        "plan": ("--buffer 0.001", (0,), "25 runs, shown with a chance of 0.903"),
+        "plan": ("--buffer 0.001", (0,), "one test runs                 25"),
         "list": ("{record}", (0,), "4.34088"), "show": ("{log}", (0,), "val_loss"),
         "diff": ("{log} {log}", (0,), "one run against one run"), "extract": ("{log} out", (0,), "out")}
 
