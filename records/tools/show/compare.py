@@ -12,45 +12,35 @@ from records.tools.read.values import is_finite
 from records.tools.show.group import Group, Outcome, between, outcome, smoothed
 
 UNKNOWN = "unknown"
-# launch options that are told elsewhere, or change nothing
-NO_SETTINGS = {"track", "data", "seed", "name", "note"}
+# what runs of one experiment need not share: told elsewhere, or another each time
+ELSEWHERE = {"track", "data", "seed", "name", "note", "device", "load", "python", "torch", "cpu", "gpus"}
 TIMES = 5  # at which losses are compared
 
 
 def facts(run: Run) -> dict[str, dict[str, str]]:
     """Return settings, environment and data of a run, as text: section -> name -> value."""
-    row, train, val = run.log.track if run.log else {}, run.at("data", "train"), run.at("data", "val")
-    shards = ", ".join(map(shard, train)) if isinstance(train, list) else None
-    if shards and len(train) > 3:
-        shards = f"{len(train)} shards, sha256 of their list {sha256(shards.encode())[:8]}"
-    launch = {name: value for name, value in run.mapping("launch").items() if name not in NO_SETTINGS}
+    def others(name: str) -> dict[str, Any]:
+        return {key: value for key, value in run.mapping(name).items()
+                if key not in ELSEWHERE and value is not None}
+
+    row = run.log.track if run.log else {}
+    settings = {**others("launch"), **run.hyperparameters}
     sections = {
-        "settings": {**launch, **run.hyperparameters} and {"seed": run.seed, **launch, **run.hyperparameters},
-        "environment": {
-            "device": run.device, "world_size": run.world_size, "torch": run.versions.get("torch"),
-            "python": run.versions.get("python"), "reduction": run.at("reduction"),
-            **{name: run.at("sys", name) for name in ("platform", "cpus", "threads",
-                                                      "float32_matmul_precision", "settings")}},
-        "data": {
-            "track": run.track, "train shards": shards or None,
-            "validation shard": shard(val) if val else None,
-            **{name: run.at("data", name) for name in ("tokens", "epochs")},
-            "vocabulary": row.get("vocabulary"), "validation tokens": row.get("val_tokens"),
-            "target": row.get("target")}}
+        "settings": settings and {"seed": run.seed, **settings},
+        "environment": {"device": run.device, "world_size": run.world_size, "reduction": run.at("reduction"),
+                        **{name: run.versions.get(name) for name in ("torch", "python")}, **others("sys")},
+        "data": {"track": run.track, **run.mapping("data"),
+                 **{name: row.get(name) for name in ("vocabulary", "val_tokens", "target")}}}
     return {section: {name: text(value) for name, value in found.items()}
             for section, found in sections.items()}
 
 
 def text(value: Any) -> str:
-    """Return a value of a manifest as text."""
-    return UNKNOWN if value is None else value if isinstance(value, str) else json.dumps(value)
-
-
-def shard(fields: Any) -> str:
-    """Return eight digits of a shard's sha256 and its tokens."""
-    if not isinstance(fields, dict):
-        return "?"
-    return f"{str(fields.get('sha256'))[:8]} ({fields.get('tokens')} tokens)"
+    """Return a value of a manifest as text, a long one cut before its digest."""
+    if value is None:
+        return UNKNOWN
+    told = value if isinstance(value, str) else json.dumps(value)
+    return told if len(told) <= 60 else f"{told[:20]}... (sha256 {sha256(told.encode())[:8]})"
 
 
 def differences(a: Group, b: Group) -> dict[str, list[dict[str, str]]]:
@@ -64,22 +54,21 @@ def differences(a: Group, b: Group) -> dict[str, list[dict[str, str]]]:
         of_runs = [[told[section] for told in side] for side in sides]
         rows = found[section] = []
         for name in dict.fromkeys(name for side in of_runs for told in side for name in told):
-            values = [" | ".join(dict.fromkeys(told.get(name, "-" if told else UNKNOWN) for told in side))
-                      for side in of_runs]
-            if values[0] != values[1] or values[0] == UNKNOWN:
-                rows.append({"name": name, "a": values[0], "b": values[1]})
-        if any(not told for side in of_runs for told in side):  # a public log tells no setting at all
-            tells = [UNKNOWN if not side[0] else f"{len(side[0])} fields" for side in of_runs]
-            found[section] = [{"name": "all of them", "a": tells[0], "b": tells[1]}]
+            x, y = (" | ".join(dict.fromkeys(told.get(name, "-" if told else UNKNOWN) for told in side))
+                    for side in of_runs)
+            if x != y or x == UNKNOWN:
+                rows.append({"name": name, "a": x, "b": y})
     return found
 
 
 def incomparable(a: Group, b: Group) -> str | None:
     """Return why the losses of two groups do not compare, None where nothing speaks against it."""
-    for name in ("track", "validation shard", "validation tokens"):
-        x, y = ({facts(run)["data"][name] for run in group.runs} - {UNKNOWN} for group in (a, b))
+    for what, told in (("track", lambda run: run.track),
+                       ("validation shard", lambda run: run.at("data", "val", "sha256")),
+                       ("number of validation tokens", lambda run: run.at("track_row", "val_tokens"))):
+        x, y = ({str(told(run)) for run in group.runs} - {"None"} for group in (a, b))
         if x and y and x != y:
-            return f"{name} differs: the losses do not compare"
+            return f"{what} differs: the losses do not compare"
     return None
 
 

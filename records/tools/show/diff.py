@@ -92,8 +92,9 @@ def lines(found: dict[str, Any], stat: bool = False, harness: bool = False) -> I
     stat: count the lines of code that differ. harness: show its files too.
     """
     rows = {name: found.get(name, []) for name in ("settings", "environment", "data")}
-    parts = ["code"] * bool(found["code"]) + [name for name, of_part in rows.items()
-                                              if any(row["a"] != row["b"] for row in of_part)]
+    parts = ["code"] * bool(found["code"]) + [
+        name for name, of_part in rows.items()
+        if any(row["a"] != row["b"] and compare.UNKNOWN not in row.values() for row in of_part)]
     differ = f"differ in {', '.join(parts)}" if parts else "no difference in what both sides tell"
     losses = (found.get("verdict") or {}).get("difference")
     yield differ + ("" if losses is None else f"; final loss B - A = {losses:+.4f}")
@@ -148,12 +149,12 @@ def code_lines(found: dict[str, Any], stat: bool, harness: bool) -> Iterator[str
 
 
 def fact_lines(rows: list[dict[str, str]]) -> Iterator[str]:
-    """Yield a table old -> new; facts that neither side tells stand in one last line."""
-    known = [row for row in rows if row["a"] != row["b"]]
+    """Yield a table old -> new; facts that not both sides tell stand in one last line."""
+    known = [row for row in rows if compare.UNKNOWN not in (row["a"], row["b"])]
     cells = ([shown(row["name"], 28), shown(row["a"], 40), "->", shown(row["b"])] for row in known)
     yield from columns(cells, "<<<<")
     if rest := [row["name"] for row in rows if row not in known]:
-        yield f" unknown on both sides: {', '.join(rest)}"
+        yield shown(f" not told by both sides: {', '.join(rest)}", 300)
 
 
 def loss_lines(table: dict[str, Any], title: str) -> Iterator[str]:
