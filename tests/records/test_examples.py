@@ -27,6 +27,7 @@ def test_the_help_of_each_command_ends_in_an_example_that_parses(name, capsys, m
     ("list", ["r"], lambda out: len(json.loads(out)) == 1), ("show", ["ONE"], lambda out: "val_loss" in out),
     ("diff", ["ONE", "OTHER"], lambda out: out.startswith("no difference in what both sides tell")),
     ("plan", [], lambda out: "runs                 25\n" in out and "by run 32         0.89684" in out),
+    ("stats", ["a", "b"], lambda out: "REFUTED: mean 4.9995" in out),
     ("plot", ["a", "b"], lambda out: Path("losses.png").read_bytes().startswith(b"\x89PNG"))])
 def test_the_example_of_what_shows_runs(name: str, logs: list[str], right: Callable, tmp_path, monkeypatch,
                                         call):
@@ -34,6 +35,8 @@ def test_the_example_of_what_shows_runs(name: str, logs: list[str], right: Calla
         pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
     for i, log in enumerate(logs):
-        write_log(tmp_path / "records" / "runs", log, (6.0, 5.0 - i * (name == "plot")))
+        losses = (6.0, 5.0 - i * (name != "diff") / 1000)
+        write_log(tmp_path / "records" / "runs", log, losses, last=2, seed=i * (name == "stats"))
     words = COMMANDS[name][1].split()[3:]
-    assert right(call(*(one for word in words for one in (Path().glob(word) if "*" in word else [word]))).out)
+    files = [one for word in words for one in (Path().glob(word) if "*" in word else [word])]
+    assert right(call(*files, code=int(name == "stats")).out)

@@ -124,14 +124,6 @@ def test_a_public_log_cut_at_any_byte_gives_what_stands_above_the_cut(path):
     assert len(found) >= len(vals) - 1
 
 
-def test_our_log_cut_at_any_byte_gives_what_stands_above_the_cut(tmp_path):
-    data = write_log(tmp_path).read_bytes()
-    for size in range(len(data)):
-        runs = load(data[:size])
-        assert all(t.status == "incomplete" and len(t.vals) <= 2 for t in runs)
-        assert bool(runs) == (data[:size].find(b"\n" + RULE.encode() + b"\n#:manifest ") >= 0)
-
-
 @pytest.mark.parametrize("number", ["99999999999999999999", "1" * 400, "1e400", "-1e400", "nan", "inf",
                                     "-inf", "1e-400", "0" * 5000, "-0"])
 def test_no_number_breaks_list_or_show(number, tmp_path, call):

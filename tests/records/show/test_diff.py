@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from small_logs import SCRIPT, write_log
+from small_logs import SCRIPT, unsealed, write_log
 from tiny import ROOT
 
 from records.tools.read.logs import load_runs
@@ -49,11 +49,9 @@ def compared(call) -> Callable:
 
 
 def test_sections_without_a_difference_are_left_out(tmp_path, call):
-    log, other = write_log(tmp_path), write_log(tmp_path, "b")
+    log, other = write_log(tmp_path), write_log(tmp_path, "b", launch={"stop_at_step": 2}, seed=4)
     lines = call("diff", log, log).out.split("\n")
     assert not {"code", "settings"} & set(lines) and "verdict" in lines
-    data = other.read_bytes().rpartition(b"#:end")[0]
-    other.write_bytes(data.replace(b'"seed":3', b'"launch":{"stop_at_step":2},"seed":4'))
     lines = call("diff", log, other, "--stat").out.split("\n")
     assert lines[0].startswith("differ in settings")
     assert [line.split() for line in lines if "->" in line] == [
@@ -125,9 +123,7 @@ def test_losses_at_equal_time_lie_on_the_lines_between_validations_after_step_0(
 def test_training_losses_of_another_quantity_are_not_compared(tmp_path):
     a, b = (side(run(6.0, 5.0, 4.0, ms=100, train=trained(*[5.0] * 40))) for _ in "ab")
     assert compare.at_equal_times(a, b)["loss"] == "training"
-    log = write_log(tmp_path)
-    data = log.read_bytes().rpartition(b"#:end")[0]
-    log.write_bytes(data + b'#:objective {"plain":false,"step":1}\n')
+    log = unsealed(write_log(tmp_path), "> two\n", '> two\n#:objective {"plain":false,"step":1}\n')
     b.runs[0].log = load_runs(log)[0].log
     assert compare.at_equal_times(a, b)["loss"] == "validation"
 
@@ -154,8 +150,7 @@ def test_the_step_up_to_which_two_runs_are_the_same_is_said(tmp_path, call):
         assert compare.equal(side(a), side(b)) == words, change
     one, other = write_log(tmp_path, "a"), write_log(tmp_path, "b")
     assert "bit-equal up to step 2 (seed 3)\n" in call("diff", one, other).out
-    data = other.read_bytes().rpartition(b"#:end")[0]
-    other.write_bytes(data.replace(b'"weights":"0000', b'"weights":"0001'))
+    unsealed(other, '"weights":"0000', '"weights":"0001')
     assert "bit-equal" not in call("diff", one, other).out
 
 

@@ -30,10 +30,7 @@ def test_a_line_a_run_shows_what_its_log_says(tmp_path, call):
 
 
 def test_name_overrides_and_note_of_a_run_are_listed(tmp_path, call):
-    log = write_log(tmp_path)
-    data = log.read_bytes().rpartition(b"#:end")[0].replace(
-        b'"overrides":{}', b'"overrides":{"lr":0.2},"launch":{"name":"wider","note":"try"}')
-    log.write_bytes(data)
+    log = write_log(tmp_path, overrides={"lr": 0.2}, launch={"name": "wider", "note": "try"})
     assert call("list", log).out.endswith("  wider lr=0.2 (try)\n")
     [facts] = json.loads(call("list", log, "--json").out)
     told = [facts[name] for name in ("name", "overrides", "note", "seed", "code")]

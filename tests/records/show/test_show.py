@@ -5,29 +5,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from small_logs import FILES, FIXTURES, SCRIPT, manifest, write_log
+from small_logs import FIXTURES, write_log
+from synthetic import resealed
 
-from harness.runlog import RunLog
 from records.tools.read.run import Point
 from records.tools.show import show
 
-def run(folder: Path, name: str, second: int, **changes: object) -> Path:
-    """Write a log as the harness does on a host and at a time of its own, and return its path."""
-    log = RunLog(folder, name)
-    host = {"cpu": f"Host {second}", "python": "3.11", "load": [second], "settings": []}
-    facts = {"run_id": name, "sys": host, "clocks": {"realtime_ns": second}, "git": {"commit": f"{second}"},
-             "argv": [f"--data={second}"], "data": {"tokens": 4096, "train": [{"file": "a.bin"}]},
-             "world_size": 2, "calibration": {"copy_gbs": second}}
-    log.sources(SCRIPT, {**manifest(), **facts, **changes}, FILES, [f"Running Python {second}"])
-    for step, loss in ((0, 5.5), (2, 5.0), (4, 4.75)):
-        log.line(f"step:{step}/4 val_loss:{loss:.4f} train_time:{step * second}ms step_avg:{second:.2f}ms")
-        log.event("val", step=step, val_loss=loss, tokens=256 * step, train_time_ns=step * second * 10**6)
-        if step:
-            log.event("scalar", step=step, grad_norm=1.0 / step, odd="inf")
-    log.text(f"passed it after {second} s")
-    log.end("ok", step=4, val_loss=4.75, weights_sha256="e" * 64, wall_ns=2 * second * 10**9,
-            timed_ns=second * 10**9)
-    return log.path
+
+def run(folder: Path, **changes: object) -> Path:
+    """Write a log that says all that is shown, and return its path."""
+    facts = {"sys": {"cpu": "Host", "settings": []}, "data": {"train": [{"file": "a.bin"}]}, **changes}
+    wall = {"step": 4, "weights_sha256": "e" * 64, "wall_ns": 6 * 10**9, "timed_ns": 3 * 10**9}
+    return write_log(folder, losses=(5.5, 5.0, 4.75), ms=3, ended=wall, **facts)
 
 
 @pytest.fixture
@@ -37,17 +26,17 @@ def shown(call) -> Callable:
 
 
 def test_a_run_is_shown_whole(tmp_path, shown):
-    text = shown(run(tmp_path, "r", 3, overrides={"lr": 0.1}))
+    text = shown(run(tmp_path, overrides={"lr": 0.1}))
     for words in ("status ok", "track tiny", "target 5.0", "val_loss 4.75 ", "train_time_ms 12.0",
-                  "harness/tracks.toml", "lr 0.1", "a.bin", "Host 3", "passed it after 3 s", "⣀", "1024",
-                  "grad_norm 2 times, first 0.5, last 0.25, lowest 0.25, highest 0.5",
-                  "odd 2 times, first inf", "weights_sha256 eeee", "wall 6.000 s 100.0 %",
+                  "harness/tracks.toml", "lr 0.1", "a.bin", "Host", "two lines", "⣀", "1024",
+                  "lr 2 times, first 0.5, last 0.25, lowest 0.25, highest 0.5",
+                  "grad_norm 2 times, first inf", "weights_sha256 eeee", "wall 6.000 s 100.0 %",
                   "timed 3.000 s 50.0 %", "1 hyperparameters were overridden"):
         assert words in " ".join(text.split()), words
 
 
 def test_json_holds_every_validation(tmp_path, shown):
-    found = json.loads(shown(run(tmp_path, "r", 3), "--json"), parse_constant=pytest.fail)
+    found = json.loads(shown(run(tmp_path), "--json"), parse_constant=pytest.fail)
     assert found["vals"][1] == {"step": 2, "val_loss": 5.0, "tokens": 512, "train_time_ms": 6.0}
     assert len(found["vals"]) == 3 and found["warnings"] == [] and found["hyperparameters"] == {"lr": 0.1}
 
@@ -62,12 +51,11 @@ def test_what_is_wrong_with_a_run_is_said(change, words, tmp_path, shown):
 
 
 def test_late_files_and_tripwires_are_said(tmp_path, shown):
-    log = RunLog(tmp_path, "r")
-    facts = {"resumed_from": {"step": 1}, "sys": {"settings": ["inductor.x=1"]}}
-    log.sources(SCRIPT, {**manifest(), **facts}, {}, [])
-    log.event("late", path="lab/evil.py")
-    log.end("failed", type="Tripwire", message="weights changed", traceback="line\n\x1b[31mred")
-    text = shown(log.path)
+    ended = {"type": "Tripwire", "message": "weights changed", "traceback": "line\n\x1b[31mred"}
+    log = write_log(tmp_path, end="failed", ended=ended, resumed_from={"step": 1},
+                    sys={"settings": ["inductor.x=1"]})
+    resealed(log, b"> two\n", b'> two\n#:late {"path":"lab/evil.py"}\n')
+    text = shown(log)
     for words in ("late: lab/evil.py was loaded after the start", "tripwire: weights changed", "resumed",
                   "inductor.x=1", "    \\x1b[31mred"):
         assert words in text
