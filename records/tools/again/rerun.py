@@ -10,7 +10,7 @@ from records.tools.again import launch as launches
 from records.tools.check.claim import ENDED_BY_OTHERS
 from records.tools.check.significance import SIGMA
 from records.tools.read.log import Log, read_log
-from records.tools.read.logs import locate, run_of
+from records.tools.read.logs import LOG, run_of
 from records.tools.read.tracks import own_row
 from records.tools.read.values import ReadError, is_finite, number, shown
 
@@ -20,7 +20,7 @@ BIT_EQUAL = "bit-equal: the same CPU model, torch, threads and settings, exact r
 
 
 ARGUMENTS = {
-    "log": {"metavar": "RECORD|LOG", "type": locate, "help": "a record: its folder, or its name"},
+    "log": LOG,
     "--yes": "run the code without asking",
     "--to": {"metavar": "DIR", "type": Path, "help": "where the new log goes; default: records/runs/reruns"},
     "--json": "print one JSON object",

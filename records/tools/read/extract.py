@@ -6,7 +6,7 @@ import shlex
 import unicodedata
 from pathlib import Path
 
-from records.tools.read.logs import load_runs, locate
+from records.tools.read.logs import LOG, load_runs
 from records.tools.read.run import Run
 from records.tools.read.values import ReadError, shown
 
@@ -14,7 +14,7 @@ UNNAMED = "train_gpt2.py"  # the script of a public log, which does not name it
 
 
 ARGUMENTS = {
-    "log": {"metavar": "LOG", "type": locate},
+    "log": LOG,
     "folder": {"metavar": "DIR", "type": Path, "help": "empty, or not there yet"},
     "--json": "print one JSON object: script and files",
 }

@@ -13,6 +13,7 @@ from records.tools.read.run import Point, Run
 
 T = TypeVar("T")
 SUFFIXES = (".txt", ".log", ".stdout", ".out")
+NAMES = "a path, or the beginning of a run's id, -1 (the last run), -2, @latest, or the name of a record"
 
 
 def locate(word: str) -> Path:
@@ -90,3 +91,7 @@ def find_logs(paths: Iterable[Path]) -> Iterator[Path]:
 def _of(kind: type[T], value: object) -> T | None:
     """Return a stranger's value where it is of a type, bool being no int; else None."""
     return value if type(value) is kind else None
+
+
+LOG = {"metavar": "LOG", "type": locate, "help": NAMES}  # an argument of a command
+LOGS = {**LOG, "nargs": "+", "help": f"logs, or folders of them; {NAMES}"}

@@ -8,7 +8,7 @@ from typing import Any
 
 from records.tools.read.extract import unsafe
 from records.tools.read.log import read_bytes
-from records.tools.read.logs import locate
+from records.tools.read.logs import NAMES, locate
 from records.tools.read.run import Run
 from records.tools.read.values import json_text, shown
 from records.tools.show import compare
@@ -18,7 +18,7 @@ from records.tools.show.source import FileDiff, file_diffs
 
 COLOURS = {"-": "31", "+": "32", "@": "36", "bold": "1"}  # of a diff's lines, by their first letter
 ROWS = 12  # of a table of losses
-SIDE = {"type": locate, "help": "a log, the folder of a record, or a script (.py)"}
+SIDE = {"type": locate, "help": f"a log, a record or a script (.py): {NAMES}"}
 
 ARGUMENTS = {
     "a": {"metavar": "A", **SIDE},

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from records.tools.check.significance import Test
-from records.tools.read.logs import find_logs, load_runs, locate
+from records.tools.read.logs import LOGS, find_logs, load_runs
 from records.tools.read.values import NoLog, ReadError, json_text, shown
 
 HEAD = ["status", "track", "step", "val_loss", "time", "seed", "code", "device", "file",
         "name, overrides, note"]
 
 ARGUMENTS = {
-    "logs": {"metavar": "LOG", "nargs": "+", "type": locate, "help": "a log, or a folder to search"},
+    "logs": LOGS,
     "--track": {"metavar": "NAME", "help": "list the runs of this track alone"},
     "--json": "print a JSON array with all facts of each run",
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from records.tools.check.claim import FALLBACK
-from records.tools.read.logs import locate
+from records.tools.read.logs import LOGS
 from records.tools.read.run import Point, Run
 from records.tools.read.values import ReadError, is_finite, number, shown
 from records.tools.show.figure import GREY, PALETTE, figure_for, titles
@@ -27,7 +27,7 @@ class Curve(NamedTuple):
 
 
 ARGUMENTS = {
-    "logs": {"metavar": "LOG", "nargs": "+", "type": locate, "help": "a log, or a folder with some below it"},
+    "logs": LOGS,
     "-o --output": {"metavar": "FILE", "type": Path, "required": True, "help": "a .png or .svg"},
     "--x": {"choices": tuple(LABELS), "default": "steps", "help": "what the horizontal axis counts"},
     "--ladder": "draw the track's n-gram losses too",

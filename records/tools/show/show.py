@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 from records.tools.read.log import sha256
-from records.tools.read.logs import load_runs, locate
+from records.tools.read.logs import LOG, load_runs
 from records.tools.read.run import Point, Run
 from records.tools.read.values import ReadError, is_finite, json_text, number, shown
 from records.tools.show.group import between
@@ -21,7 +21,7 @@ MOST = 60  # lines of one part; a log may hold a million
 
 
 ARGUMENTS = {
-    "log": {"metavar": "LOG", "type": locate},
+    "log": LOG,
     "--trial": {"metavar": "N", "type": int, "help": "which, from 0, of a file that holds several"},
     "--json": "print one JSON object, with every validation",
 }

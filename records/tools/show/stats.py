@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from records.tools.check import significance
-from records.tools.read.logs import locate
+from records.tools.read.logs import LOGS
 from records.tools.read.tracks import row_of
 from records.tools.check.significance import ALPHA, SIGMA
 from records.tools.read.run import Run
@@ -19,9 +19,9 @@ HOLDS = ("PROVEN", "PROMISING")
 
 
 ARGUMENTS = {
-    "logs": {"metavar": "LOG", "nargs": "+", "type": locate, "help": "logs, or folders of them"},
+    "logs": LOGS,
     "--target": {"type": float, "metavar": "NATS", "help": "default: that of the track in this checkout"},
-    "--vs": {"metavar": "LOG", "nargs": "+", "type": locate, "help": "test against these runs instead; "
+    "--vs": {**LOGS, "help": "test against these runs instead; "
              "paired where both have the same seeds, else by Welch's test"},
     "--margin": {"type": float, "metavar": "NATS",
                  "help": "with --vs: test that the loss is worse by less than this"},

@@ -47,8 +47,8 @@ def test_a_path_that_is_there_is_no_name_and_any_other_word_is_a_path(runs, tmp_
         assert locate(word) == Path(word)
 
 
-@pytest.mark.parametrize("command", ["list", "show", "diff", "stats", "plot"])
+@pytest.mark.parametrize("command", ["list", "show", "diff", "stats", "plot", "verify", "extract", "rerun"])
 def test_commands_take_minus_one_for_the_last_run(runs, command, call):
     """argparse could take it for an option; the empty file says that it was found."""
-    words = {"diff": ["-1", "@latest"], "plot": ["-1", "-o", "a.png"]}.get(command, ["-1"])
-    assert f"{runs[2].name}: no log of a run" in call(command, *words, code=2).err
+    words = {"diff": ["@latest"], "plot": ["-o", "a.png"], "extract": ["out"]}.get(command, [])
+    assert f"{runs[2].name}: no log of " in call(command, "-1", *words, code=2).err
