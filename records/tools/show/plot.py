@@ -150,11 +150,13 @@ def draw_losses(axes: Any, groups: list[Group], common: set[str], axis: str, lad
         axes.fill_between(val.x, val.low, val.high, color=colour, alpha=0.25, linewidth=0)
         axes.plot(val.x, val.mean, color=colour, linestyle=dashes, linewidth=2, label=label(group, common),
                   marker="o" if len(val.x) < 40 else None, markersize=3.5)
-    bottom, top = axes.get_ylim()
+    lines = sorted(facts(groups[0].runs[0], ladder).items(), key=lambda fact: fact[1])
+    colours = ["#000000" if name == "target" else GREY for name, _ in lines]
+    for (name, loss), colour in zip(lines, colours):
+        axes.axhline(loss, linewidth=1.2, zorder=0, color=colour, linestyle="-" if name == "target" else ":")
+    bottom, top = axes.get_ylim()  # of all lines: a name is to stand at its own
     free = bottom  # the lowest place that no line's name takes yet
-    for name, loss in sorted(facts(groups[0].runs[0], ladder).items(), key=lambda fact: fact[1]):
-        colour, line = ("#000000", "-") if name == "target" else (GREY, ":")
-        axes.axhline(loss, linewidth=1.2, zorder=0, color=colour, linestyle=line)
+    for (name, loss), colour in zip(lines, colours):
         place = max(loss, free)
         free = place + 0.04 * (top - bottom)
         axes.annotate(f"{name} {loss:.4g}", (1, place), xycoords=("axes fraction", "data"), xytext=(4, 0),

@@ -90,6 +90,15 @@ def test_target_and_ladder_come_from_the_log(tmp_path):
     assert plot.facts(run, ladder=True) == {}
 
 
+def test_the_name_of_a_line_stands_at_its_line(tmp_path):
+    """That of a line below all losses stood where the figure ended before the line was drawn."""
+    [run] = load_runs(write_log(tmp_path, losses=(9.0, 8.0, 7.0)))
+    with figure_for(tmp_path / "a.png") as figure:
+        axes = figure.subplots()
+        plot.draw_losses(axes, [group(run)], set(), "steps", ladder=True)
+    assert {note.get_text(): note.xy[1] for note in axes.texts} == {"unigram 5.5": 5.5, "target 5": 5.0}
+
+
 @pytest.mark.parametrize("suffix, magic", [("png", b"\x89PNG"), ("svg", b"<?xml")])
 @pytest.mark.parametrize("words", [["--history"], *(["--x", x, "--ladder"] for x in plot.LABELS)])
 def test_the_same_logs_and_records_give_the_same_figure(tmp_path, suffix, magic, words, call):
