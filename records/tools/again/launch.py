@@ -23,7 +23,7 @@ from records.tools.read.values import ReadError, shown, write_whole
 LAUNCH = ("device", "device_batch_size", "compile", "stop_at_step")  # of a log's launch options, those kept
 RESERVED = {*LAUNCH, "track", "data", "resume", "checkpoint_every", "seed", "against", "script", "python",
             "from", "yes", "seeds", "nproc_per_node", "nnodes", "rdzv_endpoint", "rdzv_id", "environment",
-            "help", "h"}
+            "help", "h", "name", "note", "log_every", "version"}
 
 
 @dataclass

@@ -40,7 +40,8 @@ def text(value: Any) -> str:
     if value is None:
         return UNKNOWN
     told = value if isinstance(value, str) else json.dumps(value)
-    return told if len(told) <= 60 else f"{told[:20]}... (sha256 {sha256(told.encode())[:8]})"
+    digest = sha256(told.encode(errors="surrogatepass"))[:8]
+    return told if len(told) <= 60 else f"{told[:20]}... (sha256 {digest})"
 
 
 def differences(a: Group, b: Group) -> dict[str, list[dict[str, str]]]:
@@ -75,8 +76,9 @@ def incomparable(a: Group, b: Group) -> str | None:
 def equal(a: Group, b: Group) -> list[str]:
     """Return in words up to which step the runs of each seed are the same on both sides."""
     seeds: dict[str, list[str]] = {}
+    alone = len(a.runs) == len(b.runs) == 1
     for x, y in ((x, y) for x in a.runs for y in b.runs if x.seed == y.seed):
-        if (last := bit_equal(x, y)) is not None:
+        if (alone or x.seed is not None) and (last := bit_equal(x, y)) is not None:
             seeds.setdefault(f"bit-equal up to step {last}", []).append(text(x.seed))
     return [f"{words} (seed {', '.join(of_seed)})" for words, of_seed in seeds.items()]
 

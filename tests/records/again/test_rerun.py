@@ -9,7 +9,7 @@ from synthetic import change, ending, resealed, sound, write
 from tiny import ROOT, Project, environment
 
 from records.tools.again import launch as launches
-from records.__main__ import COMMANDS, main
+from records.__main__ import main
 from records.tools.read.log import read_log
 from records.tools.again.rerun import compare
 
@@ -131,8 +131,3 @@ def test_a_public_log_says_why_it_cannot_be_run(tmp_path, refused):
     (tmp_path / "x.txt").write_text("step:1/2 val_loss:3.2\n")
     assert "no log of format 1" in refused("rerun", tmp_path / "x.txt", "--yes")
     assert "nothing to compare a run with" in refused("rerun", ROOT, "--yes")
-
-
-def test_the_example_of_the_help_runs_up_to_the_log_that_it_names(tmp_path, refused, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert "ONE.txt: cannot be read" in refused(*COMMANDS["rerun"][1].split()[3:])

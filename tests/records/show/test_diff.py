@@ -237,7 +237,8 @@ def test_colour_is_for_terminals(tmp_path, call, monkeypatch, words, environment
 
 
 def test_a_stranger_s_escapes_are_shown_and_not_sent():
-    a = run(5.0, 4.0, code=b"x\n", hyperparameters={"\x1b[2J": 1}, device="\x1b[31mred", status="\x07")
+    settings = {"\x1b[2J": "\ud800" * 99}
+    a = run(5.0, 4.0, code=b"x\n", hyperparameters=settings, device="\x1b[31mred", status="\x07")
     b = run(5.0, 4.0, code=b"\x1b]0;title\x07\n\xff\r\t\xe2\x80\xae", hyperparameters={"lr": "\x1b[0m"})
     text = told(a, b)
     assert text.replace("\n", "").isprintable() and "\\x1b]0;title\\x07" in text
