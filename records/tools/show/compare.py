@@ -160,8 +160,7 @@ def speed(group: Group) -> dict[str, Any]:
     steps = [ms for ms in (step_ms(run.vals) for run in group.runs) if ms is not None]
     return {"ms_per_step": statistics.fmean(steps) if steps else None,
             "total_s": statistics.fmean(totals) if totals else None,
-            "total_s_sd": statistics.stdev(totals) if len(totals) > 1 else None,
-            "devices": sorted({str(run.device) for run in group.runs})}
+            "total_s_sd": statistics.stdev(totals) if len(totals) > 1 else None}
 
 
 def step_ms(vals: list[Point]) -> float | None:

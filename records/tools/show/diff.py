@@ -12,7 +12,7 @@ from records.tools.read.logs import NAMES, locate
 from records.tools.read.run import Run
 from records.tools.read.values import json_text, shown
 from records.tools.show import compare
-from records.tools.show.group import Group, read_runs
+from records.tools.show.group import Group, places, read_runs
 from records.tools.show.listing import columns
 from records.tools.show.source import FileDiff, file_diffs
 
@@ -79,7 +79,8 @@ def report(a: Group, b: Group) -> dict[str, Any]:
     if a.script or b.script:
         return found
     found |= {**compare.differences(a, b), "incomparable": compare.incomparable(a, b),
-              "time": {name: compare.speed(group) for name, group in sides.items()}}
+              "time": {name: compare.speed(group) for name, group in sides.items()},
+              "no_time": places([*a.runs, *b.runs])}
     if not found["incomparable"]:
         found |= {name: getattr(compare, name)(a, b) for name in ("equal", "at_equal_steps",
                                                                   "at_equal_times", "verdict")}
@@ -106,28 +107,25 @@ def lines(found: dict[str, Any], stat: bool = False, harness: bool = False) -> I
             yield from ("", name, *fact_lines(of_part))
     if found["a"]["script"] or found["b"]["script"]:
         return
+    apart = [f" times do not compare: {found['no_time']}"] * bool(found["no_time"])
     for name, title in (("at_equal_steps", "at equal steps"), ("at_equal_times", "at equal training time")):
         if (table := found.get(name)) and table["rows"]:
-            yield from ("", *loss_lines(table, title), *apart(found["time"] if "times" in name else {}))
-    yield from ("", "time", *time_lines(found["time"]), *apart(found["time"]), "", "verdict",
+            yield from ("", *loss_lines(table, title), *apart * ("times" in name))
+    yield from ("", "time", *time_lines(found["time"]), *apart, "", "verdict",
                 " " + (found["incomparable"] or found["verdict"]["words"]))
 
 
 def side_line(side: dict[str, Any]) -> str:
     """Return what stands on a side, in one line."""
-    if side["script"]:
-        return f"{side['name']}  script of the working tree"
     runs = side["runs"]
-    words = [side["name"], *({str(run["track"]) for run in runs} - {"None"})]
     seeds = sorted({run["seed"] for run in runs if run["seed"] is not None})
-    if len(runs) > 1:
-        words.append(f"{len(runs)} runs, {side['finished']} finished")
-        words += [f"seeds {str(seeds)[1:-1]}"] * bool(seeds)
-        return "  ".join(words)
-    [run] = runs
-    words += [f"seed {seed}" for seed in seeds] + [str(run["status"])] * bool(run["status"])
-    if run["val_loss"] is not None:
-        words.append(f"{run['val_loss']:.4f} at {run['step']}/{run['steps'] or '?'}")
+    words = [side["name"], *sorted({str(run["track"]) for run in runs} - {"None"}),
+             *["script of the working tree"] * side["script"],
+             *[f"{len(runs)} runs, {side['finished']} finished"] * (len(runs) > 1),
+             *[f"seeds {str(seeds)[1:-1]}"] * bool(seeds)]
+    if len(runs) == 1 and runs[0]["val_loss"] is not None:
+        words += [str(runs[0]["status"] or "ended as its log does not tell"),
+                  "{val_loss:.4f} at {step}/{steps}".format(**runs[0])]
     return shown("  ".join(words), 200)
 
 
@@ -185,9 +183,3 @@ def time_lines(time: dict[str, Any]) -> Iterable[str]:
         cells.append([title, *("unknown" if value is None else f"{value:.2f} {unit}" for value in (x, y)),
                       f"{y / x - 1:+.1%}" if x and y is not None else ""])
     yield from columns(cells, "<>>>")
-
-
-def apart(time: dict[str, Any]) -> list[str]:
-    """Return a warning where not all runs say that they ran on the same kind of device."""
-    devices = {device for side in time.values() for device in side["devices"]}
-    return [" not on one device: these times do not compare"] * (len(devices) > 1 or devices == {"None"})

@@ -174,3 +174,11 @@ def smoothed(run: Run) -> list[Point]:
     sums = list(accumulate((point.loss for point in points), initial=0.0))
     return [dataclasses.replace(points[i + WINDOW // 2], loss=(sums[i + WINDOW] - sums[i]) / WINDOW)
             for i in range(len(points) - WINDOW + 1)]
+
+
+def places(runs: list[Run]) -> str | None:
+    """Return why times do not compare, None where nothing speaks against it."""
+    found = {run.device and f"{run.device}, {run.world_size} ranks" for run in runs}
+    if None in found:
+        return "not all logs tell their device"
+    return None if len(found) == 1 else f"devices differ ({shown('; '.join(sorted(found)), 200)})"

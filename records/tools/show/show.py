@@ -11,7 +11,7 @@ from records.tools.read.logs import LOG, load_runs
 from records.tools.read.run import Point, Run
 from records.tools.read.values import ReadError, is_finite, json_text, number, shown
 from records.tools.show.group import between
-from records.tools.show.listing import duration
+from records.tools.show.listing import columns, duration
 
 WIDTH, HEIGHT = 64, 10  # of the chart, in characters
 BRAILLE = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # the dot in each row and column of a cell
@@ -45,7 +45,10 @@ def main(arguments: argparse.Namespace) -> int:
 
 def whole(run: Run) -> dict[str, Any]:
     """Return what `show --json` prints."""
-    return {**run.facts(), "versions": run.versions, "hyperparameters": run.hyperparameters,
+    return {**run.facts(), "target": run.log and run.log.track.get("target"), "script": run.at("script"),
+            "harness": run.at("code", "harness"), "parameters": run.mapping("parameters"),
+            "peak_memory_mib": run.peak_memory_mib, "versions": run.versions,
+            "hyperparameters": run.hyperparameters,
             "files": {path: sha256(source) for path, source in run.files.items()},
             "vals": [{"step": point.step, "val_loss": point.loss, "tokens": point.tokens,
                       "train_time_ms": point.time_ms} for point in run.vals], "warnings": warnings(run)}
@@ -53,12 +56,15 @@ def whole(run: Run) -> dict[str, Any]:
 
 def page(run: Run) -> Iterator[str]:
     """Yield the lines that show a run."""
-    yield from head(run)
-    yield from part("settings", pairs(run.hyperparameters))
-    for name in ("overrides", "data"):
+    facts = whole(run)
+    yield from (line[2:] for line in pairs({name: fact for name, fact in facts.items()
+                                            if fact is not None and not isinstance(fact, (dict, list))}))
+    for name in ("parameters", "versions", "hyperparameters", "overrides"):
+        yield from part(name, pairs(facts[name]))
+    yield from part("files", (f"  {digest[:8]}  {shown(path, 100)}"
+                              for path, digest in sorted(facts["files"].items())))
+    for name in ("data", "sys", "git", "launch", "calibration"):
         yield from part(name, pairs(run.mapping(name)))
-    yield from part("environment", (line for name in ("sys", "git", "launch", "calibration")
-                                    for line in pairs(run.mapping(name), f"{name}.")))
     if curve := chart(run.vals):
         yield from ("", "val_loss", *curve)
     yield from part("validations", validations(run))
@@ -67,17 +73,6 @@ def page(run: Run) -> Iterator[str]:
         yield from part("text", (f"  {shown(line, 200)}" for line in run.log.text))
     yield from part("end", end(run))
     yield from part("warnings", (f"  {line}" for line in warnings(run)))
-
-
-def head(run: Run) -> Iterator[str]:
-    """Yield what the run is: track, code, seed, ranks, versions."""
-    facts = {**run.facts(), "file": run.name, "target": run.log and run.log.track.get("target"),
-             "script": run.at("script"), "harness": run.at("code", "harness"), "versions": run.versions,
-             "parameters": run.at("parameters"), "peak_memory_mib": run.peak_memory_mib}
-    told = {name: fact for name, fact in facts.items() if fact not in (None, {}) and name != "overrides"}
-    yield from (line[2:] for line in pairs(told))
-    yield from part("files", (f"  {sha256(source)[:8]}  {shown(path, 100)}"
-                              for path, source in sorted(run.files.items())))
 
 
 def part(title: str, lines: Iterable[str]) -> Iterator[str]:
@@ -89,11 +84,11 @@ def part(title: str, lines: Iterable[str]) -> Iterator[str]:
         yield f"  ... {more} more"
 
 
-def pairs(facts: dict[str, Any], prefix: str = "") -> Iterator[str]:
+def pairs(facts: dict[str, Any]) -> Iterator[str]:
     """Yield a line for each name and value."""
     for name, value in facts.items():
         text = value if isinstance(value, str) else json.dumps(value)
-        yield f"  {shown(prefix + name, 40):<24}  {shown(text, 200)}"
+        yield f"  {shown(name, 40):<24}  {shown(text, 200)}"
 
 
 def chart(points: list[Point]) -> list[str]:
@@ -120,14 +115,13 @@ def chart(points: list[Point]) -> list[str]:
 
 def validations(run: Run) -> Iterator[str]:
     """Yield the table of validations, with as many digits as the log has."""
-    if not run.vals:
-        return
     digits = None if run.val_decimals is None else min(run.val_decimals, 15)
-    yield f"  {'step':>8}  {'val_loss':>20}  {'tokens':>14}  {'time':>12}"
+    rows = [["step", "val_loss", "tokens", "time"]]
     for point in run.vals:
         value = repr(point.loss) if digits is None else f"{point.loss:.{digits}f}"
-        yield (f"  {point.step:>8}  {value:>20}  {'-' if point.tokens is None else point.tokens:>14}"
-               f"  {duration(point.time_ms) or '-':>12}")
+        tokens = "-" if point.tokens is None else str(point.tokens)
+        rows.append([str(point.step), value, tokens, duration(point.time_ms) or "-"])
+    yield from columns(rows, ">>>>") if run.vals else ()
 
 
 def scalars(run: Run) -> Iterator[str]:

@@ -12,7 +12,7 @@ from records.tools.read.tracks import row_of
 from records.tools.check.significance import ALPHA, SIGMA
 from records.tools.read.run import Run
 from records.tools.read.values import ReadError, is_finite, json_text, number, shown
-from records.tools.show.group import Group, Outcome, groups_of, kind, outcome, read_runs
+from records.tools.show.group import Group, Outcome, groups_of, kind, outcome, places, read_runs
 from records.tools.show.listing import report_lines
 
 HOLDS = ("PROVEN", "PROMISING")
@@ -109,14 +109,6 @@ def against(found: Outcome, target: float, alpha: float = ALPHA) -> dict[str, An
             "z_rule": {"passes": passes, "left": left, "needed": 0.004, "sigma": SIGMA, "p": z_p},
             "runs_in_reach": sum(loss <= target for loss in losses), "word": verdict.word,
             "reason": verdict.reason + known}
-
-
-def places(runs: list[Run]) -> str | None:
-    """Return why times do not compare, None where nothing speaks against it."""
-    found = {run.device and f"{run.device}, {run.world_size} ranks" for run in runs}
-    if None in found:
-        return "not all logs tell their device"
-    return None if len(found) == 1 else f"devices differ ({shown('; '.join(sorted(found)), 200)})"
 
 
 def compare(new: Outcome, old: Outcome, margin: float | None, apart: str | None) -> dict[str, Any]:
