@@ -12,7 +12,7 @@ from records.tools.read.logs import NAMES, locate
 from records.tools.read.run import Run
 from records.tools.read.values import json_text, shown
 from records.tools.show import compare
-from records.tools.show.group import Group, places, read_runs
+from records.tools.show.group import IN_TURNS, Group, places, read_runs
 from records.tools.show.listing import columns
 from records.tools.show.source import FileDiff, file_diffs
 
@@ -107,11 +107,11 @@ def lines(found: dict[str, Any], stat: bool = False, harness: bool = False) -> I
             yield from ("", name, *fact_lines(of_part))
     if found["a"]["script"] or found["b"]["script"]:
         return
-    apart = [f" times do not compare: {found['no_time']}"] * bool(found["no_time"])
+    apart = f" times do not compare: {found['no_time']}" if found["no_time"] else f" times {IN_TURNS}"
     for name, title in (("at_equal_steps", "at equal steps"), ("at_equal_times", "at equal training time")):
         if (table := found.get(name)) and table["rows"]:
-            yield from ("", *loss_lines(table, title), *apart * ("times" in name))
-    yield from ("", "time", *time_lines(found["time"]), *apart, "", "verdict",
+            yield from ("", *loss_lines(table, title), *[apart] * ("times" in name))
+    yield from ("", "time", *time_lines(found["time"]), apart, "", "verdict",
                 " " + (found["incomparable"] or found["verdict"]["words"]))
 
 

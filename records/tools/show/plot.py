@@ -14,7 +14,8 @@ from records.tools.show.figure import GREY, PALETTE, figure_for, titles
 from records.tools.show.group import WINDOW, Group, between, groups_of, read_runs, smoothed
 from records.tools.show.history import draw_history, read_records
 
-LABELS = {"steps": "step", "tokens": "training tokens", "time": "training time (s)"}
+LABELS = {"steps": "step", "tokens": "training tokens",
+          "time": "training time (s; compares within one sitting only)"}
 
 
 class Curve(NamedTuple):

@@ -12,7 +12,7 @@ from records.tools.read.tracks import row_of
 from records.tools.check.significance import ALPHA, SIGMA
 from records.tools.read.run import Run
 from records.tools.read.values import ReadError, is_finite, json_text, number, shown
-from records.tools.show.group import Group, Outcome, groups_of, kind, outcome, places, read_runs
+from records.tools.show.group import IN_TURNS, Group, Outcome, groups_of, kind, outcome, places, read_runs
 from records.tools.show.listing import report_lines
 
 HOLDS = ("PROVEN", "PROMISING")
@@ -127,8 +127,7 @@ def compare(new: Outcome, old: Outcome, margin: float | None, apart: str | None)
     if None in (*new.times_ms.values(), *old.times_ms.values()):
         apart = apart or "not all logs tell their time"
     found["time_ms"] = None if apart else tests(new.times_ms, old.times_ms)
-    found["times"] = (f"do not compare: {apart}" if apart else
-                      "compare only where all ran in turns on one host; logs do not tell it, see race")
+    found["times"] = f"do not compare: {apart}" if apart else IN_TURNS
     name, test = significance.lower(new.losses, old.losses, margin or 0)
     claim = "the new loss is lower" if margin is None else f"the new loss is worse by less than {margin:g}"
     level = "no spread, no test" if test.degenerate else f"p {test.p:.3g}, wanted below {ALPHA:g}"
