@@ -42,7 +42,7 @@ def data(claim: Claim) -> Result:
 def code(claim: Claim) -> Result:
     """All runs have the same code and settings, and no flag changed a setting."""
     if not claim.own:
-        digests = {run.code_sha256 for run in claim.runs}
+        digests = {run.script_sha256 for run in claim.runs}
         state = "review" if len(digests - {None}) > 1 else "unknown" if None in digests else "ok"
         return Result(state, f"{number_of(digests - {None}, 'script')} in {number_of(claim.runs, 'run')}")
     digests = {str(run.at("code", "digest")) for run in claim.own}

@@ -14,12 +14,13 @@ from records.tools.publish.record import NAME, build, skeleton, unanswered
 from records.tools.publish.verify import Judgement, as_json
 from records.tools.read.extract import write_files
 from records.tools.read.log import read_bytes
+from records.tools.read.logs import locate
 from records.tools.read.run import Run
 from records.tools.read.values import ReadError, json_text, shown
 
 
 ARGUMENTS = {
-    "logs": {"metavar": "LOG", "nargs": "+", "type": Path, "help": "all runs of one submission"},
+    "logs": {"metavar": "LOG", "nargs": "+", "type": locate, "help": "all runs of one submission"},
     "--name": {"required": True, "help": "letters, digits, - and _"},
     "--race": {"metavar": "DIR", "type": Path, "help": "a race against the record before it"},
     "--ledger": {"metavar": "FILE", "type": Path, "help": "default: ledger.jsonl beside the logs"},

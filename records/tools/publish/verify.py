@@ -11,11 +11,12 @@ from records.tools.check.of_a_run import (IMPOSSIBLE, OF_A_RUN, Result, each_run
     impossible_value, number_of)
 from records.tools.check.significance import Verdict
 from records.tools.publish.record import differences
+from records.tools.read.logs import locate
 from records.tools.read.values import ReadError, json_text, shown
 
 NO_RULE = ("significance", "all_attempts")  # a claim that fails these alone is weak, not INVALID
 ARGUMENTS = {
-    "paths": {"metavar": "LOG|DIR", "nargs": "+", "type": Path,
+    "paths": {"metavar": "LOG|DIR", "nargs": "+", "type": locate,
               "help": "logs of one claim, a record's folder, or a folder with records below"},
     "--ledger": {"metavar": "FILE", "type": Path, "help": "default: ledger.jsonl beside the logs"},
     "--track": {"help": "of logs that name none; default: fineweb"},
