@@ -115,11 +115,9 @@ def compare(standing: Standing, before: Standing) -> tuple[bool, str, Ratio | No
         return False, f"raced against code {str(rival)[:8]}, not against {name}", None
     if places != {standing.hardware}:
         return False, f"raced against {name} on other hardware", None
-    if "ratio" not in found:
-        return False, f"{found['verdict']} against {name}", None
-    ratio = Ratio(found["ratio"], found["ratio_log_error"]**2, found["pairs"] - 1)
-    total = before.ratio.times(ratio) if before.ratio and math.isfinite(ratio.value) else None
-    decided = found["verdict"] in ("faster", "slower")
-    words = f"{found['verdict']} than {name}: {found['difference_percent']:+.1f} %" if decided \
-        else f"{found['verdict']} against {name}"
-    return found["verdict"] == "faster", words, total
+    verdict, total = found["verdict"], None
+    words = f"{verdict} than {name}: {found['difference_percent']:+.1f} %" \
+        if verdict in ("faster", "slower") else f"{verdict} against {name}"
+    if before.ratio and math.isfinite(found.get("ratio", math.nan)):
+        total = before.ratio.times(Ratio(found["ratio"], found["ratio_log_error"]**2, found["pairs"] - 1))
+    return verdict == "faster", words, total

@@ -14,10 +14,9 @@ def read_records(folder: Path) -> list[Standing]:
     Raises ReadError where one is bad, or none stands.
     """
     found = standings(folder)
-    if not found:
-        raise ReadError(f"{shown(str(folder))}: no */record.json in it; name a track's folder in records/")
     if not any(each.number for each in found):
-        raise ReadError(f"{shown(str(folder))}: none of its records is PROVEN")
+        raise ReadError(f"{shown(str(folder))}: {len(found)} */record.json in it, none of them PROVEN; "
+                        "name a track's folder in records/")
     return found
 
 

@@ -46,9 +46,9 @@ def test_an_attempt_is_no_step_and_times_are_ratios_over_the_records_numbers(fol
 
 def test_what_cannot_be_drawn_is_refused_in_one_line(folder, tmp_path, refused):
     words = "plot", "--history", "-o", tmp_path / "a.png"
-    assert "no */record.json" in refused(*words, tmp_path)
+    assert "0 */record.json in it" in refused(*words, tmp_path)
     write_record(tmp_path / "weak", "Weak", significance={"word": "PROMISING"})
-    assert "none of its records is PROVEN" in refused(*words, tmp_path / "weak")
+    assert "1 */record.json in it, none of them PROVEN" in refused(*words, tmp_path / "weak")
     write_record(tmp_path / "other", "Three", track="other")
     assert "draw one track" in refused(*words, folder, tmp_path / "other")
     write_record(folder, "Bad").write_bytes(b"\xff{")
