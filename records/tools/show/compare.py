@@ -13,7 +13,8 @@ from records.tools.show.group import Group, Outcome, between, outcome, smoothed
 
 UNKNOWN = "unknown"
 # what runs of one experiment need not share: told elsewhere, or another each time
-ELSEWHERE = {"track", "data", "seed", "name", "note", "device", "load", "python", "torch", "cpu", "gpus"}
+ELSEWHERE = {"track", "data", "seed", "name", "note", "log_every", "against", "device", "load", "python",
+             "torch", "cpu", "gpus"}
 TIMES = 5  # at which losses are compared
 
 

@@ -49,7 +49,8 @@ def compared(call) -> Callable:
 
 
 def test_sections_without_a_difference_are_left_out(tmp_path, call):
-    log, other = write_log(tmp_path), write_log(tmp_path, "b", launch={"stop_at_step": 2}, seed=4)
+    log, other = write_log(tmp_path), write_log(tmp_path, "b", seed=4,
+                                             launch={"stop_at_step": 2, "log_every": 9, "note": "why"})
     lines = call("diff", log, log).out.split("\n")
     assert not {"code", "settings"} & set(lines) and "verdict" in lines
     lines = call("diff", log, other, "--stat").out.split("\n")
