@@ -25,13 +25,14 @@ def locate(word: str) -> Path:
     """
     if os.path.lexists(word) or not re.fullmatch(r"-\d{1,9}|@latest|\w[\w.-]{0,200}", word):
         return Path(word)
-    runs = sorted((tracks.ROOT / "records" / "runs").glob("*.txt"))
+    records = Path("records") if Path.cwd() == tracks.ROOT else tracks.ROOT / "records"  # short, to be shown
+    runs = sorted((records / "runs").glob("*.txt"))
     if word[0] in "-@":
         place = 1 if word[0] == "@" else int(word[1:])
         if not 0 < place <= len(runs):
             raise ArgumentTypeError(f"{word}: there are {len(runs)} logs in records/runs, the last one is -1")
         return runs[-place]
-    folders = (file.parent for file in (tracks.ROOT / "records").glob("*/*/record.json"))
+    folders = (file.parent for file in records.glob("*/*/record.json"))
     found = [run for run in runs if run.name.startswith(word)]
     found += [folder for folder in folders if word in (folder.name, folder.name.partition("_")[2])]
     if len(found) > 1:

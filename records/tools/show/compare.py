@@ -13,7 +13,8 @@ from records.tools.show.group import Group, Outcome, between, outcome, smoothed
 
 UNKNOWN = "unknown"
 # what runs of one experiment need not share: told elsewhere, or another each time
-ELSEWHERE = {"track", "data", "seed", "name", "note", "device", "load", "python", "torch", "cpu", "gpus"}
+ELSEWHERE = {"track", "data", "seed", "name", "note", "log_every", "against", "device", "load", "python",
+             "torch", "cpu", "gpus"}
 TIMES = 5  # at which losses are compared
 
 
@@ -78,23 +79,28 @@ def equal(a: Group, b: Group) -> list[str]:
     seeds: dict[str, list[str]] = {}
     alone = len(a.runs) == len(b.runs) == 1
     for x, y in ((x, y) for x in a.runs for y in b.runs if x.seed == y.seed):
-        if (alone or x.seed is not None) and (last := bit_equal(x, y)) is not None:
-            seeds.setdefault(f"bit-equal up to step {last}", []).append(text(x.seed))
+        if (alone or x.seed is not None) and (words := same_until(x, y)):
+            seeds.setdefault(words, []).append(text(x.seed))
     return [f"{words} (seed {', '.join(of_seed)})" for words, of_seed in seeds.items()]
 
 
-def bit_equal(a: Run, b: Run) -> int | None:
-    """Return the step up to which two runs are the same, None where they differ from their first on.
+def same_until(a: Run, b: Run) -> str:
+    """Return in words up to which step two runs are the same in all that both tell; nothing where in none.
 
-    Compared are validation losses, digests of the weights and, as they are printed, training losses, at
-    every step of which both tell something.
+    Bits are those of validation losses and digests of weights; training losses are told as they are printed.
     """
-    x, y, last = a.by_step(), b.by_step(), None
+    x, y, last = a.by_step(), b.by_step(), {}
     for step in filter(y.__contains__, x):
-        if any(x[step][name] != y[step][name] for name in x[step].keys() & y[step].keys()):
+        both = x[step].keys() & y[step].keys()
+        if any(x[step][name] != y[step][name] for name in both):
             break
-        last = step
-    return last
+        last |= dict.fromkeys(both, step)
+    exact = "bit-equal" if a.val_decimals is b.val_decimals is None else "equal as printed"
+    val, train = last.get("val_loss"), last.get("train_loss", 0)
+    words = [] if val is None else [f"{exact} up to step {val}"]
+    if train > (val or 0):
+        words.append(f"training losses equal as printed up to step {train}")
+    return ", ".join(words)
 
 
 def at_equal_steps(a: Group, b: Group) -> dict[str, Any]:

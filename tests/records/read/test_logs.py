@@ -27,6 +27,12 @@ def test_a_run_is_named_by_its_place_from_the_end_or_the_beginning_of_its_id(run
         assert locate(word) == runs[run]
 
 
+def test_in_the_checkout_a_name_stands_for_a_short_path(runs, monkeypatch):
+    monkeypatch.chdir(runs[0].parents[2])
+    assert locate("-1") == Path("records/runs") / runs[2].name
+    assert locate("Muon") == Path("records/tiny/2026-01-01_Muon")
+
+
 def test_a_record_is_named_by_its_folder_with_or_without_its_date(runs):
     for word in ("2026-01-01_Muon", "Muon"):
         assert locate(word) == runs[0].parents[1] / "tiny" / "2026-01-01_Muon"

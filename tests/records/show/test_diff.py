@@ -49,7 +49,8 @@ def compared(call) -> Callable:
 
 
 def test_sections_without_a_difference_are_left_out(tmp_path, call):
-    log, other = write_log(tmp_path), write_log(tmp_path, "b", launch={"stop_at_step": 2}, seed=4)
+    log, other = write_log(tmp_path), write_log(tmp_path, "b", seed=4,
+                                             launch={"stop_at_step": 2, "log_every": 9, "note": "why"})
     lines = call("diff", log, log).out.split("\n")
     assert not {"code", "settings"} & set(lines) and "verdict" in lines
     lines = call("diff", log, other, "--stat").out.split("\n")
@@ -142,12 +143,14 @@ def test_no_line_is_drawn_from_the_validation_at_step_0(compared, a, b, before_s
 def test_the_step_up_to_which_two_runs_are_the_same_is_said(tmp_path, call):
     """Validation losses in full, digests of the weights, training losses as they are printed."""
     a = run(6.0, 5.0, 4.0, train=trained(6.0, 5.5, 5.25, 4.0))
-    for change, last in (({}, 4), ({"vals": [*a.vals[:2], Point(4, 4.1, 0)]}, 3),
-                         ({"train": trained(6.0, 5.5, 5.0)}, 2), ({"train": trained(6.0)}, 4),
-                         ({"vals": a.vals[:1], "train": trained(7.0)}, 0), ({"seed": 1}, None)):
-        b = dataclasses.replace(a, **change)
-        words = [f"bit-equal up to step {last} (seed unknown)"] if last is not None else []
-        assert compare.equal(side(a), side(b)) == words, change
+    to, printed = "bit-equal up to step", "training losses equal as printed up to step"
+    for change, words in (
+            ({}, f"{to} 4"), ({"vals": [*a.vals[:2], Point(4, 4.1, 0)]}, f"{to} 2, {printed} 3"),
+            ({"train": trained(6.0, 5.5, 5.0)}, f"{to} 2"), ({"train": trained(6.0)}, f"{to} 4"),
+            ({"vals": a.vals[:1], "train": trained(7.0)}, f"{to} 0"), ({"vals": []}, f"{printed} 4"),
+            ({"val_decimals": 4}, "equal as printed up to step 4"), ({"seed": 1}, None)):
+        told_of = compare.equal(side(a), side(dataclasses.replace(a, **change)))
+        assert told_of == [f"{words} (seed unknown)"] * (words is not None), change
     one, other = write_log(tmp_path, "a"), write_log(tmp_path, "b")
     assert "bit-equal up to step 2 (seed 3)\n" in call("diff", one, other).out
     unsealed(other, '"weights":"0000', '"weights":"0001')
