@@ -4,24 +4,25 @@ import importlib
 import io
 import os
 import sys
-from types import ModuleType
 
 from records.tools.read.values import ReadError
 
 
-# command: what it does, an example, the module of records.tools that holds ARGUMENTS and main
+# command: what it does, an example, the module of records.tools that holds main and ARGUMENTS, the latter
+# name -> options of argparse, or the help of a switch
 COMMANDS = {
     "verify": ("check what logs or a record claim",
                "python -m records verify records/sample/2026-11-22_Muon", "publish.verify"),
     "diff": ("compare two logs or records: code, settings, environment, curves, verdict",
-             "python -m records diff records/runs/ONE.txt records/runs/OTHER.txt --stat", "show.diff"),
-    "race": ("run two submissions in turns on this host and test which is faster",
+             "python -m records diff -2 -1 --stat", "show.diff"),
+    "race": ("run submissions in turns on this host and test which is faster",
              "python -m records race records/sample/2026-11-22_Muon train_gpt2.py -n 8", "again.race"),
     "submit": ("make a record of logs: its folder, record.json and page",
                "python -m records submit records/runs/*.txt --name Muon", "publish.submit"),
-    "list": ("list runs: status, track, loss, time, digest", "python -m records list records/runs --json",
+    "list": ("list runs: status, track, loss, time, seed, code, overrides",
+             "python -m records list records/runs --json",
              "show.listing"),
-    "show": ("show one run whole", "python -m records show records/runs/ONE.txt", "show.show"),
+    "show": ("show one run whole", "python -m records show -1", "show.show"),
     "stats": ("test the losses of runs against a target or against other runs",
               "python -m records stats records/runs/*.txt --target 3.28", "show.stats"),
     "plan": ("tell how many runs a claim needs", "python -m records plan --buffer 0.001 --sigma 0.0013",
@@ -32,7 +33,7 @@ COMMANDS = {
                  "python -m records checkout 2026-11-22_Muon my_submission.py", "again.checkout"),
     "rerun": ("run a log's code again and judge the new run against the old",
               "python -m records rerun records/runs/ONE.txt --yes", "again.rerun"),
-    "plot": ("draw runs, a record history or step times",
+    "plot": ("draw the losses of runs, or the history of a track's records",
              "python -m records plot records/runs/*.txt -o losses.png --x time --ladder", "show.plot"),
     "leaderboard": ("write each track's table in README.md from the records",
                     "python -m records leaderboard --check", "publish.leaderboard"),
@@ -55,7 +56,10 @@ def main(argv: list[str] | None = None) -> int:
                                           epilog=f"example: {example}")
             if name == asked:  # only what is needed: verify is to answer at once
                 module = importlib.import_module(f"records.tools.{room}")
-                declare(command, module)
+                for names, options in module.ARGUMENTS.items():
+                    switch = {"action": "store_true", "help": options}
+                    options = switch if isinstance(options, str) else options
+                    command.add_argument(*names.split(), **options)
         arguments = parser.parse_args(argv)
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")  # for terminals that lack a letter
@@ -73,15 +77,6 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(error, OSError):
             os._exit(2)  # Python would fail once more to write what is left
         return 130 if isinstance(error, KeyboardInterrupt) else 2
-
-
-def declare(parser: argparse.ArgumentParser, module: ModuleType) -> None:
-    """Add the arguments of a command's module to its parser: name -> options, or the help of a switch."""
-    if hasattr(module, "add_arguments"):
-        return module.add_arguments(parser)
-    for name, options in module.ARGUMENTS.items():
-        switch = {"action": "store_true", "help": options}
-        parser.add_argument(name, **(switch if isinstance(options, str) else options))
 
 
 if __name__ == "__main__":

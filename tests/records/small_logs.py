@@ -28,28 +28,32 @@ def sealed(data: bytes) -> bytes:
     return data + b'#:end {"seq":9,"sha256":"%s","status":"ok"}\n' % sha256(data).encode()
 
 
-def write_log(folder: Path, name: str = "r", losses: tuple = (5.5, 5.0), end: str | None = "ok") -> Path:
-    """Write a small log with a validation every second step, and return its path."""
+def write_log(folder: Path, name: str = "r", losses: tuple = (5.5, 5.0), end: str | None = "ok", *,
+              last: int = 4, ms: float = 10.0, later_ms: float = 0.0, ended: dict | None = None,
+              **changes: object) -> Path:
+    """Write a small log with a validation every second step, and return its path.
+
+    last: step that it was to take. later_ms: added to every time. changes: of its manifest.
+    """
     log = RunLog(folder, name)
-    log.sources(SCRIPT, manifest(), FILES, ["Running Python 3.11.7", " "])
-    for i, loss in enumerate(losses):
-        times = f"train_time:{20 * i}ms step_avg:{10 if i else math.nan:.2f}ms"
-        if i:
-            log.line(f"step:{2 * i}/4 train_loss:{loss:.4f} {times}")
-            log.event("scalar", step=2 * i, grad_norm=math.inf)
-        log.line(f"step:{2 * i}/4 val_loss:{loss:.4f} {times}")
-        log.event("val", step=2 * i, val_loss=loss, tokens=512 * i, train_time_ns=20_000_000 * i,
+    log.sources(SCRIPT, {**manifest(), **changes}, FILES, ["Running Python 3.11.7", " "])
+    for step, loss in zip(range(0, 2 * len(losses), 2), losses):
+        time = ms * step + later_ms
+        times = f"train_time:{time:.0f}ms step_avg:{time / step if step else math.nan:.2f}ms"
+        if step:
+            log.line(f"step:{step}/{last} train_loss:{loss:.4f} {times}")
+            log.event("scalar", step=step, grad_norm=math.inf, lr=1 / step)
+        log.line(f"step:{step}/{last} val_loss:{loss:.4f} {times}")
+        log.event("val", step=step, val_loss=loss, tokens=256 * step, train_time_ns=int(time * 1e6),
                   weights="0" * 16)
     log.text("two\nlines")
     if end:
-        log.end(end, val_loss=losses[-1])
+        log.end(end, **{"val_loss": losses[-1] if losses else None, **(ended or {})})
     return log.path
 
 
-def write_record(folder: Path, date: str, name: str, mean: float = 9, /, **more: object) -> Path:
-    """Write a record.json as far as a figure needs it, and return its path."""
-    path = folder / f"{date}_{name}" / "record.json"
-    path.parent.mkdir(parents=True)
-    fields = {"date": date, "name": name, "track": "tiny", "train_time_s": {"mean": mean, "sd": None}}
-    path.write_text(json.dumps({**fields, **more}))
-    return path
+def unsealed(log: Path, old: str, new: str) -> Path:
+    """Replace text in a log and cut its end line off; return its path."""
+    above = log.read_bytes().rpartition(b"#:end")[0]
+    log.write_bytes(above.replace(old.encode(), new.encode()))
+    return log

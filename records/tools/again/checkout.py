@@ -10,11 +10,12 @@ from pathlib import Path
 
 from records.tools.again import launch as launches
 from records.tools.read.log import RULE, Log, read_bytes
+from records.tools.read.logs import LOG
 from records.tools.read.values import ReadError, shown, write_whole
 
 
 ARGUMENTS = {
-    "log": {"metavar": "RECORD|LOG", "type": Path, "help": "a record: its folder, or its name"},
+    "log": LOG,
     "file": {"metavar": "FILE", "type": Path, "nargs": "?", "help": "default: train_gpt2.py"},
     "--yes": "take the code without asking",
     "--run": {"nargs": argparse.REMAINDER, "metavar": "...",

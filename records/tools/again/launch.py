@@ -13,8 +13,9 @@ from typing import Self
 
 from records.tools.check.claim import code_digest, harness_digest
 from records.tools.check.of_a_run import row_differences
-from records.tools.read.extract import write_files
+from records.tools.read.extract import sources_of, write_files
 from records.tools.read.log import Log, is_log, read_bytes, read_log
+from records.tools.read.logs import run_of
 from records.tools.read.scan import scan
 from records.tools.read.tracks import ROOT, accepted_harnesses, own_row
 from records.tools.read.values import ReadError, shown, write_whole
@@ -22,7 +23,7 @@ from records.tools.read.values import ReadError, shown, write_whole
 LAUNCH = ("device", "device_batch_size", "compile", "stop_at_step")  # of a log's launch options, those kept
 RESERVED = {*LAUNCH, "track", "data", "resume", "checkpoint_every", "seed", "against", "script", "python",
             "from", "yes", "seeds", "nproc_per_node", "nnodes", "rdzv_endpoint", "rdzv_id", "environment",
-            "help", "h"}
+            "help", "h", "name", "note", "log_every", "version"}
 
 
 @dataclass
@@ -63,12 +64,7 @@ def load(path: Path) -> Code:
 
 
 def find_log(path: Path) -> Log:
-    """Return a log, or the first one of a record: its folder, its name, or this without its date."""
-    if not path.exists() and re.fullmatch(r"\w[\w.-]*", str(path)):
-        named = [p for date in ("", "????-??-??_") for p in sorted(ROOT.glob(f"records/*/{date}{path}"))]
-        if len(named) > 1:
-            raise ReadError(f"{shown(str(path))}: {len(named)} records have that name; give the folder")
-        path = named[0] if named else path
+    """Return a log, or the first one of a record's folder."""
     if path.is_dir():
         logs = sorted((path / "logs").glob("*.txt"))
         if not logs:
@@ -87,16 +83,15 @@ def files_of(log: Log) -> dict[str, bytes]:
 
     Raises ReadError where they are not those of the digest in its manifest.
     """
-    code, name = log.manifest.get("code"), shown(log.path.name)
+    code, name, script = log.manifest.get("code"), shown(log.path.name), log.script_path
     if not isinstance(code, dict) or not isinstance(log.manifest.get("track"), str):
         raise ReadError(f"{name}: cut off above its manifest, or without code and track; nothing to run")
-    files = {path: file.source for path, file in log.files.items() if not path.startswith("harness/")}
-    if log.script_path in files:
-        raise ReadError(f"{name}: two files {shown(log.script_path)}")
-    others = {path: source for path, source in files.items() if path not in late_paths(log)}
+    files = {path: source for path, source in sources_of(run_of(log)).items()
+             if path == script or not path.startswith("harness/")}
+    others = {path: source for path, source in files.items() if path not in {script, *late_paths(log)}}
     if code_digest(log.script, str(code.get("harness")), others) != code.get("digest"):
         raise ReadError(f"{name}: the code digest in its manifest is not that of the files it carries")
-    return {log.script_path: log.script, **files}
+    return files
 
 
 def late_paths(log: Log) -> set[str]:
@@ -192,9 +187,9 @@ def default_track(flags: list[str]) -> str:
 def recorded_flags(log: Log) -> list[str]:
     """Return a log's overrides and launch options as flags. Raises ReadError where they are no such thing."""
     flags = []
-    launch, overrides = log.manifest.get("launch"), log.manifest.get("overrides")
-    chosen = {k: v for k, v in launch.items() if k in LAUNCH} if isinstance(launch, dict) else {}
-    for key, value in [*chosen.items(), *(overrides.items() if isinstance(overrides, dict) else ())]:
+    run = run_of(log)
+    chosen = {k: v for k, v in run.mapping("launch").items() if k in LAUNCH}
+    for key, value in [*chosen.items(), *run.mapping("overrides").items()]:
         if not key.isidentifier() or not isinstance(value, (int, float, str, list, type(None))) \
                 or (key in RESERVED and key not in chosen) or shown(str(value), 1000) != str(value):
             raise ReadError(f"{shown(log.path.name)}: {shown(key)}={shown(str(value))} is no hyperparameter")

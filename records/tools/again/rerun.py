@@ -10,6 +10,7 @@ from records.tools.again import launch as launches
 from records.tools.check.claim import ENDED_BY_OTHERS
 from records.tools.check.significance import SIGMA
 from records.tools.read.log import Log, read_log
+from records.tools.read.logs import LOG, run_of
 from records.tools.read.tracks import own_row
 from records.tools.read.values import ReadError, is_finite, number, shown
 
@@ -19,7 +20,7 @@ BIT_EQUAL = "bit-equal: the same CPU model, torch, threads and settings, exact r
 
 
 ARGUMENTS = {
-    "log": {"metavar": "RECORD|LOG", "type": Path, "help": "a record: its folder, or its name"},
+    "log": LOG,
     "--yes": "run the code without asking",
     "--to": {"metavar": "DIR", "type": Path, "help": "where the new log goes; default: records/runs/reruns"},
     "--json": "print one JSON object",
@@ -89,16 +90,12 @@ def compare(old: Log, new: Log, tolerance: float | None = None) -> dict[str, Any
 
 def bit_equal(old: Log, new: Log) -> tuple[str, str]:
     """Return verdict and reason where every bit must be the same."""
-    found = {val.step: val for val in new.vals}
-    for val in old.vals:
-        there = found.get(val.step)
-        if there is None:
-            return "not reproduced", f"step {val.step}: the new run has no validation there"
-        for name in ("val_loss", "tokens", "weights"):
-            a, b = getattr(val, name), getattr(there, name)
-            if repr(a) != repr(b):  # nan is nan
-                return "not reproduced", (f"step {val.step} is the first that differs: {name} {a!r} before, "
-                                          f"{b!r} now")
+    there = run_of(new).by_step()
+    for step, told in run_of(old).by_step().items():
+        for name, value in told.items():
+            if (now := there.get(step, {}).get(name, "none")) != value:
+                return "not reproduced", (f"step {step} is the first that differs: {name} {value} before, "
+                                          f"{now} now")
     if old.status in ENDED_BY_OTHERS:
         return "reproduced", f"all {len(old.vals)} validations that the log has are bit-equal"
     for name in ("status", "step", "val_loss", "weights_sha256"):

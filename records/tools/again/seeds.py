@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,21 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"word": verdict.word, "reason": verdict.reason, "logs": names}))
     else:
-        print(f"{verdict.word}: {verdict.reason}\n+ python -m records submit {shlex.join(names)} --name NAME")
+        print(f"{verdict.word}: {verdict.reason}")
+        print(next_step(verdict, losses, row["target"], names))
     return 0 if verdict.word == "PROVEN" else 1
+
+
+def next_step(verdict: Verdict, losses: list[float], target: float, names: list[str]) -> str:
+    """Return the command that submits a campaign, or why nobody would take it for a record."""
+    if verdict.word in ("PROVEN", "PROMISING"):
+        return f"+ python -m records submit {shlex.join(names)} --name NAME"
+    if verdict.word == "INVALID":
+        return "nothing to submit"
+    above = statistics.fmean(losses) - target
+    if verdict.word == "NOT SHOWN" and above < 0:
+        return f"nothing to submit yet: n={len(losses)}, too few or too far apart; --seeds auto goes on"
+    return f"nothing to submit: the mean loss is {above:.4g} above the target {target:g}"
 
 
 def open_campaign(declared: dict[str, Any]) -> tuple[Path, dict[str, Any]]:

@@ -2,35 +2,29 @@
 import argparse
 import json
 import re
+import shlex
 import unicodedata
 from pathlib import Path
 
-from records.tools.read.logs import load_runs
+from records.tools.read.logs import LOG, load_runs
+from records.tools.read.run import Run
 from records.tools.read.values import ReadError, shown
 
 UNNAMED = "train_gpt2.py"  # the script of a public log, which does not name it
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
-    parser.add_argument("log", metavar="LOG", type=Path)
-    parser.add_argument("folder", metavar="DIR", type=Path, help="empty, or not there yet")
-    parser.add_argument("--json", action="store_true", help="print one JSON object: script and files")
+ARGUMENTS = {
+    "log": LOG,
+    "folder": {"metavar": "DIR", "type": Path, "help": "empty, or not there yet"},
+    "--json": "print one JSON object: script and files",
+}
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Extract and say what was written; return the exit code."""
-    run, name = load_runs(arguments.log)[0], shown(arguments.log.name)
-    log = run.log
-    if run.code is None or (log and not log.manifest):
-        raise ReadError(f"{name}: " + ("cut off above its manifest; it holds no whole script" if log
-                                       else "a log of this layout carries no code"))
-    script = log.script_path if log else UNNAMED
-    sources = {script: run.code}
-    for path, source in run.files.items():
-        if path in sources:
-            raise ReadError(f"{name}: two files {shown(path)}")
-        sources[path] = source
+    run = load_runs(arguments.log)[0]
+    sources, log = sources_of(run), run.log
+    script = next(iter(sources))
     write_files(sources, arguments.folder)
     if arguments.json:
         print(json.dumps({"folder": str(arguments.folder), "script": script, "files": sorted(sources)}))
@@ -40,8 +34,19 @@ def main(arguments: argparse.Namespace) -> int:
         needs = [shown(str(log.track[name])) for name in ("data", "vocabulary") if name in log.track]
         data = " and ".join(needs) or "the data"
         print(f"a log carries code, not data; to run it there, add {data}, then:")
-        print(f"python {shown(script)} --track {shown(str(run.track))} --seed {shown(str(run.seed))}")
+        print(f"python {shlex.join([script, f'--track={shown(str(run.track))}', f'--seed={run.seed}'])}")
     return 0
+
+
+def sources_of(run: Run) -> dict[str, bytes]:
+    """Return all files that a log carries, the script first: path -> source. Raises ReadError for none."""
+    if run.code is None or (run.log and not run.log.manifest):
+        raise ReadError(f"{run.name}: " + ("cut off above its manifest; it holds no whole script" if run.log
+                                           else "a log of this layout carries no code"))
+    script = run.log.script_path if run.log else UNNAMED
+    if script in run.files:
+        raise ReadError(f"{run.name}: two files {shown(script)}")
+    return {script: run.code, **run.files}
 
 
 def write_files(sources: dict[str, bytes], folder: Path) -> None:

@@ -1,15 +1,44 @@
 """Finds logs, and loads the runs of one, whichever program wrote it."""
 import os
+import re
+from argparse import ArgumentTypeError
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from records.tools.read import tracks
 from records.tools.read.log import Log, is_log, read_bytes, read_log, sha256
 from records.tools.read.public import read_public
 from records.tools.read.run import Point, Run
 
 T = TypeVar("T")
 SUFFIXES = (".txt", ".log", ".stdout", ".out")
+NAMES = "a path, or the beginning of a run's id, -1 (the last run), -2, @latest, or the name of a record"
+
+
+def locate(word: str) -> Path:
+    """Return the file or folder that a word of the command line names: a path, a run, or a record.
+
+    A run of records/runs is named by -1 (the last), -2, ..., @latest, or the beginning of its id; a record
+    by its folder's name, with or without its date. A word that names nothing is taken for a path. Raises
+    ArgumentTypeError for one that names several.
+    """
+    if os.path.lexists(word) or not re.fullmatch(r"-\d{1,9}|@latest|\w[\w.-]{0,200}", word):
+        return Path(word)
+    records = Path("records") if Path.cwd() == tracks.ROOT else tracks.ROOT / "records"  # short, to be shown
+    runs = sorted((records / "runs").glob("*.txt"))
+    if word[0] in "-@":
+        place = 1 if word[0] == "@" else int(word[1:])
+        if not 0 < place <= len(runs):
+            raise ArgumentTypeError(f"{word}: there are {len(runs)} logs in records/runs, the last one is -1")
+        return runs[-place]
+    folders = (file.parent for file in records.glob("*/*/record.json"))
+    found = [run for run in runs if run.name.startswith(word)]
+    found += [folder for folder in folders if word in (folder.name, folder.name.partition("_")[2])]
+    if len(found) > 1:
+        raise ArgumentTypeError(f"{word}: {len(found)} runs or records have that name or begin so, like "
+                                f"{found[0].name} and {found[1].name}; name one whole, or its folder")
+    return found[0] if found else Path(word)
 
 
 def load_runs(path: Path, data: bytes | None = None) -> list[Run]:
@@ -46,14 +75,14 @@ def run_of(log: Log) -> Run:
 def find_logs(paths: Iterable[Path]) -> Iterator[Path]:
     """Yield the log files among files and folders, folders searched in order of name.
 
-    A file that is named is always yielded; below a folder those with the suffix of a log. Symbolic links
-    below a folder are not followed.
+    A file that is named is always yielded; below a folder those with the suffix of a log, of a record those
+    in its logs/. Symbolic links below a folder are not followed.
     """
     for path in paths:
         if not os.path.isdir(path):  # Path.is_dir raises where a name is too long
             yield path
             continue
-        for folder, folders, files in os.walk(path):
+        for folder, folders, files in os.walk(path / "logs" if (path / "logs").is_dir() else path):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in sorted(files):
                 if name.endswith(SUFFIXES) and not os.path.islink(os.path.join(folder, name)):
@@ -63,3 +92,7 @@ def find_logs(paths: Iterable[Path]) -> Iterator[Path]:
 def _of(kind: type[T], value: object) -> T | None:
     """Return a stranger's value where it is of a type, bool being no int; else None."""
     return value if type(value) is kind else None
+
+
+LOG = {"metavar": "LOG", "type": locate, "help": NAMES}  # an argument of a command
+LOGS = {**LOG, "nargs": "+", "help": f"logs, or folders of them; {NAMES}"}

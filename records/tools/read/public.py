@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from records.tools.read.run import Point, Run
-from records.tools.read.values import ReadError, shown
+from records.tools.read.values import NoLog, ReadError, shown
 
 POINTS, RUNS = 1 << 18, 1000  # in a file; 64 MiB of "s:1 trl:1" would take a gigabyte of memory
 NUMBER = rb"([-+]?(?:\d{1,40}(?:\.\d{1,40})?(?:e[-+]?\d{1,5})?|nan|inf))"
@@ -46,13 +46,13 @@ def read_public(path: Path, data: bytes) -> list[Run]:
     try:
         found = _runs(path, STEP, data) or _runs(path, LLMC, data)
         if not found:
-            raise ReadError("no log of a run: no validation line like step:1/2 val_loss:3.28 train_time:3ms "
+            raise NoLog("no log of a run: no validation line like step:1/2 val_loss:3.28 train_time:3ms "
                             "step_avg:1.50ms or s:1 tel:3.28")
         starts, runs = [start for start, _ in found], [run for _, run in found]
         layout, code, below = _layout(data, starts[0])
         script, files = _split(code)
     except ReadError as error:
-        raise ReadError(f"{shown(path.name)}: {error}") from None
+        raise type(error)(f"{shown(path.name)}: {error}") from None
     device, world_size = _device(data, below, starts[0])
     versions = {name: match[1].decode(errors="replace") for name, pattern in VERSIONS.items()
                 if (match := pattern.search(data, below, starts[0]))}

@@ -47,7 +47,7 @@ class Run:
         return self.vals[-1] if self.vals else None
 
     @property
-    def code_sha256(self) -> str | None:
+    def script_sha256(self) -> str | None:
         """sha256 of the entry script."""
         return None if self.code is None else sha256(self.code)
 
@@ -60,6 +60,12 @@ class Run:
     def run_id(self) -> str:
         """The run's id, the file's name where the log has none."""
         return str(self.at("run_id") or self.path.stem)
+
+    @property
+    def record(self) -> str | None:
+        """The name of the record whose log it is, None where its folder is none of a record."""
+        folder = self.path.resolve().parent.parent
+        return folder.name if (folder / "record.json").exists() else None
 
     @property
     def events(self) -> list[Event]:
@@ -78,9 +84,24 @@ class Run:
             value = value.get(name) if isinstance(value, dict) else None
         return value
 
+    def mapping(self, name: str) -> dict[str, Any]:
+        """Return an object of the manifest; an empty one where the log has none, or something else there."""
+        return value if isinstance(value := self.at(name), dict) else {}
+
     def of_kind(self, kind: str) -> list[dict[str, Any]]:
         """Return the fields of the events of one kind."""
         return [event.fields for event in self.events if event.kind == kind]
+
+    def by_step(self) -> dict[int, dict[str, str]]:
+        """Return what two runs that are the same have in common, in order: step -> name -> value in full."""
+        found: dict[int, dict[str, str]] = {}
+        for point in self.train:
+            found.setdefault(point.step, {})["train_loss"] = repr(point.loss)  # repr: nan is nan
+        for point in self.vals:
+            found.setdefault(point.step, {}).update(val_loss=repr(point.loss), tokens=repr(point.tokens))
+        for val in self.log.vals if self.log else ():
+            found[val.step]["weights"] = repr(val.weights)
+        return dict(sorted(found.items()))
 
     def facts(self) -> dict[str, Any]:
         """Return what `list --json` prints of a run; None is a fact that the log lacks."""
@@ -88,5 +109,7 @@ class Run:
         return {"file": str(self.path), "trial": self.index, "format": self.format, "status": self.status,
                 "track": self.track, "step": last and last.step, "steps": self.steps,
                 "val_loss": last and last.loss, "train_time_ms": last and last.time_ms,
-                "code_sha256": self.code_sha256, "device": self.device, "world_size": self.world_size,
-                "seed": self.seed, "torch": self.versions.get("torch")}
+                "code": self.at("code", "digest"), "script_sha256": self.script_sha256, "seed": self.seed,
+                "overrides": self.mapping("overrides"), "name": self.at("launch", "name"),
+                "note": self.at("launch", "note"), "device": self.device, "world_size": self.world_size,
+                "torch": self.versions.get("torch")}

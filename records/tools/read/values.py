@@ -13,6 +13,10 @@ class ReadError(ValueError):
     """A file that is no log of format 1, or that is damaged; one line says where."""
 
 
+class NoLog(ReadError):
+    """A file that has no line of a run: below a folder it is passed over."""
+
+
 def parse_json(text: str) -> dict[str, Any]:
     """Return a JSON object, raising ReadError for anything else, a bare NaN and a key given twice too."""
     try:

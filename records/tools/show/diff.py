@@ -1,39 +1,33 @@
 """Compares two logs, two records, or one with a script: code, settings, data, curves, speed, verdict."""
 import argparse
 import os
-import shlex
-import shutil
-import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from records.tools.read.extract import unsafe
 from records.tools.read.log import read_bytes
+from records.tools.read.logs import NAMES, locate
 from records.tools.read.run import Run
-from records.tools.read.values import ReadError, json_text, shown
-from records.tools.show import differences as compare
-from records.tools.show.differences import Row
-from records.tools.show.group import Group, read_runs
-from records.tools.show.source import FileDiff, add_lines, file_diffs, stat_lines
+from records.tools.read.values import json_text, shown
+from records.tools.show import compare
+from records.tools.show.group import IN_TURNS, Group, places, read_runs
+from records.tools.show.listing import columns
+from records.tools.show.source import FileDiff, file_diffs
 
-COLOURS = {"bold": "1", "dim": "2", "red": "31", "green": "32", "cyan": "36"}
-SIGNS = {"-": "red", "+": "green", "@": "cyan"}  # first letters of a diff's lines
-FACTS = ("hyperparameters", "environment", "data")
-CURVE_ROWS = 12
+COLOURS = {"-": "31", "+": "32", "@": "36", "bold": "1"}  # of a diff's lines, by their first letter
+ROWS = 12  # of a table of losses
+SIDE = {"type": locate, "help": f"a log, a record or a script (.py): {NAMES}"}
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
-    what, add = "a log, the folder of a record, or a script (.py)", parser.add_argument
-    add("a", metavar="A", type=Path, help=what)
-    add("b", metavar="B", type=Path, help=what)
-    add("--stat", action="store_true", help="count the lines that differ, do not show them")
-    add("--harness", action="store_true", help="show the harness's files too")
-    add("--json", action="store_true", help="print one JSON object")
-    add("--color", choices=("auto", "always", "never"), default="auto")
-    add("--no_pager", action="store_true", help="do not pass long text to $PAGER")
+ARGUMENTS = {
+    "a": {"metavar": "A", **SIDE},
+    "b": {"metavar": "B", **SIDE},
+    "--stat": "count the lines that differ, do not show them",
+    "--harness": "show the harness's files too",
+    "--json": "print one JSON object",
+    "--color": {"choices": ("auto", "always", "never"), "default": "auto"},
+}
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -43,32 +37,20 @@ def main(arguments: argparse.Namespace) -> int:
     found = report(*(group or script_group(path, other)
                      for path, group, other in zip(paths, loaded, loaded[::-1])))
     if arguments.json:
-        print(json_text({**found, "code": [diff.facts for diff in found["code"]]}, None), end="")
+        print(json_text(found, None), end="")
         return 0
     coloured = arguments.color == "always" or (
         arguments.color == "auto" and sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         and os.environ.get("TERM") != "dumb")
-    printer = Printer(coloured, shutil.get_terminal_size().columns, arguments.stat, arguments.harness)
-    write("\n".join(printer.lines(found)) + "\n", sys.stdout.isatty() and not arguments.no_pager)
+    for line in lines(found, arguments.stat, arguments.harness):
+        colour = COLOURS.get("bold" if line.startswith(("---", "+++")) else line[:1])
+        print(f"\x1b[{colour}m{line}\x1b[m" if coloured and colour else line)
     return 0
-
-
-def write(text: str, may_page: bool) -> None:
-    """Write text to stdout, through git's choice of pager where it is longer than the screen."""
-    pager = shlex.split(os.environ.get("PAGER", "less -FRX"))
-    long = text.count("\n") >= shutil.get_terminal_size().lines
-    encoding = sys.stdout.encoding or "utf-8"
-    if may_page and long and pager and pager != ["cat"] and shutil.which(pager[0]):
-        environment = {"LESS": "FRX", **os.environ}
-        subprocess.run(pager, input=text, encoding=encoding, errors="backslashreplace", env=environment)
-    else:
-        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def load_group(path: Path) -> Group:
     """Return the runs of a log or of a record's folder. Raises ReadError where there are none."""
-    logs = path / "logs" if (path / "logs").is_dir() else path
-    runs = read_runs([logs], once=False)
+    runs = read_runs([path], once=False)
     return Group(shown(path.resolve().name, 60) if path.is_dir() else runs[0].name, runs)
 
 
@@ -80,7 +62,7 @@ def script_group(path: Path, other: Group | None) -> Group:
         found = [root / name for root in [*roots, path.resolve().parent] if (root / name).is_file()]
         if found and not unsafe(name):  # the name is a stranger's
             files[name] = read_bytes(found[0])
-    return Group(shown(path.name, 60), [Run(path, 0, "script", code=read_bytes(path), files=files)], True)
+    return Group(shown(path.name, 60), [Run(path, 0, "script", code=read_bytes(path), files=files)])
 
 
 def report(a: Group, b: Group) -> dict[str, Any]:
@@ -90,157 +72,114 @@ def report(a: Group, b: Group) -> dict[str, Any]:
                                     "finished": len(group.finished),
                                     "runs": [run.facts() for run in group.runs]}
                              for name, group in sides.items()}
-    found |= {"code": file_diffs(a.runs[0], b.runs[0]), "code_error": None,
+    found |= {"code": file_diffs(a.runs[0], b.runs[0]),
               "code_known": all(group.runs[0].code is not None for group in (a, b)),
               "mixed": [name.upper() for name, group in sides.items()
                         if len({(run.code, tuple(sorted(run.files.items()))) for run in group.runs}) > 1]}
-    try:
-        add_lines(found["code"])
-    except ReadError as error:
-        found["code_error"] = str(error)
     if a.script or b.script:
         return found
-    found |= {name: compare.rows(getattr(compare, name), a, b) for name in FACTS}
-    found["incomparable"] = compare.incomparable(a, b)
+    found |= {**compare.differences(a, b), "incomparable": compare.incomparable(a, b),
+              "time": {name: compare.speed(group) for name, group in sides.items()},
+              "no_time": places([*a.runs, *b.runs])}
     if not found["incomparable"]:
-        found |= {name: getattr(compare, name)(a, b) for name in ("curve", "equal_time", "verdict")}
-    return {**found, "time": {name: compare.speed(group) for name, group in sides.items()}}
+        found |= {name: getattr(compare, name)(a, b) for name in ("equal", "at_equal_steps",
+                                                                  "at_equal_times", "verdict")}
+    return found
 
 
-class Printer:
-    """Writes a comparison as text for a terminal: coloured or not, width in columns."""
+def lines(found: dict[str, Any], stat: bool = False, harness: bool = False) -> Iterator[str]:
+    """Yield a comparison for people; a section in which nothing differs is left out.
 
-    def __init__(self, coloured: bool, width: int, stat: bool = False, harness: bool = False):
-        self.coloured, self.width, self.stat, self.harness = coloured, max(width, 40), stat, harness
-
-    def paint(self, text: str, colour: str | None) -> str:
-        """Return text in a colour, where there are any."""
-        return f"\x1b[{COLOURS[colour]}m{text}\x1b[m" if self.coloured and colour else text
-
-    def cut(self, text: str, width: int | None = None) -> str:
-        """Return text for one line of the terminal or of a column, ending in dots where it is too long."""
-        width = width or self.width
-        return shown(text, width if len(text) <= width else max(width - 3, 1))
-
-    def lines(self, found: dict[str, Any]) -> Iterator[str]:
-        """Yield the lines; a section in which nothing differs is left out."""
-        parts = [name for name in ("code", *FACTS)
-                 if any(name == "code" or row.a != row.b for row in found.get(name, []))]
-        differ = f"differ in {', '.join(parts)}" if parts else "no difference in what both sides tell"
-        losses = (found.get("verdict") or {}).get("difference")
-        differ += "" if losses is None else f"; final loss B - A = {losses:+.4f}"
-        yield self.paint(self.cut(differ), "bold")
-        for name in ("a", "b"):
-            yield self.cut(f"{name.upper()}  {group_line(found[name])}")
-        yield from self.code(found)
-        for name in FACTS:
-            if found.get(name):
-                yield from (*self.section(name), *self.facts(found[name]))
-        if found["a"]["script"] or found["b"]["script"]:
-            return
-        yield from (*self.losses(found), *self.time(found["time"]), *self.section("verdict"),
-                    " " + (found["incomparable"] or found["verdict"]["words"]))
-
-    def section(self, name: str) -> list[str]:
-        """Return an empty line and the name of a section."""
-        return ["", self.paint(name, "bold")]
-
-    def code(self, found: dict[str, Any]) -> Iterator[str]:
-        """Yield the files that differ, as diffs or counted."""
-        if not (found["code"] or found["mixed"] or not found["code_known"]):
-            return
-        diffs: list[FileDiff] = [diff for diff in found["code"] if self.harness or not diff.harness]
-        yield from self.section("code")
-        yield from (f" the runs of {name} differ in code; its first one is compared"
-                    for name in found["mixed"])
-        if not found["code_known"]:
-            yield " unknown: a log without code"
-        if found["code_error"]:
-            yield f" {', '.join(diff.name for diff in diffs)}: {found['code_error']}"
-        elif self.stat:
-            yield from stat_lines(diffs, self.width, self.coloured)
-        else:
-            for diff in diffs:
-                yield from (self.paint(line, "bold") for line in diff.lines[:2])
-                yield from (self.paint(line, SIGNS.get(line[:1])) for line in diff.lines[2:])
-        if hidden := len(found["code"]) - len(diffs):
-            yield f" harness differs: {hidden} file{'s' * (hidden > 1)}; --harness shows them"
-
-    def facts(self, rows: list[Row]) -> Iterator[str]:
-        """Yield a table old -> new; facts that neither side tells stand in one last line."""
-        cells = [[shown(row.name, 28), *("unknown" if value is None else value for value in (row.a, row.b))]
-                 for row in rows if row.a is not None or row.b is not None]
-        if cells:
-            wide = max(len(row[0]) for row in cells)
-            room = self.width - wide - 7
-            b_wide = min(max(len(row[2]) for row in cells), room // 2)
-            a_wide = min(max(len(row[1]) for row in cells), room - b_wide)
-            for name, a, b in cells:
-                old, new = f"{self.cut(a, a_wide):<{a_wide}}", self.cut(b, room - a_wide)
-                yield f" {name:<{wide}}  {self.paint(old, 'red')} -> {self.paint(new, 'green')}"
-        if rest := [row.name for row in rows if row.a is None and row.b is None]:
-            yield self.cut(f" unknown on both sides: {', '.join(rest)}")
-
-    def losses(self, found: dict[str, Any]) -> Iterator[str]:
-        """Yield the losses at common steps and at equal training time, and where B is better."""
-        for name, unit, title in (("curve", "step", "loss at common validated steps"),
-                                  ("equal_time", "time_s", "loss at equal training time (s)")):
-            points = found.get(name)
-            if not points:
-                continue
-            yield from (*self.section(title), *(self.apart(found["time"]) if name == "equal_time" else ()))
-            spread = any(p[sd] is not None for p in points for sd in ("a_sd", "b_sd"))
-            heads = [unit.removesuffix("_s"), "A", "B", "B - A", *(["sd of A", "sd of B"] if spread else [])]
-            yield self.paint("".join(f"{text:>10}" for text in heads), "dim")
-            last = len(points) - 1
-            kept = (points if last < CURVE_ROWS else
-                    [points[round(i * last / (CURVE_ROWS - 1))] for i in range(CURVE_ROWS)])
-            yield from (self.point(point, unit, spread) for point in kept)
-            lower = [point["difference"] < 0 for point in points]
-            since = next((point for i, point in enumerate(points) if all(lower[i:])), None)
-            text = f" B is lower at {sum(lower)} of {len(points)}"
-            yield text + (f", and at all from {since[unit]:g} on" if since else "")
-
-    def point(self, point: dict[str, Any], unit: str, spread: bool) -> str:
-        """Return one line of a table of losses."""
-        difference = point["difference"]
-        colour = "green" if difference < 0 else "red" if difference > 0 else None
-        where = f"{point[unit]:>10.1f}" if unit == "time_s" else f"{point[unit]:>10}"
-        sds = "".join(f"{'-' if sd is None else f'{sd:.4f}':>10}" for sd in (point["a_sd"], point["b_sd"]))
-        return (f"{where}{point['a']:>10.4f}{point['b']:>10.4f}"
-                + self.paint(f"{difference:>+10.4f}", colour) + (sds if spread else ""))
-
-    def time(self, time: dict[str, Any]) -> Iterator[str]:
-        """Yield time per step and in all."""
-        yield from self.section("time")
-        for title, key, unit in (("a step", "ms_per_step", "ms"), ("in all", "total_s", "s")):
-            x, y = time["a"][key], time["b"][key]
-            cells = ("unknown" if value is None else f"{value:.2f} {unit}" for value in (x, y))
-            change = f"{y / x - 1:>+10.1%}" if x and y is not None else ""
-            yield f" {title:<8}{''.join(f'{cell:>14}' for cell in cells)}{change}"
-        yield f" a step: A {time['a']['found']}, B {time['b']['found']}"
-        yield from self.apart(time)
-
-    def apart(self, time: dict[str, Any]) -> Iterator[str]:
-        """Yield a warning where not all runs say that they ran on the same kind of device."""
-        devices = {*time["a"]["devices"], *time["b"]["devices"]}
-        if len(devices) > 1 or devices == {"None"}:
-            yield self.paint(" not on one device: these times do not compare", "red")
+    stat: count the lines of code that differ. harness: show its files too.
+    """
+    rows = {name: found.get(name, []) for name in ("settings", "environment", "data")}
+    parts = ["code"] * bool(found["code"]) + [
+        name for name, of_part in rows.items()
+        if any(row["a"] != row["b"] and compare.UNKNOWN not in row.values() for row in of_part)]
+    differ = f"differ in {', '.join(parts)}" if parts else "no difference in what both sides tell"
+    losses = (found.get("verdict") or {}).get("difference")
+    yield differ + ("" if losses is None else f"; final loss B - A = {losses:+.4f}")
+    yield from (f"{name.upper()}  {side_line(found[name])}" for name in ("a", "b"))
+    yield from found.get("equal", ())
+    yield from code_lines(found, stat, harness)
+    for name, of_part in rows.items():
+        if of_part:
+            yield from ("", name, *fact_lines(of_part))
+    if found["a"]["script"] or found["b"]["script"]:
+        return
+    apart = f" times do not compare: {found['no_time']}" if found["no_time"] else f" times {IN_TURNS}"
+    for name, title in (("at_equal_steps", "at equal steps"), ("at_equal_times", "at equal training time")):
+        if (table := found.get(name)) and table["rows"]:
+            yield from ("", *loss_lines(table, title), *[apart] * ("times" in name))
+    yield from ("", "time", *time_lines(found["time"]), apart, "", "verdict",
+                " " + (found["incomparable"] or found["verdict"]["words"]))
 
 
-def group_line(head: dict[str, Any]) -> str:
+def side_line(side: dict[str, Any]) -> str:
     """Return what stands on a side, in one line."""
-    if head["script"]:
-        return f"{head['name']}  script of the working tree"
-    runs = head["runs"]
-    words = [head["name"], *({str(run["track"]) for run in runs} - {"None"})]
-    if len(runs) == 1:
-        [run] = runs
-        words += [f"seed {run['seed']}"] if run["seed"] is not None else []
-        words += [str(run["status"])] if run["status"] else []
-        if run["val_loss"] is not None:
-            words.append(f"{run['val_loss']:.4f} at {run['step']}/{run['steps'] or '?'}")
-        return "  ".join(words)
+    runs = side["runs"]
     seeds = sorted({run["seed"] for run in runs if run["seed"] is not None})
-    words.append(f"{len(runs)} runs, {head['finished']} finished")
-    return "  ".join(words + [f"seeds {' '.join(map(str, seeds))}"] * bool(seeds))
+    words = [side["name"], *sorted({str(run["track"]) for run in runs} - {"None"}),
+             *["script of the working tree"] * side["script"],
+             *[f"{len(runs)} runs, {side['finished']} finished"] * (len(runs) > 1),
+             *[f"seeds {str(seeds)[1:-1]}"] * bool(seeds)]
+    if len(runs) == 1 and runs[0]["val_loss"] is not None:
+        words += [str(runs[0]["status"] or "ended as its log does not tell"),
+                  "{val_loss:.4f} at {step}/{steps}".format(**runs[0])]
+    return shown("  ".join(words), 200)
+
+
+def code_lines(found: dict[str, Any], stat: bool, harness: bool) -> Iterator[str]:
+    """Yield the files that differ, as diffs or counted."""
+    if not (found["code"] or found["mixed"] or not found["code_known"]):
+        return
+    diffs: list[FileDiff] = [diff for diff in found["code"] if harness or not diff.harness]
+    yield from ("", "code")
+    yield from (f" the runs of {name} differ in code; its first one is compared" for name in found["mixed"])
+    if not found["code_known"]:
+        yield " unknown: a log without code"
+    if stat:
+        yield from columns([[diff.name, f"+{diff.added}", f"-{diff.removed}"] for diff in diffs], "<>>")
+    else:
+        yield from (line for diff in diffs for line in (*diff.head, *diff.lines))
+    if hidden := len(found["code"]) - len(diffs):
+        yield f" harness differs: {hidden} file{'s' * (hidden > 1)}; --harness shows them"
+
+
+def fact_lines(rows: list[dict[str, str]]) -> Iterator[str]:
+    """Yield a table old -> new; facts that not both sides tell stand in one last line."""
+    known = [row for row in rows if compare.UNKNOWN not in (row["a"], row["b"])]
+    cells = ([shown(row["name"], 28), shown(row["a"], 40), "->", shown(row["b"])] for row in known)
+    yield from columns(cells, "<<<<")
+    if rest := [row["name"] for row in rows if row not in known]:
+        yield shown(f" not told by both sides: {', '.join(rest)}", 300)
+
+
+def loss_lines(table: dict[str, Any], title: str) -> Iterator[str]:
+    """Yield the losses of a table, at most ROWS of them, and where B is lower."""
+    rows, unit = table["rows"], table["unit"]
+    last = len(rows) - 1
+    kept = rows if last < ROWS else [rows[round(i * last / (ROWS - 1))] for i in range(ROWS)]
+    how = " (mean of the 21 steps around)" if table["loss"] == "training" else ""
+    yield f"{table['loss']} loss {title}{how}"
+    spread = any(row[sd] is not None for row in rows for sd in ("a_sd", "b_sd"))
+    cells = [["time (s)" if unit == "time_s" else unit, "A", "B", "B - A", *["sd of A", "sd of B"] * spread]]
+    for row in kept:
+        sds = ("-" if row[sd] is None else f"{row[sd]:.4f}" for sd in ("a_sd", "b_sd"))
+        cells.append([f"{row[unit]:.1f}" if unit == "time_s" else str(row[unit]), f"{row['a']:.4f}",
+                      f"{row['b']:.4f}", f"{row['difference']:+.4f}", *list(sds) * spread])
+    yield from columns(cells, ">" * len(cells[0]))
+    lower = [row["difference"] < 0 for row in rows]
+    since = next((row for i, row in enumerate(rows) if all(lower[i:])), None)
+    text = f" B is lower at {sum(lower)} of {len(rows)}"
+    yield text + (f", and at all from {since[unit]:g} on" if since else "")
+
+
+def time_lines(time: dict[str, Any]) -> Iterable[str]:
+    """Yield time per step and in all."""
+    cells = []
+    for title, key, unit in (("a step", "ms_per_step", "ms"), ("in all", "total_s", "s")):
+        x, y = time["a"][key], time["b"][key]
+        cells.append([title, *("unknown" if value is None else f"{value:.2f} {unit}" for value in (x, y)),
+                      f"{y / x - 1:+.1%}" if x and y is not None else ""])
+    yield from columns(cells, "<>>>")

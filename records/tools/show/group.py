@@ -1,4 +1,5 @@
 """Groups of runs that are seeds of one another: what such runs share, one loss for each seed, their times."""
+import dataclasses
 import hashlib
 import json
 import re
@@ -7,14 +8,19 @@ import sys
 from bisect import bisect_left
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from records.tools.read.logs import find_logs, load_runs
 from records.tools.read.run import Point, Run
-from records.tools.read.values import ReadError, is_finite, shown
+from records.tools.read.values import NoLog, ReadError, is_finite, shown
 
 SEED = re.compile(rb"(?im)^(\s*seed\s*=\s*)\d+")  # public scripts that differ in this line alone are one code
+
+
+IN_TURNS = "compare only where all ran in turns on one host; logs do not tell it, see race"
+WINDOW = 21  # training losses in a mean; odd, so that one of them is the middle
 
 
 @dataclass
@@ -23,7 +29,11 @@ class Group:
 
     name: str
     runs: list[Run]
-    script: bool = False
+
+    @property
+    def script(self) -> bool:
+        """Whether it is a script of the working tree."""
+        return self.runs[0].format == "script"
 
     @property
     def finished(self) -> list[Run]:
@@ -55,9 +65,10 @@ def read_runs(paths: list[Path], command: str | None = None, once: bool = True) 
         try:
             found = load_runs(path)
         except ReadError as error:
-            if command is None or path in paths:
+            if path in paths or command is None and not isinstance(error, NoLog):
                 raise
-            print(f"records {command}: passed over {error}", file=sys.stderr)
+            if not isinstance(error, NoLog):
+                print(f"records {command}: passed over {error}", file=sys.stderr)
             continue
         for run in found:  # two runs do not take the same time at every validation
             timed = (run.code, *run.vals) if run.last and run.last.time_ms else (run.path, run.index)
@@ -152,7 +163,23 @@ def between(marks: list[tuple[float, float]], x: float) -> float:
     return y0 if x1 == x0 else y0 + (y1 - y0) * (x - x0) / (x1 - x0)
 
 
-def step_times(run: Run) -> list[float]:
-    """Return the times of steps in ms, where the lines of training tell two in a row; may be empty."""
-    return [q.time_ms - p.time_ms for p, q in zip(run.train, run.train[1:])
-            if q.step == p.step + 1 and is_finite(p.time_ms) and is_finite(q.time_ms)]
+def smoothed(run: Run) -> list[Point]:
+    """Return the training losses of a run as means of WINDOW printed ones, each where the middle one stands.
+
+    Empty for a run that trains on another quantity than the loss that is validated, and for one that prints
+    fewer.
+    """
+    points = [point for point in run.train if is_finite(point.loss)]
+    if any(fields.get("plain") is False for fields in run.of_kind("objective")):
+        return []
+    sums = list(accumulate((point.loss for point in points), initial=0.0))
+    return [dataclasses.replace(points[i + WINDOW // 2], loss=(sums[i + WINDOW] - sums[i]) / WINDOW)
+            for i in range(len(points) - WINDOW + 1)]
+
+
+def places(runs: list[Run]) -> str | None:
+    """Return why times do not compare, None where nothing speaks against it."""
+    found = {run.device and f"{run.device}, {run.world_size} ranks" for run in runs}
+    if None in found:
+        return "not all logs tell their device"
+    return None if len(found) == 1 else f"devices differ ({shown('; '.join(sorted(found)), 200)})"

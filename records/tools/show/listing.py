@@ -4,65 +4,47 @@ import math
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from records.tools.read.logs import find_logs, load_runs
-from records.tools.read.values import ReadError, json_text, shown
+from records.tools.check.significance import Test
+from records.tools.read.logs import LOGS, find_logs, load_runs
+from records.tools.read.values import NoLog, ReadError, json_text, shown
 
-FEW = 64  # files that one process reads sooner than several would start
+HEAD = ["status", "track", "step", "val_loss", "time", "seed", "code", "device", "file",
+        "name, overrides, note"]
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
-    add = parser.add_argument
-    add("paths", metavar="PATH", nargs="+", type=Path, help="a log, or a folder to search")
-    add("--track", metavar="NAME", help="list the runs of this track alone")
-    add("--json", action="store_true", help="print a JSON array with all facts of each run")
+ARGUMENTS = {
+    "logs": LOGS,
+    "--track": {"metavar": "NAME", "help": "list the runs of this track alone"},
+    "--json": "print a JSON array with all facts of each run",
+}
 
 
 def main(arguments: argparse.Namespace) -> int:
     """List runs; return the exit code: 2 where a file that was named is no log."""
     rows: list[dict[str, Any]] = []
-    others, code, paths = 0, 0, list(find_logs(arguments.paths))
-    named = set(map(os.fspath, arguments.paths))
-    for path, found in zip(paths, read_all(paths)):
+    code, paths = 0, list(find_logs(arguments.logs))
+    named = set(map(os.fspath, arguments.logs))
+    for path, found in zip(paths, map(facts_of, paths)):
         if isinstance(found, list):
             rows += [row for row in found if arguments.track in (None, row["track"])]
-        elif os.fspath(path) in named:
+        elif os.fspath(path) in named or not isinstance(found, NoLog):
             print(f"records list: {found}", file=sys.stderr)
-            code = 2
-        else:
-            others += 1
+            code = 2 if os.fspath(path) in named else code
     if not paths:
-        raise ReadError(f"{shown(', '.join(map(str, arguments.paths)))}: no logs there")
-    print(json_text(rows) if arguments.json else table(map(line_of, rows)), end="")
-    if others:
-        print(f"records list: {others} of {len(paths)} files are no logs, or damaged; name one to see why",
-              file=sys.stderr)
+        raise ReadError(f"{shown(', '.join(map(str, arguments.logs)))}: no logs there")
+    lines = columns([HEAD, *map(line_of, rows)], "<<>>>><<<<")
+    print(json_text(rows) if arguments.json else "".join(f"{line[1:]}\n" for line in lines), end="")
     return code
 
 
-def read_all(paths: list[Path]) -> Iterator[list[dict[str, Any]] | str]:
-    """Yield the facts of each file's runs, in order of the paths, or in one line why it is no log."""
-    if len(paths) <= FEW:
-        yield from map(facts_of, paths)
-        return
-    try:
-        with ProcessPoolExecutor(os.cpu_count()) as pool:
-            yield from pool.map(facts_of, paths, chunksize=8)
-    except BrokenProcessPool:
-        raise ReadError("a process that reads logs was killed; list fewer files at a time") from None
-
-
-def facts_of(path: Path) -> list[dict[str, Any]] | str:
-    """Return the facts of a file's runs, or in one line why it is no log."""
+def facts_of(path: Path) -> list[dict[str, Any]] | ReadError:
+    """Return the facts of a file's runs, or why it has none."""
     try:
         return [run.facts() for run in load_runs(path)]
     except ReadError as error:
-        return str(error)
+        return error
 
 
 def line_of(facts: dict[str, Any]) -> list[str]:
@@ -70,9 +52,12 @@ def line_of(facts: dict[str, Any]) -> list[str]:
     step, steps = facts["step"], facts["steps"]
     file = facts["file"] + (f"#{facts['trial']}" if facts["trial"] else "")
     cells = [facts["status"], facts["track"], step if step == steps or steps is None else f"{step}/{steps}",
-             loss(facts["val_loss"]), duration(facts["train_time_ms"]), facts["code_sha256"] and
-             facts["code_sha256"][:8], facts["device"]]
-    return [*("-" if cell is None else shown(str(cell), 40) for cell in cells), shown(file, 300)]
+             loss(facts["val_loss"]), duration(facts["train_time_ms"]), facts["seed"],
+             facts["code"] and str(facts["code"])[:8], facts["device"]]
+    note = facts["note"] and f"({facts['note']})"
+    changes = (f"{name}={value}" for name, value in facts["overrides"].items())
+    words = shown(" ".join(str(word) for word in (facts["name"], *changes, note) if word))
+    return [*("-" if cell is None else shown(str(cell), 40) for cell in cells), shown(file, 300), words]
 
 
 def loss(value: float | None) -> str | None:
@@ -85,9 +70,34 @@ def duration(ms: float | None) -> str | None:
     return None if ms is None else f"{ms / 1000:.1f} s" if math.isfinite(ms) else str(ms)
 
 
-def table(rows: Iterable[list[str]]) -> str:
-    """Return rows below a head, in columns."""
-    rows = [["status", "track", "step", "val_loss", "time", "code", "device", "file"], *rows]
+def columns(rows: Iterable[list[str]], sides: str) -> Iterator[str]:
+    """Yield rows as lines, a space before each, every column as wide as its widest cell.
+
+    sides: < or > for each column, the side on which its cells stand.
+    """
+    rows = list(rows)
     widths = [max(map(len, column)) for column in zip(*rows)]
-    cells = ([f"{cell:{side}{width}}" for cell, side, width in zip(row, "<<>>><<<", widths)] for row in rows)
-    return "".join("  ".join(row).rstrip() + "\n" for row in cells)
+    for row in rows:
+        cells = (f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths))
+        yield f" {'  '.join(cells)}".rstrip()
+
+
+def report_lines(report: dict[str, Any], above: str = "") -> str:
+    """Return a report for people, a line for each value below the name of its part, a part's verdict last."""
+    lines = []
+    for name, value in report.items():
+        label = f"{above}{name}".replace("_", " ")
+        if isinstance(value, dict):
+            lines.append(report_lines(value, f"{label} "))
+        elif isinstance(value, Test):
+            sd = "" if value.sd is None else f", sd {value.sd:.3g}"
+            numbers = ("no spread, no p" if value.degenerate else
+                       f"t {value.t:.4g}, df {value.df:.4g}, p {value.p:.3g}")
+            lines.append(f"{label:<28}  mean {value.mean:.7g}{sd}, {numbers}, {value.n} values\n")
+        elif name == "notes":
+            lines += [f"note: {note}\n" for note in value]
+        elif value is not None and name not in ("word", "reason"):
+            value = len(value) if isinstance(value, list) else value
+            text = f"{value:.7g}" if isinstance(value, float) else value
+            lines.append(f"{label:<28}  {text}\n")
+    return "".join(lines) + (f"{report['word']}: {report['reason']}\n" if "word" in report else "")

@@ -1,4 +1,4 @@
-"""Draws runs: losses, step times, or a track's records; runs of the same code and settings share a line."""
+"""Draws losses of runs, or a track's records; runs of the same code and settings share a line."""
 import argparse
 import json
 import statistics
@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from records.tools.check.claim import FALLBACK
+from records.tools.read.logs import LOGS
 from records.tools.read.run import Point, Run
 from records.tools.read.values import ReadError, is_finite, number, shown
 from records.tools.show.figure import GREY, PALETTE, figure_for, titles
-from records.tools.show.group import Group, between, groups_of, read_runs, step_times
+from records.tools.show.group import WINDOW, Group, between, groups_of, read_runs, smoothed
 from records.tools.show.history import draw_history, read_records
 
-LABELS = {"steps": "step", "tokens": "training tokens", "time": "training time (s)"}
+LABELS = {"steps": "step", "tokens": "training tokens",
+          "time": "training time (s; compares within one sitting only)"}
 
 
 class Curve(NamedTuple):
@@ -25,18 +27,14 @@ class Curve(NamedTuple):
     high: list[float]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
-    other = parser.add_mutually_exclusive_group()
-    add = parser.add_argument
-    add("logs", metavar="LOG", nargs="+", type=Path, help="a log, or a folder with some below it")
-    add("-o", "--output", metavar="FILE", type=Path, required=True, help="a .png or .svg")
-    add("--x", choices=list(LABELS), default="steps", help="what the horizontal axis counts")
-    add("--ladder", action="store_true", help="draw the track's n-gram losses too")
-    add("--json", action="store_true", help="print what was drawn as one JSON object")
-    other.add_argument("--steps", action="store_true", help="draw how long steps took, not losses")
-    other.add_argument("--history", action="store_true",
-                       help="draw the time of each record over its date; LOG is a track's folder in records/")
+ARGUMENTS = {
+    "logs": LOGS,
+    "-o --output": {"metavar": "FILE", "type": Path, "required": True, "help": "a .png or .svg"},
+    "--x": {"choices": tuple(LABELS), "default": "steps", "help": "what the horizontal axis counts"},
+    "--ladder": "draw the track's n-gram losses too",
+    "--json": "print what was drawn as one JSON object",
+    "--history": "draw the times of a track's records as ratios; LOG is its folder in records/",
+}
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -65,18 +63,21 @@ def load(paths: list[Path]) -> list[Run]:
     Raises ReadError where none is left.
     """
     runs = read_runs(paths, "plot")
-    bare = [run for run in runs if not any(is_finite(point.loss) for point in run.vals)]
+    bare = [run for run in runs if not any(point.step and is_finite(point.loss) for point in run.vals)]
     if len(bare) == len(runs):
-        raise ReadError(f"{shown(', '.join(map(str, paths)))}: no run with a finite loss there")
+        raise ReadError(f"{shown(', '.join(map(str, paths)))}: no run with a finite loss after step 0")
     for run in bare:
-        print(f"records plot: passed over {run.name}: no validation with a finite loss", file=sys.stderr)
+        print(f"records plot: passed over {run.name}: no finite validation after step 0", file=sys.stderr)
     return [run for run in runs if run not in bare]
 
 
 def curve(group: Group, axis: str, training: bool = False) -> Curve:
-    """Return the loss of a group in validation or training. Raises ReadError where a log lacks the axis."""
-    runs = [{p.step: (position(run, p, axis), p.loss) for p in (run.train if training else run.vals)
-             if is_finite(p.loss)} for run in group.runs]
+    """Return the loss of a group in validation after step 0, or in training, smoothed.
+
+    Raises ReadError where a log lacks the axis.
+    """
+    runs = [{p.step: (position(run, p, axis), p.loss) for p in (smoothed(run) if training else run.vals)
+             if p.step and is_finite(p.loss)} for run in group.runs]
     steps = sorted(set.intersection(*map(set, runs)))
     x = [statistics.fmean(run[step][0] for run in runs) for step in steps]
     losses = [[run[step][1] for run in runs] for step in steps]
@@ -108,18 +109,23 @@ def facts(run: Run, ladder: bool) -> dict[str, float]:
 
 def overrides(run: Run) -> set[str]:
     """Return the hyperparameters that the command line changed, as words."""
-    changed = run.at("overrides")
-    return {f"{name}={value}" for name, value in changed.items()} if isinstance(changed, dict) else set()
+    return {f"{name}={value}" for name, value in run.mapping("overrides").items()}
 
 
-def label(group: Group, common: set[str], spread: str = ": mean, lowest and highest") -> str:
-    """Return what the legend says of a group: digest of its script, what sets it apart, how many runs."""
-    digest = group.runs[0].code_sha256
-    text = shown(" ".join([digest[:8] if digest else group.name, *sorted(overrides(group.runs[0]) - common)]))
-    if len(group.runs) > 1:
-        text += f", {len(group.runs)} runs{spread}"
-    incomplete = sum(run.status == "incomplete" for run in group.runs)
-    return f"{text} ({incomplete} incomplete)" if incomplete else text
+def label(group: Group, common: set[str]) -> str:
+    """Return what the legend says of a group: its name or code, what sets it apart, which runs."""
+    first, runs = group.runs[0], group.runs
+    digest, script = first.at("code", "digest"), first.script_sha256
+    names = sorted({str(name) for run in runs if (name := run.at("launch", "name"))})
+    code = f"code {digest[:8]}" if digest else f"script {script[:8]}" if script else group.name
+    words = [", ".join(names) or first.record or code, *sorted(overrides(first) - common)]
+    if len(runs) > 1:
+        words.append(f"({len(runs)} runs: mean, lowest and highest)")
+    else:
+        words += [f"(seed {first.seed})"] * (first.seed is not None)
+    if incomplete := sum(run.status == "incomplete" for run in runs):
+        words.append(f"({incomplete} incomplete)")
+    return shown(" ".join(words), 100)
 
 
 def draw(groups: list[Group], arguments: argparse.Namespace) -> None:
@@ -127,32 +133,31 @@ def draw(groups: list[Group], arguments: argparse.Namespace) -> None:
     common = set.intersection(*(overrides(group.runs[0]) for group in groups))
     with figure_for(arguments.output) as figure:
         axes = figure.subplots()
-        if arguments.steps:
-            draw_steps(axes, groups, common)
-        else:
-            draw_losses(axes, groups, common, arguments.x, arguments.ladder)
+        draw_losses(axes, groups, common, arguments.x, arguments.ladder)
         titles(axes, groups[0].runs[0].track, common)
-        title = "dashed: median" if arguments.steps else "validation; faint: training"
-        figure.legend(loc="outside lower left", title=title, title_fontsize=9, fontsize=9, alignment="left")
+        figure.legend(loc="outside lower left", fontsize=9, alignment="left", title_fontsize=9,
+                      title=f"validation from the first after step 0; thin: training, mean of {WINDOW} steps")
 
 
 def draw_losses(axes: Any, groups: list[Group], common: set[str], axis: str, ladder: bool) -> None:
-    """Draw the losses of each group, faint in training; colours, then dashes, tell groups apart."""
+    """Draw the losses of each group, thin in training; colours, then dashes, tell groups apart."""
     from matplotlib.ticker import EngFormatter
     for i, group in enumerate(groups):
         colour, dashes = PALETTE[i % len(PALETTE)], ("-", "--", ":", "-.")[i // len(PALETTE) % 4]
         train, val = curve(group, axis, training=True), curve(group, axis)
         if not val.x:
-            raise ReadError(f"{group.name} and runs like it share no validated step")
-        axes.plot(train.x, train.mean, color=colour, alpha=0.3, linewidth=0.8)
+            raise ReadError(f"{group.name} and runs like it share no validated step after step 0")
+        axes.plot(train.x, train.mean, color=colour, alpha=0.6, linewidth=0.8)
         axes.fill_between(val.x, val.low, val.high, color=colour, alpha=0.25, linewidth=0)
         axes.plot(val.x, val.mean, color=colour, linestyle=dashes, linewidth=2, label=label(group, common),
                   marker="o" if len(val.x) < 40 else None, markersize=3.5)
-    bottom, top = axes.get_ylim()
+    lines = sorted(facts(groups[0].runs[0], ladder).items(), key=lambda fact: fact[1])
+    colours = ["#000000" if name == "target" else GREY for name, _ in lines]
+    for (name, loss), colour in zip(lines, colours):
+        axes.axhline(loss, linewidth=1.2, zorder=0, color=colour, linestyle="-" if name == "target" else ":")
+    bottom, top = axes.get_ylim()  # of all lines: a name is to stand at its own
     free = bottom  # the lowest place that no line's name takes yet
-    for name, loss in sorted(facts(groups[0].runs[0], ladder).items(), key=lambda fact: fact[1]):
-        colour, line = ("#000000", "-") if name == "target" else (GREY, ":")
-        axes.axhline(loss, linewidth=1.2, zorder=0, color=colour, linestyle=line)
+    for (name, loss), colour in zip(lines, colours):
         place = max(loss, free)
         free = place + 0.04 * (top - bottom)
         axes.annotate(f"{name} {loss:.4g}", (1, place), xycoords=("axes fraction", "data"), xytext=(4, 0),
@@ -160,30 +165,3 @@ def draw_losses(axes: Any, groups: list[Group], common: set[str], axis: str, lad
     axes.set(xlabel=LABELS[axis], ylabel="loss (nats per token)")
     if axis == "tokens":
         axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
-
-
-def draw_steps(axes: Any, groups: list[Group], common: set[str]) -> None:
-    """Draw a histogram of the step times of each group, in percent; the slowest lie off the figure."""
-    times = [sorted(ms for run in group.runs for ms in step_times(run)) for group in groups]
-    for group, steps in zip(groups, times):
-        if not steps or max(map(abs, steps)) > 1e12:  # no axis fits such steps
-            raise ReadError(f"{group.name}: no two training steps in a row with a time each")
-    left = min(steps[0] for steps in times)
-    span = 1.2 * (max(map(p99, times)) - left) + 5
-    width = max(1, round(span / 60))  # ms; logs tell whole ones
-    edges = [left - 0.5 + i * width for i in range(int(span / width) + 2)]
-    for i, (group, steps) in enumerate(zip(groups, times)):
-        colour, median = PALETTE[i % len(PALETTE)], statistics.median(steps)
-        name = (f"{label(group, common, '')}: median {median:.4g} ms, p99 {p99(steps):.4g} ms, "
-                f"{len(steps)} steps")
-        if beyond := sum(ms > edges[-1] for ms in steps):
-            name += f", {beyond} off the figure"
-        axes.hist(steps, bins=edges, weights=[100 / len(steps)] * len(steps), label=name,
-                  histtype="stepfilled", facecolor=f"{colour}40", edgecolor=colour)
-        axes.axvline(median, color=colour, linewidth=1.2, linestyle="--")
-    axes.set(xlabel="time of a step (ms)", ylabel="steps (%)", xlim=(edges[0], edges[-1]))
-
-
-def p99(ordered: list[float]) -> float:
-    """Return what 99 of 100 values are not above, of values in order."""
-    return ordered[-(len(ordered) // 100) - 1]

@@ -4,32 +4,27 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from records.tools.read.log import sha256
-from records.tools.read.logs import load_runs
+from records.tools.read.logs import LOG, load_runs
 from records.tools.read.run import Point, Run
 from records.tools.read.values import ReadError, is_finite, json_text, number, shown
 from records.tools.show.group import between
-from records.tools.show.listing import duration, loss
+from records.tools.show.listing import columns, duration
 
 WIDTH, HEIGHT = 64, 10  # of the chart, in characters
 BRAILLE = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # the dot in each row and column of a cell
 END = ("status", "step", "val_loss", "bits_per_byte", "weights", "weights_sha256", "rank", "type", "message",
        "signal", "ranks")  # what is shown of the end line
-UNSTABLE = ("file", "time", "train_time_ms", "device", "peak memory")  # facts in which equal runs differ
 MOST = 60  # lines of one part; a log may hold a million
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
-    add = parser.add_argument
-    add("log", metavar="LOG", type=Path)
-    add("--stable", action="store_true",
-        help="leave out what differs between two equal runs: names, dates, times, host")
-    add("--trial", metavar="N", type=int, help="which, from 0, of a file that holds several")
-    add("--json", action="store_true", help="print one JSON object, with every validation")
+ARGUMENTS = {
+    "log": LOG,
+    "--trial": {"metavar": "N", "type": int, "help": "which, from 0, of a file that holds several"},
+    "--json": "print one JSON object, with every validation",
+}
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -40,60 +35,44 @@ def main(arguments: argparse.Namespace) -> int:
                         f"{len(runs) - 1}")
     run = runs[arguments.trial or 0]
     if arguments.json:
-        sys.stdout.write(json_text(whole(run, arguments.stable)))
+        sys.stdout.write(json_text(whole(run)))
         return 0
     if len(runs) > 1 and arguments.trial is None:
         print(f"records show: run 0 of {len(runs)}; --trial N shows another", file=sys.stderr)
-    print(*page(run, arguments.stable), sep="\n")
+    print(*page(run), sep="\n")
     return 0
 
 
-def whole(run: Run, stable: bool) -> dict[str, Any]:
+def whole(run: Run) -> dict[str, Any]:
     """Return what `show --json` prints."""
-    facts = {**run.facts(), "versions": run.versions, "hyperparameters": run.hyperparameters,
-             "files": {path: sha256(source) for path, source in run.files.items()},
-             "vals": [{"step": point.step, "val_loss": point.loss, "tokens": point.tokens,
-                       **({} if stable else {"train_time_ms": point.time_ms})} for point in run.vals],
-             "overrides": mapping(run, "overrides") if run.log else None, "warnings": warnings(run)}
-    return {name: fact for name, fact in facts.items() if not stable or name not in UNSTABLE}
+    return {**run.facts(), "target": run.log and run.log.track.get("target"), "script": run.at("script"),
+            "harness": run.at("code", "harness"), "parameters": run.mapping("parameters"),
+            "peak_memory_mib": run.peak_memory_mib, "versions": run.versions,
+            "hyperparameters": run.hyperparameters,
+            "files": {path: sha256(source) for path, source in run.files.items()},
+            "vals": [{"step": point.step, "val_loss": point.loss, "tokens": point.tokens,
+                      "train_time_ms": point.time_ms} for point in run.vals], "warnings": warnings(run)}
 
 
-def page(run: Run, stable: bool) -> Iterator[str]:
-    """Yield the lines that show a run; where stable, those alone that equal runs share."""
-    yield from head(run, stable)
-    yield from part("settings", pairs(run.hyperparameters))
-    for name in ("overrides", "data"):
-        yield from part(name, pairs(mapping(run, name)))
-    if not stable:
-        yield from part("environment", (line for name in ("sys", "git", "launch", "calibration")
-                                        for line in pairs(mapping(run, name), f"{name}.")))
-    if curve := chart(run.vals, encodable("\u28ff")):
+def page(run: Run) -> Iterator[str]:
+    """Yield the lines that show a run."""
+    facts = whole(run)
+    yield from (line[2:] for line in pairs({name: fact for name, fact in facts.items()
+                                            if fact is not None and not isinstance(fact, (dict, list))}))
+    for name in ("parameters", "versions", "hyperparameters", "overrides"):
+        yield from part(name, pairs(facts[name]))
+    yield from part("files", (f"  {digest[:8]}  {shown(path, 100)}"
+                              for path, digest in sorted(facts["files"].items())))
+    for name in ("data", "sys", "git", "launch", "calibration"):
+        yield from part(name, pairs(run.mapping(name)))
+    if curve := chart(run.vals):
         yield from ("", "val_loss", *curve)
-    yield from part("validations", validations(run, stable))
+    yield from part("validations", validations(run))
     yield from part("scalars", scalars(run))
-    if run.log and not stable:
+    if run.log:
         yield from part("text", (f"  {shown(line, 200)}" for line in run.log.text))
-    yield from part("end", end(run, stable))
+    yield from part("end", end(run))
     yield from part("warnings", (f"  {line}" for line in warnings(run)))
-
-
-def head(run: Run, stable: bool) -> Iterator[str]:
-    """Yield what the run is: track, code, seed, ranks, versions."""
-    facts = {
-        "file": run.name, "format": run.format, "status": run.status, "track": run.track,
-        "target": run.log and run.log.track.get("target"),
-        "result": run.last and f"val_loss {loss(run.last.loss)} at step {run.last.step}"
-                                 + ("" if run.steps is None else f" of {run.steps}"),
-        "time": run.last and duration(run.last.time_ms), "script": run.at("script"),
-        "code sha256": run.code_sha256, "digest": run.at("code", "digest"),
-        "harness": run.at("code", "harness"), "seed": run.seed, "world size": run.world_size,
-        "device": run.device, "versions": run.versions or None, "parameters": run.at("parameters"),
-        "peak memory": f"{run.peak_memory_mib} MiB" if run.peak_memory_mib else None,
-    }
-    yield from (line[2:] for line in pairs({name: fact for name, fact in facts.items() if fact is not None
-                                            and not (stable and name in UNSTABLE)}))
-    yield from part("files", (f"  {sha256(source)[:8]}  {shown(path, 100)}"
-                              for path, source in sorted(run.files.items())))
 
 
 def part(title: str, lines: Iterable[str]) -> Iterator[str]:
@@ -105,28 +84,14 @@ def part(title: str, lines: Iterable[str]) -> Iterator[str]:
         yield f"  ... {more} more"
 
 
-def pairs(facts: dict[str, Any], prefix: str = "") -> Iterator[str]:
+def pairs(facts: dict[str, Any]) -> Iterator[str]:
     """Yield a line for each name and value."""
     for name, value in facts.items():
         text = value if isinstance(value, str) else json.dumps(value)
-        yield f"  {shown(prefix + name, 40):<24}  {shown(text, 200)}"
+        yield f"  {shown(name, 40):<24}  {shown(text, 200)}"
 
 
-def mapping(run: Run, name: str) -> dict[str, Any]:
-    """Return an object of the manifest; an empty one where the log has something else there."""
-    return value if isinstance(value := run.at(name), dict) else {}
-
-
-def encodable(text: str) -> bool:
-    """Tell whether stdout can print a text."""
-    try:
-        text.encode(sys.stdout.encoding or "ascii")
-    except (UnicodeEncodeError, LookupError):
-        return False
-    return True
-
-
-def chart(points: list[Point], braille: bool) -> list[str]:
+def chart(points: list[Point]) -> list[str]:
     """Return lines that draw the losses against the steps; none where there are not two to join."""
     curve = sorted({p.step: p.loss for p in points if is_finite(p.loss)}.items())
     if len(curve) < 2:
@@ -134,32 +99,29 @@ def chart(points: list[Point], braille: bool) -> list[str]:
     low, high = min(y for _, y in curve), max(y for _, y in curve)
     (first, _), (last, _) = curve[0], curve[-1]
     marks = [((step - first) / (last - first), y / 2) for step, y in curve]  # halves cannot overflow
-    wide, tall = (2, 4) if braille else (1, 1)
     cells, before = [[0] * WIDTH for _ in range(HEIGHT)], None
-    for column in range(WIDTH * wide):
-        y = between(marks, column / (WIDTH * wide - 1))
-        row = round((high / 2 - y) / (high / 2 - low / 2 or 1) * (HEIGHT * tall - 1))
+    for column in range(WIDTH * 2):  # a cell has two columns of four dots
+        y = between(marks, column / (WIDTH * 2 - 1))
+        row = round((high / 2 - y) / (high / 2 - low / 2 or 1) * (HEIGHT * 4 - 1))
         before = row if before is None else before
         for dot in range(min(row, before + 1), max(row, before - 1) + 1):  # without a gap where it is steep
-            cells[dot // tall][column // wide] |= BRAILLE[dot % tall][column % wide]
+            cells[dot // 4][column // 2] |= BRAILLE[dot % 4][column % 2]
         before = row
     labels = [f"{high:.4g}", *[""] * (HEIGHT - 2), f"{low:.4g}"]
-    dots = {0: " "} | ({cell: chr(0x2800 + cell) for cell in range(1, 256)} if braille else {1: "*"})
-    lines = ["".join(map(dots.get, row)) for row in cells]
+    lines = ["".join(chr(0x2800 + cell) if cell else " " for cell in row) for row in cells]
     return [*(f"{label:>10} |{line.rstrip()}" for label, line in zip(labels, lines)),
             f"{'step':>10}  {first:<{WIDTH // 2}}{last:>{WIDTH // 2}}"]
 
 
-def validations(run: Run, stable: bool) -> Iterator[str]:
+def validations(run: Run) -> Iterator[str]:
     """Yield the table of validations, with as many digits as the log has."""
-    if not run.vals:
-        return
     digits = None if run.val_decimals is None else min(run.val_decimals, 15)
-    yield f"  {'step':>8}  {'val_loss':>20}  {'tokens':>14}" + ("" if stable else f"  {'time':>12}")
+    rows = [["step", "val_loss", "tokens", "time"]]
     for point in run.vals:
         value = repr(point.loss) if digits is None else f"{point.loss:.{digits}f}"
-        time = "" if stable else f"  {duration(point.time_ms) or '-':>12}"
-        yield f"  {point.step:>8}  {value:>20}  {'-' if point.tokens is None else point.tokens:>14}{time}"
+        tokens = "-" if point.tokens is None else str(point.tokens)
+        rows.append([str(point.step), value, tokens, duration(point.time_ms) or "-"])
+    yield from columns(rows, ">>>>") if run.vals else ()
 
 
 def scalars(run: Run) -> Iterator[str]:
@@ -174,13 +136,11 @@ def scalars(run: Run) -> Iterator[str]:
                f"lowest {min(values):.6g}, highest {max(values):.6g}")
 
 
-def end(run: Run, stable: bool) -> Iterator[str]:
+def end(run: Run) -> Iterator[str]:
     """Yield how the run ended, and where its wall time went."""
     facts = run.end
     yield from pairs({name: facts[name] for name in END if name in facts})
     yield from (f"    {shown(line, 200)}" for line in str(facts.get("traceback", "")).splitlines())
-    if stable:
-        return
     wall = facts.get("wall_ns")
     for name in ("wall", "timed", "setup", "warmup", "validation", "checkpoint", "unexplained"):
         ns = facts.get(f"{name}_ns")
@@ -207,7 +167,7 @@ def warnings(run: Run) -> list[str]:
         found.append(f"tripwire: {shown(str(run.end.get('message')), 200)}")
     found += [f"late: {shown(str(fields.get('path')))} was loaded after the start"
               for fields in run.of_kind("late")]
-    if overrides := mapping(run, "overrides"):
+    if overrides := run.mapping("overrides"):
         found.append(f"{len(overrides)} hyperparameters were overridden on the command line")
     if run.at("resumed_from"):
         found.append("resumed from a checkpoint")

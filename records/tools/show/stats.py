@@ -7,69 +7,59 @@ from pathlib import Path
 from typing import Any
 
 from records.tools.check import significance
+from records.tools.read.logs import LOGS
 from records.tools.read.tracks import row_of
-from records.tools.check.significance import ALPHA, SIGMA, Test
+from records.tools.check.significance import ALPHA, SIGMA
 from records.tools.read.run import Run
 from records.tools.read.values import ReadError, is_finite, json_text, number, shown
-from records.tools.show.group import Group, Outcome, groups_of, kind, outcome, read_runs
+from records.tools.show.group import IN_TURNS, Group, Outcome, groups_of, kind, outcome, places, read_runs
+from records.tools.show.listing import report_lines
 
 HOLDS = ("PROVEN", "PROMISING")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
-    which = parser.add_mutually_exclusive_group()
-    add = parser.add_argument
-    add("logs", metavar="LOG", nargs="+", type=Path, help="logs, or folders of them")
-    add("--target", type=float, metavar="NATS", help="default: that of the logs' track in this checkout")
-    add("--vs", metavar="LOG", nargs="+", type=Path, help="test against these runs instead; "
-        "paired where both have the same seeds, else by Welch's test")
-    add("--margin", type=float, metavar="NATS",
-        help="with --vs: test that the loss is worse by less than this")
-    which.add_argument("--step", type=int, help="judge at this step, not at the last")
-    which.add_argument("--earliest", action="store_true",
-                       help="find the earliest step: backwards from the last, until one does not pass")
-    add("--json", action="store_true", help="print one JSON object")
+ARGUMENTS = {
+    "logs": LOGS,
+    "--target": {"type": float, "metavar": "NATS", "help": "default: that of the track in this checkout"},
+    "--vs": {**LOGS, "help": "test against these runs instead; "
+             "paired where both have the same seeds, else by Welch's test"},
+    "--margin": {"type": float, "metavar": "NATS",
+                 "help": "with --vs: test that the loss is worse by less than this"},
+    "--step": {"type": int, "help": "judge at this step, not at the last"},
+    "--json": "print one JSON object",
+}
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Print the tests; return the exit code, which --vs gives where no --target is named."""
     if arguments.vs is None and arguments.margin is not None:
         raise ReadError("--margin says how much worse than --vs LOG... is allowed; name those logs")
-    if arguments.vs is not None and arguments.earliest:
-        raise ReadError("--earliest looks for a step against a target; it takes no --vs")
     for value in (arguments.target, arguments.margin):
         if value is not None and not math.isfinite(value):
             raise ReadError(f"{value} is no loss; expected a finite number of nats")
     group = load(arguments.logs)
     new = outcome(group, arguments.step)
-    report, lines = head(group, new)
+    report = head(group, new)
     if arguments.vs is None or arguments.target is not None:
         target = track_target(group.runs) if arguments.target is None else arguments.target
         alpha = row_of(group.runs).get("significance", {}).get("alpha", ALPHA)
-        report["target"] = (earliest(group, target, alpha) if arguments.earliest else
-                            against(new, target, alpha))
-        lines += against_lines(report["target"])
+        report["target"] = against(new, target, alpha)
     if arguments.vs is not None:
         other = load(arguments.vs)
         both = [*group.runs, *other.runs]
         if len(tracks := sorted({run.track for run in both if run.track})) > 1:
             raise ReadError(f"tracks {shown(', '.join(tracks))}: their losses do not compare")
         old = outcome(other, arguments.step)
-        facts, words = head(other, old)
-        report["vs"] = {**facts, **compare(new, old, arguments.margin, places(both))}
-        lines += ["against", *words, *compare_lines(report["vs"])]
-    print(json_text(report) if arguments.json else "\n".join(lines) + "\n", end="")
+        report["vs"] = {**head(other, old), **compare(new, old, arguments.margin, places(both))}
+    print(json_text(report) if arguments.json else report_lines(report), end="")
     codes = [exit_code(report[name]) for name in ("target", "vs") if name in report]
     return 1 if 1 in codes else max(codes)
 
 
-def head(group: Group, found: Outcome) -> tuple[dict[str, Any], list[str]]:
-    """Return what was read, for JSON and for people."""
-    at = "" if found.step is None else f" at step {found.step}"
-    return ({"runs": [run.name for run in group.runs], "step": found.step, "notes": found.notes},
-            [f"{len(group.runs)} runs, {len(found.losses)} distinct seeds with a loss{at}",
-             *(f"note: {note}" for note in found.notes)])
+def head(group: Group, found: Outcome) -> dict[str, Any]:
+    """Return what was read."""
+    return {"runs": [run.name for run in group.runs], "seeds_with_a_loss": len(found.losses),
+            "step": found.step, "notes": found.notes}
 
 
 def exit_code(judged: dict[str, Any]) -> int:
@@ -113,68 +103,12 @@ def against(found: Outcome, target: float, alpha: float = ALPHA) -> dict[str, An
     verdict = significance.decide(losses, target, alpha)
     test = verdict.test
     passes, left, _, z_p = significance.z_rule(test.mean, n, target)
-    judged = {"target": target, "word": verdict.word, "reason": verdict.reason, "alpha": alpha,
-              "test": test, "bound": significance.upper_bound(test, 1 - alpha),
-              "z_rule": {"passes": passes, "left": left, "p": z_p},
-              "below": {"runs": sum(loss <= target for loss in losses)}, "power": None, "runs_for_90": None}
-    if not test.degenerate and test.t < -0.01:  # above that, the number of runs has no use
-        d = -test.t / math.sqrt(n)
-        judged |= {"power": significance.power(n, d, alpha),
-                   "runs_for_90": significance.runs_needed(d, 1, 0.9, alpha)}
-    return judged
-
-
-def against_lines(found: dict[str, Any]) -> list[str]:
-    """Return the tests of losses against a target, or of the steps from the last one back, for people."""
-    lines = [f"target      {found['target']:.7g}"]
-    lines += [f"step {w['step']:<6} " + ("" if w["p"] is None else f"p {w['p']:<9.3g} ") + w["word"]
-              for w in found.get("walked", [])]
-    test, verdict = found["test"], f"{found['word']}: {found['reason']}"
-    if test is None or "walked" in found:
-        return [*lines, verdict]
-    z, spread = found["z_rule"], "" if test.sd is None else f", sd {test.sd:.3g}"
-    lines += [f"mean        {test.mean:.7g}{spread}", test_line("t test", test),
-              f"{100 * (1 - found['alpha']):g} % bound  {found['bound']:.7g}",
-              f"z rule      {'passes' if z['passes'] else 'fails'}: {z['left']:.5g}, 0.004 needed; "
-              f"p {z['p']:.3g} if sigma is {SIGMA}"]
-    if found["power"] is not None:
-        lines.append(f"power       {found['power']:.3g} if mean and sd are as measured; 0.9 takes "
-                     f"{found['runs_for_90']} runs")
-    known = "; verify counts the attempts that are not here" if found["word"] == "PROVEN" else ""
-    return [*lines, f"in reach    {found['below']['runs']} of {test.n} runs at or below the target",
-            verdict + known]
-
-
-def earliest(group: Group, target: float, alpha: float = ALPHA) -> dict[str, Any]:
-    """Return the earliest step that may be claimed: backwards from the last, up to the first failure.
-
-    A fixed sequence of tests needs no correction for their number; the earliest step that passes, looked
-    for from the front, would be the best of many.
-    """
-    shared = set.intersection(*({point.step for point in run.vals} for run in group.runs))
-    walked, passed = [], []
-    last = max((run.last.step for run in group.runs if run.last), default=None)
-    for step in sorted(shared | {last}, reverse=True):
-        found = against(outcome(group, step), target, alpha)
-        walked.append({"step": step, "word": found["word"], "p": found["test"] and found["test"].p})
-        if found["word"] not in HOLDS:
-            break
-        passed.append(found)
-    judged = {"target": target, "walked": walked}
-    if not passed:
-        return {**judged, "step": None, **{name: found[name] for name in ("word", "reason", "test")}}
-    word = max((one["word"] for one in passed), key=HOLDS.index)
-    step = walked[len(passed) - 1]["step"]
-    return {**judged, "step": step, "word": word, "test": passed[-1]["test"],
-            "reason": f"step {step} is the earliest; from the last step back to it every test passes"}
-
-
-def places(runs: list[Run]) -> str | None:
-    """Return why times do not compare, None where nothing speaks against it."""
-    found = {run.device and f"{run.device}, {run.world_size} ranks" for run in runs}
-    if None in found:
-        return "not all logs tell their device"
-    return None if len(found) == 1 else f"devices differ ({shown('; '.join(sorted(found)), 200)})"
+    known = "; verify counts the attempts that are not here" if verdict.word == "PROVEN" else ""
+    return {"target": target, "alpha": alpha, "test": test,
+            "bound": significance.upper_bound(test, 1 - alpha),
+            "z_rule": {"passes": passes, "left": left, "needed": 0.004, "sigma": SIGMA, "p": z_p},
+            "runs_in_reach": sum(loss <= target for loss in losses), "word": verdict.word,
+            "reason": verdict.reason + known}
 
 
 def compare(new: Outcome, old: Outcome, margin: float | None, apart: str | None) -> dict[str, Any]:
@@ -189,10 +123,11 @@ def compare(new: Outcome, old: Outcome, margin: float | None, apart: str | None)
         found["margin"] = {"nats": margin, **tests(new.losses, old.losses, margin)}
     passes, left = significance.pairwise_rule(-found["loss"]["welch"].mean, old.step - new.step,
                                               len(new.losses), len(old.losses))
-    found["pairwise_rule"] = {"passes": passes, "left": left}
-    times = [*new.times_ms.values(), *old.times_ms.values()]
-    found["no_time"] = apart or ("not all logs tell their time" if None in times else None)
-    found["time"] = None if found["no_time"] else tests(new.times_ms, old.times_ms)
+    found["pairwise_rule"] = {"passes": passes, "left": left, "needed": 0.004, "of_100_steps": 0.0045}
+    if None in (*new.times_ms.values(), *old.times_ms.values()):
+        apart = apart or "not all logs tell their time"
+    found["time_ms"] = None if apart else tests(new.times_ms, old.times_ms)
+    found["times"] = f"do not compare: {apart}" if apart else IN_TURNS
     name, test = significance.lower(new.losses, old.losses, margin or 0)
     claim = "the new loss is lower" if margin is None else f"the new loss is worse by less than {margin:g}"
     level = "no spread, no test" if test.degenerate else f"p {test.p:.3g}, wanted below {ALPHA:g}"
@@ -208,26 +143,3 @@ def tests(new: dict[Hashable, float], old: dict[Hashable, float], margin: float 
     return {"new": significance.one_sample(a, 0).mean, "old": significance.one_sample(b, 0).mean,
             "welch": significance.welch(a, b, margin),
             "paired": significance.paired(*pairs, margin) if len(shared) > 1 else None}
-
-
-def compare_lines(found: dict[str, Any]) -> list[str]:
-    """Return the tests of runs against other runs, for people."""
-    lines = []
-    for name, unit, label in (("loss", 1, "loss"), ("margin", 1, "margin"), ("time", 1e3, "seconds")):
-        if part := found.get(name):
-            new, old = part["new"] / unit, part["old"] / unit
-            lines.append(f"{label:<11} new {new:.7g}, old {old:.7g}, difference {new - old:+.4g}"
-                         + (f", allowed {part['nats']:g}" if name == "margin" else ""))
-            lines += [test_line(test, part[test]) for test in ("welch", "paired") if part[test]]
-    if rule := found.get("pairwise_rule"):
-        lines.append(f"pairwise    {'passes' if rule['passes'] else 'fails'}: {rule['left']:.5g}, 0.004 "
-                     "needed where 100 steps count 0.0045")
-        lines.append(f"times do not compare: {found['no_time']}" if found["no_time"] else
-                     "times compare only where all ran in turns on one host; logs do not tell it, see race")
-    return [*lines, f"{found['word']}: {found['reason']}"]
-
-
-def test_line(name: str, test: Test) -> str:
-    """Return the numbers of a test."""
-    numbers = "no spread, no p" if test.degenerate else f"t {test.t:.4g}, df {test.df:.4g}, p {test.p:.3g}"
-    return f"{name:<11} {numbers}, {test.n} values"

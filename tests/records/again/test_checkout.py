@@ -8,6 +8,7 @@ from synthetic import HARNESS, campaign, change, setting
 from tiny import RECORD, record_script
 
 from records.tools.again import launch as launches
+from records.tools.read import tracks
 
 
 @pytest.fixture
@@ -18,10 +19,12 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (record / "logs").mkdir(parents=True)
     log = min((RECORD / "logs").glob("*.txt"))
     (record / "logs" / log.name).write_bytes(log.read_bytes())
+    (record / "record.json").write_text("{}")
     (root / "train_gpt2.py").write_text("first = 1\n")
     for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "all"]):
         git(root, *words)
-    monkeypatch.setattr(launches, "ROOT", root)
+    for module in (launches, tracks):
+        monkeypatch.setattr(module, "ROOT", root)
     monkeypatch.chdir(root)
     monkeypatch.setattr("sys.stdin", open("/dev/null"))
     return root
@@ -99,8 +102,3 @@ def test_a_script_with_helpers_is_refused_unless_the_checkout_has_them_so(root, 
 def test_what_is_no_record_or_log_is_refused_in_one_line(words, message, root, call):
     assert message in call("checkout", *words, code=2).err.strip().split("\n")[-1]
     assert (root / "train_gpt2.py").read_text() == "first = 1\n"
-
-
-def test_a_name_that_two_tracks_have_must_be_a_folder(root, call):
-    (root / "records" / "other" / "a_record").mkdir(parents=True)
-    assert "2 records have that name" in call("checkout", "a_record", code=2).err

@@ -70,6 +70,17 @@ def test_a_clear_campaign_is_proven_at_the_first_look_and_not_before(campaign, c
         seeds.finished(state["logs"][0], state["code"], 1)
 
 
+@pytest.mark.parametrize("losses, count, says", [
+    ([6.1], "1", "nothing to submit: the mean loss is 1.1 above the target 5"),
+    ([4.9], "1", "nothing to submit yet: n=1, too few"), (["failed"], "1", "nothing to submit"),
+    ([5.5, 5.51, 5.52, 5.5], "4", "nothing to submit: the mean loss is 0.5075 above the target 5"),
+    ([4.9, 4.91, 4.9], "3", "+ python -m records submit ")])
+def test_only_what_could_be_a_record_is_proposed_as_one(losses, count, says, campaign, capsys):
+    """Of one run 1.1 nats above the target, too, it said how to submit it."""
+    assert campaign.run(losses, count) == 1
+    assert capsys.readouterr().out.split("\n")[1].startswith(says)
+
+
 @pytest.mark.parametrize("losses, word", [
     ([4.98, 4.97, 4.96, 4.99, *[4.97] * 4], "PROVEN"),  # p is .0007 after six runs, but six is no look
     ([4.9, 5.1] * 16, "NOT SHOWN"),  # to the last look
@@ -161,7 +172,7 @@ def test_run_sh_runs_a_seed_and_then_has_nothing_more_to_run(tmp_path):
         done = subprocess.run(example(project, "1"), capture_output=True, text=True, cwd=tmp_path,
                               env=environment(), timeout=120, stdin=subprocess.DEVNULL)
         assert done.returncode == 1, done.stderr
-        assert done.stdout.startswith("NOT SHOWN: ") and str(project.logs()[0].name) in done.stdout
+        assert done.stdout.startswith("NOT SHOWN: ") and "nothing to submit" in done.stdout
     assert len(project.logs()) == 1
 
 

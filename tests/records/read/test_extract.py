@@ -1,5 +1,6 @@
 """python -m records extract: what a log carries comes out byte for byte, nothing outside of the folder."""
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,16 @@ def test_a_folder_that_is_in_use_is_left_alone(tmp_path, refused):
         assert words in refused("extract", log, tmp_path / name)
     assert [p.name for p in (tmp_path / "full").iterdir()] == ["mine.txt"]
     assert not list((tmp_path / "real").iterdir()) and not (tmp_path / "nowhere").exists()
+
+
+def test_the_command_to_paste_holds_a_stranger_s_words_as_words(tmp_path, call):
+    """They stood in it unquoted: a file named so ran a program in the shell of whoever pasted it."""
+    script, track = "a; touch owned $(id) `id` 'x'.py", "t'; touch owned; echo '"
+    log = write(tmp_path / "runs", {}, script)
+    log.write_bytes(log.read_bytes().rpartition(b"#:end")[0].replace(b'"track":"t"', json.dumps(
+        {"track": track}, separators=(",", ":"))[1:-1].encode()))
+    command = call("extract", log, tmp_path / "out").out.splitlines()[-1]
+    assert shlex.split(command) == ["python", script, f"--track={track}", "--seed=0"]
 
 
 def test_what_is_no_whole_log_is_refused_in_one_line(tmp_path, refused):

@@ -8,7 +8,8 @@ from small_logs import BODY, FILES, HEAD, SCRIPT, sealed, write_log
 
 from harness.runlog import ROOT, RULE, sha256
 from records.tools.read.log import LINE_BYTES, ChangedLog, read_log
-from records.tools.read.values import ReadError
+from records.tools.read.logs import load_runs
+from records.tools.read.values import NoLog, ReadError
 
 
 @pytest.fixture
@@ -47,6 +48,12 @@ def test_a_log_cut_at_any_byte_is_read_up_to_its_last_whole_line(log, tmp_path):
         assert read.vals == whole.vals[: len(read.vals)] and read.files.items() <= whole.files.items()
         below = data[:size].split(RULE.encode() + b"\n", 1)[1:]
         assert bool(read.manifest) == bool(below and b"\n" in below[0])
+        if b"\n#:manifest " in data[:size]:  # below it, a run that was killed; above, no run at all
+            [run] = load_runs(cut)
+            assert run.status == "incomplete" and len(run.vals) == len(read.vals)
+        else:
+            with pytest.raises(NoLog):
+                load_runs(cut)
 
 
 def test_any_changed_byte_is_noticed(log, tmp_path):

@@ -71,7 +71,7 @@ def test_several_trials_in_a_file_are_told_apart_where_the_step_falls():
     told = [(0, 41, 3.1, 2), (1, 42, 3.2, 2), (2, 43, 3.3, 2)]
     assert [(t.index, t.seed, t.last.loss, len(t.vals)) for t in runs] == told
     assert {t.device for t in runs} == {"2 x NVIDIA A40"} and {t.world_size for t in runs} == {2}
-    assert len({t.code_sha256 for t in runs}) == 1
+    assert len({t.script_sha256 for t in runs}) == 1
 
 
 def test_a_seed_that_stands_behind_a_trial_is_given_to_none():

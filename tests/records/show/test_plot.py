@@ -5,14 +5,13 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("matplotlib")
-from small_logs import write_log, write_record
+from small_logs import write_log
 
 from records.tools.read.logs import load_runs
 from records.tools.read.run import Point, Run
 from records.tools.show import plot
 from records.tools.show.figure import figure_for
 from records.tools.show.group import Group, between, groups_of, kind
-from records.tools.show.history import read_records, write_names
 
 RULE = "=" * 100
 
@@ -38,21 +37,43 @@ def group(*runs: Run) -> Group:
     return Group(runs[0].name, list(runs))
 
 
+def trained(folder: Path, name: str, *losses: float) -> Run:
+    """Return a run validated every second step, with a training loss at each that falls by 0.1."""
+    [run] = load_runs(write_log(folder, name, losses))
+    run.train = [Point(step, 7 - step / 10, 10 * step) for step in range(1, 32)]
+    return run
+
+
 def test_a_group_is_drawn_as_mean_and_range_over_its_runs(tmp_path):
-    logs = [load_runs(write_log(tmp_path, f"r{last}", (6.0, last)))[0] for last in (5.0, 4.0, 4.5)]
-    val, train = plot.curve(group(*logs), "steps"), plot.curve(group(*logs), "steps", True)
-    assert (val.x, val.mean, val.low, val.high) == ([0, 2], [6.0, 4.5], [6.0, 4.0], [6.0, 5.0])
-    assert (train.x, train.mean) == ([2], [4.5])
-    for x, at in (("tokens", [0, 512]), ("time", [0, 0.02])):
-        assert plot.curve(group(*logs), x).x == [0, *plot.curve(group(*logs), x, True).x] == at
+    """From the first validation after step 0 on: the line to it from step 0 showed a fall that was none."""
+    runs = [trained(tmp_path, f"r{last}", 8.0, 6.0, last) for last in (5.0, 4.0, 4.5)]
+    val, train = plot.curve(group(*runs), "steps"), plot.curve(group(*runs), "steps", True)
+    assert (val.x, val.mean, val.low, val.high) == ([2, 4], [6.0, 4.5], [6.0, 4.0], [6.0, 5.0])
+    assert train.x == list(range(11, 22)) and train.mean == pytest.approx([7 - x / 10 for x in train.x])
+    for x, at, first in (("tokens", [512, 1024], 2816), ("time", [0.02, 0.04], 0.11)):
+        assert plot.curve(group(*runs), x).x == at
+        assert plot.curve(group(*runs), x, True).x[0] == pytest.approx(first)
 
 
 def test_runs_of_unequal_length_are_compared_where_all_of_them_were_measured(tmp_path):
     [a] = load_runs(write_log(tmp_path, "a", (6.0, 5.0, 4.0)))
     [b] = load_runs(write_log(tmp_path, "b", (7.0, 6.0), end=None))
     val = plot.curve(group(a, b), "steps")
-    assert (val.x, val.mean) == ([0, 2], [6.5, 5.5])
-    assert plot.label(group(a, b), set()).endswith("2 runs: mean, lowest and highest (1 incomplete)")
+    assert (val.x, val.mean) == ([2], [5.5])
+    assert plot.label(group(a, b), set()) == "code dddddddd (2 runs: mean, lowest and highest) (1 incomplete)"
+
+
+def test_the_legend_has_names_overrides_and_seeds(tmp_path):
+    [run] = load_runs(write_log(tmp_path))
+    manifest = run.log.manifest
+    manifest |= {"overrides": {"lr": 0.2, "n": 3}, "launch": {"name": "wider", "note": "why"}}
+    assert plot.label(group(run), {"n=3"}) == "wider lr=0.2 (seed 3)"
+    manifest |= {"overrides": {}, "launch": {}}
+    (tmp_path / "2026-01-01_A" / "logs").mkdir(parents=True)
+    run.path = tmp_path / "2026-01-01_A" / "logs" / "r.txt"
+    assert plot.label(group(run), set()) == "code dddddddd (seed 3)"
+    (tmp_path / "2026-01-01_A" / "record.json").write_text("{}")
+    assert plot.label(group(run), set()) == "2026-01-01_A (seed 3)"
 
 
 def test_tokens_between_two_validations_lie_on_a_straight_line():
@@ -68,17 +89,19 @@ def test_target_and_ladder_come_from_the_log(tmp_path):
     assert plot.facts(run, ladder=True) == {}
 
 
+def test_the_name_of_a_line_stands_at_its_line(tmp_path):
+    """That of a line below all losses stood where the figure ended before the line was drawn."""
+    [run] = load_runs(write_log(tmp_path, losses=(9.0, 8.0, 7.0)))
+    with figure_for(tmp_path / "a.png") as figure:
+        axes = figure.subplots()
+        plot.draw_losses(axes, [group(run)], set(), "steps", ladder=True)
+    assert {note.get_text(): note.xy[1] for note in axes.texts} == {"unigram 5.5": 5.5, "target 5": 5.0}
+
+
 @pytest.mark.parametrize("suffix, magic", [("png", b"\x89PNG"), ("svg", b"<?xml")])
-@pytest.mark.parametrize("words", [["--steps"], ["--history"],
-                                   *(["--x", x, "--ladder"] for x in plot.LABELS)])
+@pytest.mark.parametrize("words", [["--x", x, "--ladder"] for x in plot.LABELS])
 def test_the_same_logs_and_records_give_the_same_figure(tmp_path, suffix, magic, words, call):
     sources = [write_log(tmp_path, "$\\frac", (6.0, 5.0)), write_log(tmp_path, "b", (6.0, 4.0))]
-    if words == ["--steps"]:
-        sources = [write_public(tmp_path, "a")]
-    elif words == ["--history"]:
-        sources = [tmp_path / "tiny"]
-        for day, name, mean in ((1, "A", 90), (1, "B", 60), (3, "$C", 59)):
-            write_record(tmp_path / "tiny", f"2026-01-0{day}", name, mean)
     files = [tmp_path / f"{i}.{suffix}" for i in range(2)]
     for file in files:
         call("plot", *sources, "-o", file, *words)
@@ -87,10 +110,8 @@ def test_the_same_logs_and_records_give_the_same_figure(tmp_path, suffix, magic,
 
 
 def test_what_cannot_be_drawn_is_refused_in_one_line(tmp_path, refused):
-    log, other = write_log(tmp_path), write_log(tmp_path, "other")
-    nan = write_log(tmp_path, "nan", (float("nan"),), end="nonfinite")
-    data = other.read_bytes().replace(b'"track":"tiny"', b'"track":"huge"')
-    other.write_bytes(data.rpartition(b"#:end")[0])
+    log, other = write_log(tmp_path), write_log(tmp_path, "other", track="huge")
+    nan = write_log(tmp_path, "nan", (5.0, float("nan")), end="nonfinite")
     for words in ([nan, "-o", "a.png"], [log, "-o", "a.pdf"], [log, other, "-o", "a.png"],
                   ["none.txt", "-o", "a.png"], [log, "-o", tmp_path / "no" / "a.png"]):
         refused("plot", *words)
@@ -99,11 +120,14 @@ def test_what_cannot_be_drawn_is_refused_in_one_line(tmp_path, refused):
 def test_public_logs_of_one_code_share_a_line(tmp_path, call):
     a, b = (load_runs(write_public(tmp_path / "logs", *words))[0] for words in (("a",), ("b", 0.5)))
     write_public(tmp_path / "logs", "c", code="lr = 2")
-    (tmp_path / "logs" / "notes.txt").write_text("no log\n")
+    (tmp_path / "logs" / "requirements.txt").write_text("no log\n")
+    (tmp_path / "logs" / "cut.txt").write_text("#:val {}\n")
     out, err = call("plot", tmp_path / "logs", "-o", tmp_path / "a.png", "--x", "time")
-    assert out.endswith("a.png: 3 runs in 2 groups\n") and "passed over notes.txt" in err
-    assert kind(a) == kind(b) and plot.curve(group(a, b), "time").mean == [6.25, 5.25, 4.25]
-    assert plot.label(group(a, b), set()) == f"{a.code_sha256[:8]}, 2 runs: mean, lowest and highest"
+    assert out.endswith("a.png: 3 runs in 2 groups\n")
+    assert "passed over cut.txt" in err and err.count("\n") == 1
+    assert kind(a) == kind(b) and plot.curve(group(a, b), "time").mean == [5.25, 4.25]
+    words = f"script {a.script_sha256[:8]} (2 runs: mean, lowest and highest)"
+    assert plot.label(group(a, b), set()) == words
 
 
 def test_plot_pools_what_stats_pools(tmp_path, call):
@@ -121,7 +145,7 @@ def test_plot_pools_what_stats_pools(tmp_path, call):
 def test_an_axis_that_a_log_does_not_tell_is_refused(tmp_path, refused):
     words = ("plot", write_public(tmp_path, "a"), "-o", tmp_path / "a.png", "--x", "tokens")
     assert "does not tell its tokens" in refused(*words)
-    untimed = Run(Path("a"), 0, "llm.c", vals=[Point(0, 5.0, None)])
+    untimed = Run(Path("a"), 0, "llm.c", vals=[Point(2, 5.0, None)])
     with pytest.raises(plot.ReadError, match="does not tell its time"):
         plot.curve(group(untimed), "time")
 
@@ -129,55 +153,3 @@ def test_an_axis_that_a_log_does_not_tell_is_refused(tmp_path, refused):
 def test_runs_without_code_are_no_seeds_of_one_another():
     a, b = (Run(Path(name), 0, "public F") for name in "ab")
     assert kind(a) != kind(b) and plot.label(group(a), set()) == "a"
-
-
-def test_step_times_need_steps_in_a_row(tmp_path, refused):
-    words = ("--steps", "-o", tmp_path / "a.png")
-    said = refused("plot", write_log(tmp_path, "every second"), *words)
-    assert "no two training steps in a row" in said
-    endless = write_public(tmp_path, "endless")
-    endless.write_text(endless.read_text().replace("train_time:200ms", "train_time:20000000000000000000ms"))
-    refused("plot", endless, *words)
-
-
-def test_step_times_name_their_median_and_p99(tmp_path, call):
-    call("plot", write_public(tmp_path, "a"), "--steps", "-o", tmp_path / "a.svg")
-    with figure_for(tmp_path / "b.svg") as figure:
-        figure.text(0, 0, "median 99 ms, p99 101 ms, 3 steps")  # 101, 200, 301, 400 ms: 99, 101, 99
-
-    def shapes(name: str) -> list[str]:
-        return [word.partition(" -->")[0] for word in (tmp_path / name).read_text().split("<!-- ")[1:]]
-    [text] = [word for word in shapes("a.svg") if "median" in word and "p99" in word]
-    assert text.endswith(shapes("b.svg")[0])
-    assert [plot.p99(list(range(1, n + 1))) for n in (1, 99, 100, 200)] == [1, 99, 99, 198]
-
-
-def test_records_are_read_in_the_order_in_which_they_fell(tmp_path):
-    for date, name, mean in (("2026-01-02", "C", 50), ("2026-01-01", "B", 60), ("2026-01-01", "A", 90)):
-        write_record(tmp_path, date, name, mean)
-    records = sorted(read_records(tmp_path), key=lambda record: record.order)
-    assert [(record.name, record.time_s) for record in records] == [("A", 90), ("B", 60), ("C", 50)]
-
-
-def test_names_of_records_do_not_lie_on_one_another(tmp_path):
-    with figure_for(tmp_path / "a.png") as figure:
-        axes = figure.subplots()
-        axes.set(xlim=(0, 10), ylim=(0, 10))
-        write_names(figure, axes, [(5, 5, "first record"), (5, 4.9, "second record"), (5.1, 4.8, "third")])
-        from matplotlib.text import Text
-        boxes = [Text.get_window_extent(text) for text in axes.texts]
-    assert len(boxes) == 3
-    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
-
-
-@pytest.mark.parametrize("more", [
-    {"date": "yesterday"}, {"date": 5}, {"name": None}, {"train_time_s": {"mean": "nan", "sd": 1}},
-    {"train_time_s": {"mean": -1}}, {"train_time_s": {"mean": 1e300}}, {"date": "0001-01-01"},
-    {"train_time_s": 5}, {"track": "other"}, None])
-def test_a_bad_record_is_refused_in_one_line(tmp_path, refused, more):
-    write_record(tmp_path / "tiny", "2026-01-01", "A", 90)
-    path = write_record(tmp_path / "tiny", "2026-01-02", "B", 80, **(more or {}))
-    if more is None:
-        path.write_bytes(b"\xff{")
-    refused("plot", tmp_path / "tiny", "--history", "-o", tmp_path / "a.png")
-    assert "no */record.json" in refused("plot", tmp_path, "--history", "-o", tmp_path / "a.png")

@@ -1,33 +1,22 @@
-"""python -m records show: one run whole, the same lines for equal runs."""
+"""python -m records show: one run whole."""
 import json
 import math
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from small_logs import FILES, FIXTURES, SCRIPT, manifest, write_log
+from small_logs import FIXTURES, write_log
+from synthetic import resealed
 
-from harness.runlog import RunLog
 from records.tools.read.run import Point
 from records.tools.show import show
 
-def run(folder: Path, name: str, second: int, **changes: object) -> Path:
-    """Write a log as the harness does on a host and at a time of its own, and return its path."""
-    log = RunLog(folder, name)
-    host = {"cpu": f"Host {second}", "python": "3.11", "load": [second], "settings": []}
-    facts = {"run_id": name, "sys": host, "clocks": {"realtime_ns": second}, "git": {"commit": f"{second}"},
-             "argv": [f"--data={second}"], "data": {"tokens": 4096, "train": [{"file": "a.bin"}]},
-             "world_size": 2, "calibration": {"copy_gbs": second}}
-    log.sources(SCRIPT, {**manifest(), **facts, **changes}, FILES, [f"Running Python {second}"])
-    for step, loss in ((0, 5.5), (2, 5.0), (4, 4.75)):
-        log.line(f"step:{step}/4 val_loss:{loss:.4f} train_time:{step * second}ms step_avg:{second:.2f}ms")
-        log.event("val", step=step, val_loss=loss, tokens=256 * step, train_time_ns=step * second * 10**6)
-        if step:
-            log.event("scalar", step=step, grad_norm=1.0 / step, odd="inf")
-    log.text(f"passed it after {second} s")
-    log.end("ok", step=4, val_loss=4.75, weights_sha256="e" * 64, wall_ns=2 * second * 10**9,
-            timed_ns=second * 10**9)
-    return log.path
+
+def run(folder: Path, **changes: object) -> Path:
+    """Write a log that says all that is shown, and return its path."""
+    facts = {"sys": {"cpu": "Host", "settings": []}, "data": {"train": [{"file": "a.bin"}]}, **changes}
+    wall = {"step": 4, "weights_sha256": "e" * 64, "wall_ns": 6 * 10**9, "timed_ns": 3 * 10**9}
+    return write_log(folder, losses=(5.5, 5.0, 4.75), ms=3, ended=wall, **facts)
 
 
 @pytest.fixture
@@ -37,27 +26,17 @@ def shown(call) -> Callable:
 
 
 def test_a_run_is_shown_whole(tmp_path, shown):
-    text = shown(run(tmp_path, "r", 3, overrides={"lr": 0.1}))
-    for words in ("status ok", "track tiny", "target 5.0", "val_loss 4.75000 at step 4 of 4", "time 0.0 s",
-                  "harness/tracks.toml", "lr 0.1", "a.bin", "Host 3", "passed it after 3 s", "⣀", "1024",
-                  "grad_norm 2 times, first 0.5, last 0.25, lowest 0.25, highest 0.5",
-                  "odd 2 times, first inf", "weights_sha256 eeee", "wall 6.000 s 100.0 %",
+    text = shown(run(tmp_path, overrides={"lr": 0.1}))
+    for words in ("status ok", "track tiny", "target 5.0", "val_loss 4.75 ", "train_time_ms 12.0",
+                  "harness/tracks.toml", "lr 0.1", "a.bin", "Host", "two lines", "⣀", "1024",
+                  "lr 2 times, first 0.5, last 0.25, lowest 0.25, highest 0.5",
+                  "grad_norm 2 times, first inf", "weights_sha256 eeee", "wall 6.000 s 100.0 %",
                   "timed 3.000 s 50.0 %", "1 hyperparameters were overridden"):
         assert words in " ".join(text.split()), words
 
 
-def test_equal_runs_show_the_same_stable_lines(tmp_path, shown):
-    """Another host, day, folder and speed change nothing; another loss does."""
-    a, b = run(tmp_path / "a", "a", 3), run(tmp_path / "b", "b", 4)
-    assert shown(a, "--stable") == shown(b, "--stable")
-    assert shown(a, "--stable", "--json") == shown(b, "--stable", "--json")
-    assert shown(a) != shown(b)
-    other = run(tmp_path / "c", "c", 3, hyperparameters={"lr": 0.2})
-    assert shown(a, "--stable") != shown(other, "--stable")
-
-
 def test_json_holds_every_validation(tmp_path, shown):
-    found = json.loads(shown(run(tmp_path, "r", 3), "--json"), parse_constant=pytest.fail)
+    found = json.loads(shown(run(tmp_path), "--json"), parse_constant=pytest.fail)
     assert found["vals"][1] == {"step": 2, "val_loss": 5.0, "tokens": 512, "train_time_ms": 6.0}
     assert len(found["vals"]) == 3 and found["warnings"] == [] and found["hyperparameters"] == {"lr": 0.1}
 
@@ -72,12 +51,11 @@ def test_what_is_wrong_with_a_run_is_said(change, words, tmp_path, shown):
 
 
 def test_late_files_and_tripwires_are_said(tmp_path, shown):
-    log = RunLog(tmp_path, "r")
-    facts = {"resumed_from": {"step": 1}, "sys": {"settings": ["inductor.x=1"]}}
-    log.sources(SCRIPT, {**manifest(), **facts}, {}, [])
-    log.event("late", path="lab/evil.py")
-    log.end("failed", type="Tripwire", message="weights changed", traceback="line\n\x1b[31mred")
-    text = shown(log.path)
+    ended = {"type": "Tripwire", "message": "weights changed", "traceback": "line\n\x1b[31mred"}
+    log = write_log(tmp_path, end="failed", ended=ended, resumed_from={"step": 1},
+                    sys={"settings": ["inductor.x=1"]})
+    resealed(log, b"> two\n", b'> two\n#:late {"path":"lab/evil.py"}\n')
+    text = shown(log)
     for words in ("late: lab/evil.py was loaded after the start", "tripwire: weights changed", "resumed",
                   "inductor.x=1", "    \\x1b[31mred"):
         assert words in text
@@ -87,31 +65,22 @@ def test_public_logs_are_shown_trial_by_trial(call, shown, refused):
     for path in FIXTURES.iterdir():
         assert "validations" in shown(path) and path.name in shown(path)
     several = FIXTURES / "layout_d_trials.txt"
-    assert "3.30000 at step 10 of 10" in shown(several, "--trial", 2)
+    assert "val_loss                  3.3\n" in shown(several, "--trial", 2)
     assert "run 0 of 3" in call("show", several).err
     for run in (3, -1):
         assert "expected one of 0 to 2" in refused("show", several, "--trial", run)
 
 
 def test_a_chart_has_one_dot_a_column_at_least_and_falls():
-    points = [Point(step, 10 - step, None) for step in range(10)]
-    for braille, blank in ((True, " "), (False, " ")):
-        *rows, axis = show.chart(points, braille)
-        columns = list(zip(*(row.partition("|")[2].ljust(show.WIDTH) for row in rows)))
-        heights = [next(i for i, cell in enumerate(column) if cell != blank) for column in columns]
-        assert heights == sorted(heights) and heights[0] == 0 and heights[-1] == show.HEIGHT - 1
-        assert axis.split() == ["step", "0", "9"] and rows[0].startswith("        10 |")
-        assert braille or "".join(rows).isascii()
+    *rows, axis = show.chart([Point(step, 10 - step, None) for step in range(10)])
+    columns = list(zip(*(row.partition("|")[2].ljust(show.WIDTH) for row in rows)))
+    heights = [next(i for i, cell in enumerate(column) if cell != " ") for column in columns]
+    assert heights == sorted(heights) and heights[0] == 0 and heights[-1] == show.HEIGHT - 1
+    assert axis.split() == ["step", "0", "9"] and rows[0].startswith("        10 |")
 
 
 @pytest.mark.parametrize("losses", [[], [1.0], [math.nan, math.inf], [1.7e308, -1.7e308], [3.0, 3.0],
                                     [5e-324, 0.0]])
 def test_no_loss_breaks_the_chart(losses):
-    for braille in (True, False):
-        lines = show.chart([Point(i * 2**62, loss, None) for i, loss in enumerate(losses)], braille)
-        assert len(lines) == (show.HEIGHT + 1 if len(losses) == 2 and math.isfinite(losses[0]) else 0)
-
-
-def test_stdout_that_knows_no_braille_gets_ascii(shown, monkeypatch):
-    monkeypatch.setattr(show, "encodable", lambda text: False)
-    assert shown(FIXTURES / "layout_d.txt").isascii()
+    lines = show.chart([Point(i * 2**62, loss, None) for i, loss in enumerate(losses)])
+    assert len(lines) == (show.HEIGHT + 1 if len(losses) == 2 and math.isfinite(losses[0]) else 0)

@@ -1,0 +1,60 @@
+"""A run and a record have one set of names, for every command that takes a LOG."""
+from argparse import ArgumentTypeError
+from pathlib import Path
+
+import pytest
+
+from records.tools.read.logs import locate
+
+
+@pytest.fixture
+def runs(root: Path) -> list[Path]:
+    """Three logs in records/runs of a checkout that has two records."""
+    names = ("20260101T000000Z_aaaaaaaa_000001", "20260101T000000Z_bbbbbbbb_000002",
+             "20260102T000000Z_aaaaaaaa_000003")
+    (root / "records" / "runs").mkdir(parents=True)
+    for name in names:
+        (root / "records" / "runs" / f"{name}.txt").touch()
+    for folder in ("tiny/2026-01-01_Muon", "tiny/2026-01-02_Both", "huge/2026-01-02_Both"):
+        (root / "records" / folder).mkdir(parents=True)
+        (root / "records" / folder / "record.json").touch()
+    return [root / "records" / "runs" / f"{name}.txt" for name in names]
+
+
+def test_a_run_is_named_by_its_place_from_the_end_or_the_beginning_of_its_id(runs):
+    for word, run in (("-1", 2), ("@latest", 2), ("-3", 0), ("20260102", 2), ("20260101T000000Z_b", 1),
+                      (runs[0].stem, 0), (runs[0].name, 0), (str(runs[1]), 1)):
+        assert locate(word) == runs[run]
+
+
+def test_in_the_checkout_a_name_stands_for_a_short_path(runs, monkeypatch):
+    monkeypatch.chdir(runs[0].parents[2])
+    assert locate("-1") == Path("records/runs") / runs[2].name
+    assert locate("Muon") == Path("records/tiny/2026-01-01_Muon")
+
+
+def test_a_record_is_named_by_its_folder_with_or_without_its_date(runs):
+    for word in ("2026-01-01_Muon", "Muon"):
+        assert locate(word) == runs[0].parents[1] / "tiny" / "2026-01-01_Muon"
+
+
+@pytest.mark.parametrize("word, says", [
+    ("2026", "3 runs or records"), ("Both", "2 runs or records"), ("-4", "there are 3 logs"),
+    ("-0", "there are 3 logs")])
+def test_a_word_that_names_several_or_none_from_the_end_is_refused(runs, word, says):
+    with pytest.raises(ArgumentTypeError, match=says):
+        locate(word)
+
+
+def test_a_path_that_is_there_is_no_name_and_any_other_word_is_a_path(runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "Muon").touch()
+    for word in ("Muon", "nowhere", "../up", "*", "a\0b", "x" * 5000):
+        assert locate(word) == Path(word)
+
+
+@pytest.mark.parametrize("command", ["list", "show", "diff", "stats", "plot", "verify", "extract", "rerun"])
+def test_commands_take_minus_one_for_the_last_run(runs, command, call):
+    """argparse could take it for an option; the empty file says that it was found."""
+    words = {"diff": ["@latest"], "plot": ["-o", "a.png"], "extract": ["out"]}.get(command, [])
+    assert f"{runs[2].name}: no log of " in call(command, "-1", *words, code=2).err
