@@ -15,7 +15,7 @@ COMMANDS = {
                "python -m records verify records/sample/2026-11-22_Muon", "publish.verify"),
     "diff": ("compare two logs or records: code, settings, environment, curves, verdict",
              "python -m records diff -2 -1 --stat", "show.diff"),
-    "race": ("run two submissions in turns on this host and test which is faster",
+    "race": ("run submissions in turns on this host and test which is faster",
              "python -m records race records/sample/2026-11-22_Muon train_gpt2.py -n 8", "again.race"),
     "submit": ("make a record of logs: its folder, record.json and page",
                "python -m records submit records/runs/*.txt --name Muon", "publish.submit"),

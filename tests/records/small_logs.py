@@ -57,12 +57,3 @@ def unsealed(log: Path, old: str, new: str) -> Path:
     above = log.read_bytes().rpartition(b"#:end")[0]
     log.write_bytes(above.replace(old.encode(), new.encode()))
     return log
-
-
-def write_record(folder: Path, date: str, name: str, mean: float = 9, /, **more: object) -> Path:
-    """Write a record.json as far as a figure needs it, and return its path."""
-    path = folder / f"{date}_{name}" / "record.json"
-    path.parent.mkdir(parents=True)
-    fields = {"date": date, "name": name, "track": "tiny", "train_time_s": {"mean": mean, "sd": None}}
-    path.write_text(json.dumps({**fields, **more}))
-    return path

@@ -135,12 +135,15 @@ def settled(run: types.SimpleNamespace) -> None:
 
 
 def raced(folder: Path, n: int = 4, a_later_ms: float = -5.0, spoil: Callable | None = None,
-          slot: int | None = None) -> Path:
-    """Write a whole race of sound runs, one of them or all spoilt, and return its folder; A has SCRIPT."""
-    plan = {"format": 1, "track": "tiny", "n": n, "ranks": None, "seeds": list(range(n + 1)),
-            "order": race.order(n + 1), "rule": race.RULE, "attempts": []}
+          slot: int | None = None, sides: str = "AB") -> Path:
+    """Write a whole race of sound runs, one of them or all spoilt, and return its folder; A has SCRIPT.
+
+    Against B, A is later by some ms, and C by 10.
+    """
+    plan = {**race.declaration(sides, n), "track": "tiny", "ranks": None, "seeds": list(range(n + 1)),
+            "attempts": []}
     for i, side in enumerate(plan["order"]):
-        run = race_run(side, i, i // 2, a_later_ms if side == "A" else 0.0)
+        run = race_run(side, i, i // len(sides), {"A": a_later_ms, "B": 0.0, "C": 10.0}[side])
         if spoil and slot in (i, None):
             spoil(run)
         log = write(folder, run)
@@ -154,7 +157,7 @@ def raced(folder: Path, n: int = 4, a_later_ms: float = -5.0, spoil: Callable | 
 def race_run(side: str, slot: int, seed: int, late_ms: float) -> types.SimpleNamespace:
     """Return a run of a race: seeds differ in loss and time, and late_ms is what its side takes longer."""
     run = sound(seed)
-    run.script, run.name = SCRIPT + b"# before\n" * (side == "B"), f"ace{slot:03x}"
+    run.script, run.name = SCRIPT + b"# before\n" * "ABC".index(side), f"ace{slot:03x}"
     for clocks in (run.manifest["clocks"], run.end["clocks"]):
         clocks["realtime_ns"] += slot * 10**10
     for val in run.vals:
@@ -166,8 +169,53 @@ def race_run(side: str, slot: int, seed: int, late_ms: float) -> types.SimpleNam
 def race_logs(folder: Path, side: str, first: int = 1) -> list[Path]:
     """Return the logs of one side of a race, those of the first pair left out."""
     plan = json.loads((folder / "race.json").read_text())
-    return [folder / attempt["log"] for attempt in plan["attempts"]
-            if plan["order"][attempt["run"]] == side and attempt["run"] >= 2 * first and attempt["log"]]
+    return [folder / attempt["log"] for attempt in plan["attempts"] if attempt["log"]
+            and plan["order"][attempt["run"]] == side and attempt["run"] >= len(set(plan["order"])) * first]
+
+
+def code_of(name: str) -> str:
+    """Return the code digest of a record by that name which write_record makes."""
+    code = {"script": sha256(script_of(name)), "harness": digest(HARNESS), "others": {}}
+    return sha256(canonical(code).encode())
+
+
+def script_of(name: str) -> bytes:
+    return SCRIPT + f"# {name}\n".encode()
+
+
+def write_record(folder: Path, name: str, before: str | None = None, later_ms: float = -5.0,
+                 spoil: Callable | None = None, /, **more: object) -> Path:
+    """Write a record.json as far as its standing goes, and a race against the one before if that is named.
+
+    It began after those that lie there. Returns the path of the record.json.
+    """
+    def scripts(run: types.SimpleNamespace) -> None:
+        run.script = script_of(name if run.script == SCRIPT else before)
+        if spoil:
+            spoil(run)
+    begun = f"2026-01-01T00:{len(list(folder.glob('*'))) if folder.is_dir() else 0:02}:00Z"
+    path = folder / f"2026-01-01_{name}" / "record.json"
+    path.parent.mkdir(parents=True)
+    if before:
+        raced(path.parent / "race", a_later_ms=later_ms, spoil=scripts)
+    fields = {"name": name, "track": "tiny", "date": "2026-01-01", "begun": begun, "code": code_of(name),
+              "device": "Tiny CPU", "world_size": 1, "n": 4, "steps": 8,
+              "val_loss": {"mean": 4.9, "sd": None}, "significance": {"word": "PROVEN"}}
+    path.write_text(json.dumps({**fields, **more}))
+    return path
+
+
+def edited(folder: Path, edit: Callable) -> Path:
+    """Change what a race.json says and return its folder."""
+    plan = json.loads((folder / "race.json").read_text())
+    edit(plan)
+    (folder / "race.json").write_text(json.dumps(plan))
+    return folder
+
+
+def killed(plan: dict) -> None:
+    """Put an attempt that was killed before it had a log into the plan of a race."""
+    plan["attempts"].insert(4, {"run": 4, "log": None, "status": None})
 
 
 def resealed(path: Path, old: bytes, new: bytes) -> None:

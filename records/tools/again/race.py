@@ -1,4 +1,4 @@
-"""Runs two submissions in turns on this host, ABBA ABBA ..., and tests which is faster to an equal loss."""
+"""Runs submissions in turns on this host, ABBA ABBA ..., and tests which is faster to an equal loss."""
 import argparse
 import json
 import shlex
@@ -7,57 +7,63 @@ from pathlib import Path
 from typing import Any
 
 from records.tools.again import launch as launches
-from records.tools.check.claim import ENDED_BY_USER, RACE
-from records.tools.check.race import RULE, judge, order, read_race
+from records.tools.check.race import ENDED_BY_USER, RACE, SIDES, Race, declaration
 from records.tools.read.log import read_log
+from records.tools.read.logs import locate
 from records.tools.read.tracks import own_row
 from records.tools.read.values import ReadError, json_text, shown, write_whole
 
-WORDS = {"faster": 0, "slower": 1, "no difference shown": 1}
-
-
 ARGUMENTS = {
-    "a": {"metavar": "A", "type": Path, "help": "record, log, working tree or script"},
-    "b": {"metavar": "B", "type": Path, "help": "record, log, working tree or script"},
-    "-n": {"type": int, "default": 8, "metavar": "PAIRS", "help": "that count; one more is run before"},
+    "sides": {"metavar": "SIDE", "nargs": "+", "type": locate,
+              "help": "a record, log, working tree or script. Of two, A and B: is A faster; of more: is any "
+                      "faster than the first"},
+    "-n": {"type": int, "default": 8, "metavar": "PAIRS",
+           "help": "runs of each side that count; at least 2, since one has no spread to test with. One more "
+                   "is run before them, and dropped (default: %(default)s)"},
     "--to": {"metavar": "DIR", "type": Path, "help": "default: records/runs/races/<A's>_<B's code>"},
     "--yes": "run the code without asking",
     "--seed0": {"type": int, "default": 0, "metavar": "SEED", "help": "pair i runs with seed SEED + i"},
     "--track": {"help": "where no log names it; default: that of the launcher on this host"},
     "--nproc_per_node": {"type": int, "metavar": "RANKS", "help": "default: the launcher's choice"},
-    "--json": "print one JSON object",
+    "--json": "print one JSON object, of more than two sides one for each but A",
 }
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Race, or go on with a race that was ended, and judge it; return the exit code."""
+    """Race, or go on with a race that was ended, and judge it; return the exit code.
+
+    0 where A is faster than B, or any of more sides than A; 1 where none is shown to be, 2 where undecided.
+    """
     if arguments.n < 2:
         raise ReadError(f"-n {arguments.n}: expected at least 2 pairs, for a spread")
-    codes = {"A": launches.load(arguments.a), "B": launches.load(arguments.b)}
-    plan = declare(codes, arguments)
-    sides = "_".join(code.digest[:8] for code in codes.values())
-    folder = arguments.to or launches.ROOT / "records" / "runs" / "races" / sides
-    file = folder / RACE
-    race = read_race(folder) if file.exists() else {**plan, "attempts": []}
-    if other := [name for name in plan if race.get(name) != plan[name]]:
+    if not 2 <= len(arguments.sides) <= len(SIDES):
+        raise ReadError(f"{len(arguments.sides)} sides: expected 2 to {len(SIDES)}")
+    codes = dict(zip(SIDES, map(launches.load, arguments.sides)))
+    declared = declare(codes, arguments)
+    default = launches.ROOT / "records/runs/races" / "_".join(code.digest[:8] for code in codes.values())
+    race = Race(arguments.to or default)
+    if not (file := race.folder / RACE).exists():
+        race.plan = declared | {"attempts": []}
+    if other := [name for name in declared if race.plan.get(name) != declared[name]]:
         raise ReadError(f"{shown(str(file))}: declares another race (its {', '.join(other)} differ); name "
                         f"another folder with --to, or repeat that race's arguments")
-    if next_slot(race) is not None and not launches.consent(list(codes.values()), arguments.yes):
+    if next_slot(race.plan) is not None and not launches.consent(list(codes.values()), arguments.yes):
         print("not run", file=sys.stderr)
         return 2
     with launches.Signals() as signals:
-        while (slot := next_slot(race)) is not None:
-            run_slot(race, slot, codes, folder, signals)
-            if signals.caught or race["attempts"][-1]["status"] in (None, *ENDED_BY_USER):
+        while (slot := next_slot(race.plan)) is not None:
+            run_slot(race, slot, codes, signals)
+            if signals.caught or race.plan["attempts"][-1]["status"] in (None, *ENDED_BY_USER):
                 print("interrupted; the same command goes on with the race", file=sys.stderr)
                 return 130
-    found = judge(folder)
-    logs = [str(folder / attempt["log"]) for attempt in race["attempts"] if attempt["status"] == "ok"
-            and attempt["run"] > 1 and race["order"][attempt["run"]] == "A"]
-    print(json_text(found, None).strip() if arguments.json else "\n".join(report(found)))
-    if found["pairs"] and not arguments.json:
-        print(f"+ python -m records submit {shlex.join(logs)} --name NAME --race {shlex.quote(str(folder))}")
-    return WORDS.get(found["verdict"], 2)
+    new = race.sides[1:] if len(codes) > 2 else "A"  # the sides that may be faster than what was there
+    found = {side: race.judge(side) for side in new}
+    if arguments.json:
+        print(json_text(found if len(new) > 1 else found["A"], None).strip())
+    else:
+        print(*(line for side in new for line in report(race, side, found[side])), sep="\n")
+    verdicts = {each["verdict"] for each in found.values()}
+    return 0 if "faster" in verdicts else 2 if "could not tell" in verdicts else 1
 
 
 def declare(codes: dict[str, launches.Code], arguments: argparse.Namespace) -> dict[str, Any]:
@@ -68,50 +74,57 @@ def declare(codes: dict[str, launches.Code], arguments: argparse.Namespace) -> d
     track = named.pop() if named else launches.default_track([])
     own_row(track, launches.ROOT)
     sides = {x: {"code": c.digest, "script": c.script, "flags": c.flags} for x, c in codes.items()}
-    seeds = [arguments.seed0 + i for i in range(arguments.n + 1)]
-    return {"format": 1, "track": track, **sides, "n": arguments.n, "ranks": arguments.nproc_per_node,
-            "seeds": seeds, "order": order(len(seeds)), "rule": RULE}
+    return {**declaration("".join(codes), arguments.n), **sides, "track": track,
+            "ranks": arguments.nproc_per_node, "seeds": [arguments.seed0 + i for i in range(arguments.n + 1)]}
 
 
-def next_slot(race: dict[str, Any]) -> int | None:
+def next_slot(plan: dict[str, Any]) -> int | None:
     """Return the number of the next run, counted from 0; None where all are done, or one of them failed."""
-    if any(attempt.get("status") not in ("ok", None, *ENDED_BY_USER) for attempt in race["attempts"]):
+    if any(attempt.get("status") not in ("ok", None, *ENDED_BY_USER) for attempt in plan["attempts"]):
         return None  # a run that failed decides: it is evidence, and is not repeated
-    done = {attempt["run"] for attempt in race["attempts"] if attempt.get("status") == "ok"}
-    return next((slot for slot in range(len(race["order"])) if slot not in done), None)
+    done = {attempt["run"] for attempt in plan["attempts"] if attempt.get("status") == "ok"}
+    return next((slot for slot in range(len(plan["order"])) if slot not in done), None)
 
 
-def run_slot(race: dict[str, Any], slot: int, codes: dict[str, launches.Code], folder: Path,
-             signals: launches.Signals) -> None:
+def run_slot(race: Race, slot: int, codes: dict[str, launches.Code], signals: launches.Signals) -> None:
     """Make one run of a race, noting the attempt before and its log after."""
-    side, seed = race["order"][slot], race["seeds"][slot // 2]
+    plan, folder = race.plan, race.folder
+    code, seed = codes[plan["order"][slot]], plan["seeds"][slot // len(codes)]
     attempt: dict[str, Any] = {"run": slot, "log": None, "status": None}  # stays so where it is killed
-    race["attempts"].append(attempt)
-    write_whole(folder / RACE, json.dumps(race, indent=1) + "\n")
-    print(f"run {slot + 1} of {len(race['order'])}: {side}, seed {seed}", file=sys.stderr)
-    flags = [*codes[side].flags, f"--seed={seed}"]
-    flags += [f"--nproc_per_node={race['ranks']}"] if race["ranks"] else []
+    plan["attempts"].append(attempt)
+    write_whole(folder / RACE, json.dumps(plan, indent=1) + "\n")
+    print(f"run {slot + 1} of {len(plan['order'])}: {plan['order'][slot]}, seed {seed}", file=sys.stderr)
+    flags = [*code.flags, f"--seed={seed}"] + [f"--nproc_per_node={plan['ranks']}"] * bool(plan["ranks"])
     try:
-        path = launches.run(codes[side], race["track"], flags, folder, signals)
+        path = launches.run(code, plan["track"], flags, folder, signals)
     except launches.Interrupted:
         return
     log = read_log(path)
-    if log.manifest and log.manifest["code"].get("digest") != codes[side].digest:
-        raise ReadError(f"{path.name}: ran other code than declared; does {shown(codes[side].script)} load "
-                        f"files that no import statement names?")
+    if log.manifest and log.manifest["code"].get("digest") != code.digest:
+        raise ReadError(f"{path.name}: ran other code than declared; does {shown(code.script)} load files "
+                        f"that no import statement names?")
     attempt |= {"log": path.name, "status": log.status}
-    write_whole(folder / RACE, json.dumps(race, indent=1) + "\n")
+    write_whole(folder / RACE, json.dumps(plan, indent=1) + "\n")
 
 
-def report(found: dict[str, Any]) -> list[str]:
-    """Return what a race shows, in lines for people."""
-    lines = [f"  pair {i}: A {a:.2f} s, B {b:.2f} s, {a - b:+.2f} s; final loss A {x:.4f}, B {y:.4f}"
+def report(race: Race, side: str, found: dict[str, Any]) -> list[str]:
+    """Return what a race shows of a side, in lines for people; the last one makes a record of it."""
+    other, folder = found["against"], race.folder
+    lines = [f"  pair {i}: {side} {a:.2f} s, {other} {b:.2f} s, {a - b:+.2f} s; "
+             f"final loss {side} {x:.4f}, {other} {y:.4f}"
              for i, ((a, b), (x, y)) in enumerate(zip(found["times"], found["losses"]), start=1)]
+    holm = f" by Holm's correction for {len(race.sides) - 1} tests" if len(race.sides) > 2 else ""
     if "loss" in found:
-        lines += [f"time to val_loss {found['loss']:.4f}: A - B = {found['difference_s']:+.3f} s "
+        lines += [f"time to val_loss {found['loss']:.4f}: {side} - {other} = {found['difference_s']:+.3f} s "
                   f"({found['difference_percent']:+.2f} %), sd {found['sd_s']:.3f} s; t {found['t']:.2f}, df "
-                  f"{found['df']:g}, p {found['p']:.3g}; with 99 % below {found['bound_s']:+.3f} s",
-                  f"final loss: A - B = {found['loss_difference']:+.5f} nats on average"]
+                  f"{found['df']:g}, p {found['p']:.3g}{holm}; with 99 % below {found['bound_s']:+.3f} s",
+                  f"final loss: {side} - {other} = {found['loss_difference']:+.5f} nats on average"]
     lines.append(f"{found['attempts']} attempts, {found['killed']} of them killed or interrupted")
-    return [*lines, f"A is {found['verdict']} than B" if found["verdict"] in ("faster", "slower")
-            else f"{found['verdict']}: {found['reason']}"]
+    lines.append(f"{side} is {found['verdict']} than {other}" if found["verdict"] in ("faster", "slower")
+                 else f"{found['verdict']}: {found['reason']}")
+    if found["pairs"] and (found["verdict"] == "faster" or len(race.sides) == 2):
+        logs = [str(folder / attempt["log"]) for attempt in race.plan["attempts"] if attempt["status"] == "ok"
+                and attempt["run"] >= len(race.sides) and race.plan["order"][attempt["run"]] == side]
+        lines.append(f"+ python -m records submit {shlex.join(logs)} --name NAME --race "
+                     f"{shlex.quote(str(folder))}")
+    return lines

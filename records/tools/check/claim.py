@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from records.tools.check import significance
-from records.tools.check.significance import Verdict
+from records.tools.check.race import ENDED_BY_USER, RACE, Race
+from records.tools.check.significance import ALPHA, Verdict, decide
 from records.tools.read.log import is_log, read_bytes, read_log, sha256
 from records.tools.read.logs import find_logs, load_runs
 from records.tools.read.run import Run
@@ -17,10 +17,8 @@ from records.tools.read.values import ReadError, canonical, parse_json, shown
 
 FALLBACK = "fineweb"  # the track of public logs, which name none
 LEDGER = "ledger.jsonl"
-RACE = "race.json"
 FEWEST = 4  # runs, the first declared look; fewer claim nothing
 # ends of a run that are no result: with the same seed it may be made again, and nothing was chosen
-ENDED_BY_USER = ("incomplete", "interrupted")  # incomplete: no end line, it was killed
 ENDED_BY_OTHERS = (*ENDED_BY_USER, "rank_lost", "disk_full")
 
 
@@ -36,7 +34,7 @@ class Claim:
     ledgers: list[Path] = field(default_factory=list)
     damage: dict[Path, ReadError] = field(default_factory=dict)  # of logs that are broken or were changed
     record: Path | None = None  # the folder of a published record
-    races: list[Path] = field(default_factory=list)  # folders with a race.json, whose runs these may be
+    races: list[Race] = field(default_factory=list)  # whose runs these may be
 
     @property
     def own(self) -> list[Run]:
@@ -44,9 +42,9 @@ class Claim:
         return [run for run in self.runs if run.log]
 
     @property
-    def alpha(self) -> float:
-        """The track's level of significance."""
-        return self.row.get("significance", {}).get("alpha", 0.01)
+    def race(self) -> Race | None:
+        """The race of a published record, if it has one."""
+        return self.races[0] if self.record and self.races else None
 
     def losses(self) -> list[float]:
         """Return the last loss of each seed; the runs of one seed are one observation, their mean."""
@@ -57,10 +55,9 @@ class Claim:
             by_seed.setdefault(("run", i) if run.seed is None else run.seed, []).append(loss)
         return [v[0] if len(v) == 1 else statistics.fmean(v) for v in by_seed.values()]
 
-
-def decide(claim: Claim) -> Verdict:
-    """Apply the declared rule to the losses of a claim's seeds."""
-    return significance.decide(claim.losses(), claim.row["target"], claim.alpha)
+    def decide(self) -> Verdict:
+        """Apply the declared rule, at the track's level, to the losses of the seeds."""
+        return decide(self.losses(), self.row["target"], self.row.get("significance", {}).get("alpha", ALPHA))
 
 
 def load_claim(paths: Iterable[Path], track: str | None = None, ledger: Path | None = None) -> Claim:
@@ -89,21 +86,16 @@ def load_claim(paths: Iterable[Path], track: str | None = None, ledger: Path | N
         read_bytes(ledger)  # one that was named must be there
     if not runs and not damage:
         raise ReadError(f"{shown(', '.join(map(str, paths)))}: no logs there")
-    track = one_track(runs, track)
-    ledgers = [ledger] if ledger else sorted(f / LEDGER for f in folders if (f / LEDGER).is_file())
-    row = own_row(track)
-    races = [f for f in ([record / "race"] if record else sorted(folders)) if (f / RACE).is_file()]
-    return Claim(runs, track, row, pinned_hashes(row), accepted_harnesses(), ledgers, damage, record, races)
-
-
-def one_track(runs: list[Run], track: str | None) -> str:
-    """Return the track that all runs name, or the given one where they name none."""
-    names = {run.track for run in runs} - {None}
-    if len(names) > 1:
+    if len(names := {run.track for run in runs} - {None}) > 1:
         raise ReadError(f"tracks {shown(', '.join(sorted(names)))}: a claim is of one; name its logs only")
     if names and track and track not in names:
         raise ReadError(f"the logs are of track {shown(names.pop())}, not of {shown(track)}")
-    return next(iter(names), track or FALLBACK)
+    track = next(iter(names), track or FALLBACK)
+    ledgers = [ledger] if ledger else sorted(f / LEDGER for f in folders if (f / LEDGER).is_file())
+    row = own_row(track)
+    races = [Race(f) for f in sorted(folders) if not record and (f / RACE).is_file()]
+    races += [Race(record / "race")] if record and (record / "race").is_dir() else []
+    return Claim(runs, track, row, pinned_hashes(row), accepted_harnesses(), ledgers, damage, record, races)
 
 
 def attempts(ledger: Path, code: str, track: str) -> list[dict[str, Any]]:

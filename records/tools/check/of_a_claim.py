@@ -4,11 +4,11 @@ import statistics
 from collections import Counter
 from typing import Any
 
-from records.tools.check.claim import ENDED_BY_OTHERS, ENDED_BY_USER, FEWEST, Claim, attempts, decide
-from records.tools.check.of_a_run import (NOT_SHOWN, Result, clocks, code_hashes, complete, data, first_of,
-    git, harness, lines, monotone, no_overrides, nothing_late, number_of, parameters, result_of, sequence,
-    settings, status, tokens, track, tripwires, wall)
-from records.tools.check.race import attempts_of, judge, read_race, runs_of, side_of
+from records.tools.check import of_a_run
+from records.tools.check.claim import ENDED_BY_OTHERS, FEWEST, Claim, attempts
+from records.tools.check.of_a_run import (NOT_SHOWN, OF_A_RUN, Result, each_run, first_of, number_of,
+    result_of)
+from records.tools.check.race import ENDED_BY_USER
 from records.tools.check.significance import Verdict
 from records.tools.read.log import ChangedLog
 from records.tools.read.run import Run
@@ -27,10 +27,16 @@ def framing(claim: Claim) -> Result:
 def hashes(claim: Claim) -> Result:
     """Script, files, code digest and the whole log are those whose sha256 they give."""
     changed = [str(error) for error in claim.damage.values() if isinstance(error, ChangedLog)]
-    result = code_hashes(claim)
-    if result.state == "fail":
-        changed.append(result.evidence)
+    result = each_run(of_a_run.code_hashes, claim)
+    changed += [result.evidence] * (result.state == "fail")
     return Result("fail", first_of(changed)) if changed else result
+
+
+def data(claim: Claim) -> Result:
+    """The shards are those that this checkout pins."""
+    found = each_run(of_a_run.data, claim)
+    return found if found.state != "ok" or claim.pinned else Result(
+        "unknown", "this checkout pins no shards of the track; fetch its data")
 
 
 def code(claim: Claim) -> Result:
@@ -42,7 +48,7 @@ def code(claim: Claim) -> Result:
     digests = {str(run.at("code", "digest")) for run in claim.own}
     if len(digests) > 1 or len(claim.own) < len(claim.runs):
         return Result("fail", f"{len(digests)} code digests: {first_of([d[:8] for d in sorted(digests)])}")
-    if (flags := no_overrides(claim)).state == "fail":
+    if (flags := each_run(of_a_run.no_overrides, claim)).state == "fail":
         return flags
     if len({json_text(run.at("hyperparameters")) for run in claim.own}) > 1:
         return Result("fail", "the runs have different hyperparameters")
@@ -133,8 +139,7 @@ def counted_attempts(claim: Claim, digest: str) -> dict[str, dict[str, Any]]:
     """
     begun = [entry for ledger in claim.ledgers for entry in attempts(ledger, digest, claim.track)]
     names = {run.sha256: run.run_id for run in claim.runs}
-    for folder in claim.races:
-        raced = attempts_of(folder, digest)
+    for raced in (race.attempts_of(digest) for race in claim.races):
         if any(entry["sha256"] in names for entry in raced):
             begun += [entry | {"run_id": names.get(entry["sha256"], f"{entry['run_id']} of the race")}
                       for entry in raced if entry["sha256"] in names or not entry["dropped"]]
@@ -156,41 +161,37 @@ def scan(claim: Claim) -> Result:
 
 def significance(claim: Claim) -> Result:
     """What the declared rule says of the losses; the repeats of one seed are one observation."""
-    decided = decide(claim)
+    decided = claim.decide()
     states = {"PROVEN": "ok", "PROMISING": "ok", "NOT SHOWN": "unknown"}
     return Result(states.get(decided.word, "fail"), f"{decided.word}: {decided.reason}")
 
 
 def race(claim: Claim) -> Result:
     """What the record's race against another shows, if there was one; speed is claimed by nothing else."""
-    if not claim.record or not (claim.record / "race").is_dir():
+    if (race := claim.race) is None:
         return Result("unknown", "no race: no claim of speed")
-    folder = claim.record / "race"
-    declared = read_race(folder)
-    found = judge(folder, side_of(declared, str(claim.own[0].at("code", "digest"))))
-    runs = [run for run in runs_of(folder, declared) if run and run.status not in ENDED_BY_USER]
-    raced = Claim(runs, declared["track"], claim.row, claim.pinned, claim.accepted)
-    wrong = [f"{check.__name__}: {result.evidence}" for check in OF_A_RACE
-             if (result := check(raced)).state == "fail"]
-    if declared["track"] != claim.track:
-        wrong.append(f"track {declared['track']}, the logs are of {claim.track}")
-    if wrong:
-        return Result("fail", first_of(wrong))
+    found = race.judge(race.side_of(str(claim.own[0].at("code", "digest"))))
+    raced = Claim([run for run in race.runs if run and run.status not in ENDED_BY_USER], race.plan["track"],
+                  claim.row, claim.pinned, claim.accepted)
+    wrong = [f"{check.__name__}: {result.evidence}" for check in OF_A_RUN
+             if (result := each_run(check, raced)).state == "fail"]
+    if raced.track != claim.track:
+        wrong.append(f"track {raced.track}, the logs are of {claim.track}")
     killed = f"; {found['killed']} of {found['attempts']} attempts were killed" if found["killed"] else ""
-    return Result("review" if killed or found["verdict"] == "could not tell" else "ok",
-                  f"{found['verdict']}: {found['reason']}{killed}")
+    state = "review" if killed or found["verdict"] == "could not tell" else "ok"
+    return Result("fail", first_of(wrong)) if wrong else Result(
+        state, f"{found['verdict']}: {found['reason']}{killed}")
 
 
-OF_A_RACE = (code_hashes, sequence, harness, no_overrides, track, data, tokens, parameters, status, complete,
-             monotone, wall, clocks, nothing_late, settings, tripwires, lines)
-CHECKS = (framing, hashes, sequence, harness, code, distinct, track, data, tokens, parameters, status,
-          complete, monotone, wall, clocks, pace, place, nothing_late, settings, tripwires, lines, git,
-          all_attempts, scan, significance, race)
+CHECKS = (framing, hashes, of_a_run.sequence, of_a_run.harness, code, distinct, of_a_run.track, data,
+          of_a_run.tokens, of_a_run.parameters, of_a_run.status, of_a_run.complete, of_a_run.monotone,
+          of_a_run.wall, of_a_run.clocks, pace, place, of_a_run.nothing_late, of_a_run.settings,
+          of_a_run.tripwires, of_a_run.lines, of_a_run.git, all_attempts, scan, significance, race)
 
 
 def conclude(claim: Claim, *needed: Result) -> Verdict:
     """Return what the rule says; PROMISING at most unless the needed checks are ok and the format ours."""
-    decided = decide(claim)
+    decided = claim.decide()
     why = [result.evidence for result in needed if result.state != "ok"]
     if len(claim.own) < len(claim.runs):
         why = ["logs of this format show too little"]

@@ -1,5 +1,4 @@
 """The checks of verify that look at one run at a time; each says what it found, with its evidence."""
-import functools
 import math
 import re
 from collections.abc import Callable, Sized
@@ -33,29 +32,26 @@ class Wrong(Exception):
     """What a check of one run objects to."""
 
 
-def require(holds: Any, what: str) -> None:
-    """Raise Wrong unless something holds."""
+def require(holds: Any, what: str, fine: str = "") -> str:
+    """Raise Wrong, with what is wrong, unless something holds; return the evidence that all is fine."""
     if not holds:
         raise Wrong(what)
+    return fine
 
 
-def per_run(check: Callable[[Run, Claim], str]) -> Callable[[Claim], Result]:
-    """Make a check of a claim out of one that looks at one run of ours and returns its evidence."""
-    @functools.wraps(check)
-    def whole(claim: Claim) -> Result:
-        if not claim.own:
-            return Result("unknown", NOT_SHOWN)
-        fine: list[str] = []
-        wrong: dict[str, list[str]] = {}
-        for run in claim.own:
-            try:
-                fine.append(check(run, claim))
-            except Wrong as error:
-                wrong.setdefault(str(error), []).append(run.name)
-            except IMPOSSIBLE as error:
-                wrong.setdefault(impossible_value(error), []).append(run.name)
-        return result_of([f"{first_of(names, 2)}: {what}" for what, names in wrong.items()], first_of(fine))
-    return whole
+def each_run(check: Callable[[Run, Claim], str], claim: Claim) -> Result:
+    """Return what a check that looks at one run of ours, and returns its evidence, finds of all of them."""
+    fine: list[str] = []
+    wrong: dict[str, list[str]] = {}
+    for run in claim.own:
+        try:
+            fine.append(check(run, claim))
+        except Wrong as error:
+            wrong.setdefault(str(error), []).append(run.name)
+        except IMPOSSIBLE as error:
+            wrong.setdefault(impossible_value(error), []).append(run.name)
+    found = result_of([f"{first_of(names, 2)}: {what}" for what, names in wrong.items()], first_of(fine))
+    return found if claim.own else Result("unknown", NOT_SHOWN)
 
 
 def impossible_value(error: Exception) -> str:
@@ -86,7 +82,6 @@ def loaded(run: Run) -> dict[str, File]:
     return {path: file for path, file in run.log.files.items() if path not in late}
 
 
-@per_run
 def code_hashes(run: Run, claim: Claim) -> str:
     """The code digest is that of the script and the files that the log carries."""
     files = loaded(run)
@@ -97,19 +92,17 @@ def code_hashes(run: Run, claim: Claim) -> str:
             "the files in the log are not those of the manifest")
     digest = code_digest(run.log.script, run.at("code", "harness"),
                          {path: file.source for path, file in others.items()})
-    require(run.at("code", "digest") == digest, "the code digest is not that of the code")
-    return f"{len(files)} files and the script"
+    return require(run.at("code", "digest") == digest, "the code digest is not that of the code",
+                   f"{len(files)} files and the script")
 
 
-@per_run
 def no_overrides(run: Run, claim: Claim) -> str:
     """No flag changed a setting."""
     found = run.at("overrides")
-    require(found == {}, f"overrides on the command line: {shown(json_text(found, None).strip())}")
-    return "no overrides"
+    words = f"overrides on the command line: {shown(json_text(found, None).strip())}"
+    return require(found == {}, words, "no overrides")
 
 
-@per_run
 def sequence(run: Run, claim: Claim) -> str:
     """The events are numbered from 1 without a gap; none was taken out or put in."""
     for place, event in enumerate(run.events, start=1):
@@ -118,7 +111,6 @@ def sequence(run: Run, claim: Claim) -> str:
     return f"{len(run.events)} events"
 
 
-@per_run
 def harness(run: Run, claim: Claim) -> str:
     """The harness is one that this checkout accepts, it is that in the log, and no rank ran its launcher."""
     inside = {path: file.source for path, file in loaded(run).items() if path.startswith("harness/")}
@@ -128,18 +120,17 @@ def harness(run: Run, claim: Claim) -> str:
     front = [path for path in run.at("code", "others") if path.startswith(FRONT)]
     require(not front, f"a rank imported {first_of(front)}, which the harness digest leaves out")
     require(harness_digest(inside) == found, "the harness in the log is not the one of the manifest's digest")
-    require(found in claim.accepted,
-            f"harness {found[:8]} is not accepted by this checkout's harness/tracks.toml")
-    return f"harness {found[:8]}"
+    return require(found in claim.accepted,
+                   f"harness {found[:8]} is not accepted by this checkout's harness/tracks.toml",
+                   f"harness {found[:8]}")
 
 
-@per_run
 def track(run: Run, claim: Claim) -> str:
     """The run's rules are those of this checkout: data, validation tokens, target, limits, reduction."""
     differ = row_differences(run.log.track, claim.row)
     require(not differ, f"the run's track row: {first_of(differ)}")
-    require(run.at("reduction") == claim.row.get("reduction"), f"reduction {run.at('reduction')}")
-    return f"target {claim.row.get('target')}, {claim.row.get('val_tokens')} validation tokens"
+    return require(run.at("reduction") == claim.row.get("reduction"), f"reduction {run.at('reduction')}",
+                   f"target {claim.row.get('target')}, {claim.row.get('val_tokens')} validation tokens")
 
 
 def row_differences(row: dict[str, Any], own: dict[str, Any]) -> list[str]:
@@ -150,14 +141,7 @@ def row_differences(row: dict[str, Any], own: dict[str, Any]) -> list[str]:
             for k in sorted(theirs.keys() | ours.keys()) if theirs.get(k) != ours.get(k)]
 
 
-def data(claim: Claim) -> Result:
-    """The shards are those that this checkout pins."""
-    found, nothing = shards(claim), "this checkout pins no shards of the track; fetch its data"
-    return found if found.state != "ok" or claim.pinned else Result("unknown", nothing)
-
-
-@per_run
-def shards(run: Run, claim: Claim) -> str:
+def data(run: Run, claim: Claim) -> str:
     """The validation shard is long enough, and each shard is a pinned one where any is pinned."""
     shards = [*run.at("data", "train"), run.at("data", "val")]
     for shard in shards:
@@ -166,11 +150,10 @@ def shards(run: Run, claim: Claim) -> str:
         require(not claim.pinned or pinned == there,
                 f"shard {name} has sha256 {str(there)[:8]}, pinned is {str(pinned)[:8]}")
     n = run.at("data", "val", "tokens")
-    require(n > claim.row["val_tokens"], f"{n} tokens in the validation shard")
-    return f"{len(shards)} shards"
+    return require(n > claim.row["val_tokens"], f"{n} tokens in the validation shard",
+                   f"{len(shards)} shards")
 
 
-@per_run
 def tokens(run: Run, claim: Claim) -> str:
     """The run took the tokens that its recipe says, and no more than there are."""
     asked, end = run.at("data", "tokens"), run.end.get("tokens")
@@ -178,27 +161,23 @@ def tokens(run: Run, claim: Claim) -> str:
     require(asked == end, f"{end} tokens taken, the recipe says {asked}")
     require(asked < have, f"{asked} tokens taken of {have}")
     taken = [val.tokens for val in run.log.vals]
-    require(taken == sorted(taken) and taken[:1] == [0], "the tokens taken do not grow from 0")
-    return f"{asked} tokens"
+    return require(taken == sorted(taken) and taken[:1] == [0], "the tokens taken do not grow from 0",
+                   f"{asked} tokens")
 
 
-@per_run
 def parameters(run: Run, claim: Claim) -> str:
     """The model has at most the active parameters that the track allows."""
     active, most = run.at("parameters", "active"), claim.row["max_active_parameters"]
-    require(0 < active <= most, f"{active} active parameters, the track allows {most}")
-    return f"{active} active parameters of at most {most}"
+    return require(0 < active <= most, f"{active} active parameters, the track allows {most}",
+                   f"{active} active parameters of at most {most}")
 
 
-@per_run
 def status(run: Run, claim: Claim) -> str:
     """Every run ended in order."""
     words = f"status {run.status} {run.end.get('type', '')} {run.end.get('message', '')}".rstrip()
-    require(run.status == "ok", words)
-    return "ok"
+    return require(run.status == "ok", words, "ok")
 
 
-@per_run
 def complete(run: Run, claim: Claim) -> str:
     """No run was resumed or stopped early; every step and every validation is there."""
     steps, every = run.at("hyperparameters", "num_iterations"), run.at("hyperparameters", "val_every")
@@ -211,38 +190,33 @@ def complete(run: Run, claim: Claim) -> str:
     expected = [*range(0, steps, every), steps]
     require(validated == expected, f"validated at steps {first_of([str(s) for s in validated], 9)}")
     trained = [step.step for step in run.log.steps if step.train_loss is not None]
-    require(trained == list(range(1, steps + 1)), f"{len(trained)} step lines of {steps}")
-    return f"{steps} steps, {len(validated)} validations"
+    return require(trained == list(range(1, steps + 1)), f"{len(trained)} step lines of {steps}",
+                   f"{steps} steps, {len(validated)} validations")
 
 
-@per_run
 def nothing_late(run: Run, claim: Claim) -> str:
     """No project file was loaded after the start."""
     late = [str(event.get("path")) for event in run.of_kind("late")]
-    require(not late, f"loaded after the start: {first_of(late)}")
-    return "none"
+    return require(not late, f"loaded after the start: {first_of(late)}", "none")
 
 
-@per_run
 def settings(run: Run, claim: Claim) -> str:
     """torch's compiler has its default settings."""
     found = run.at("sys", "settings")
-    require(found == [], f"not torch's defaults: {first_of([str(line) for line in found or ['unknown']])}")
-    return "torch's defaults"
+    words = f"not torch's defaults: {first_of([str(line) for line in found or ['unknown']])}"
+    return require(found == [], words, "torch's defaults")
 
 
-@per_run
 def monotone(run: Run, claim: Claim) -> str:
     """Training time grows from step to step and from validation to validation."""
     vals = [val.train_time_ns for val in run.log.vals]
     require(vals[:1] == [0] and all(a < b for a, b in zip(vals, vals[1:])),
             f"training time at the validations: {first_of([str(ns) for ns in vals], 9)} ns")
     lines = [(step.step, step.train_time_ms) for step in run.log.steps]
-    require(lines == sorted(lines), "a step line is earlier than the one above it")
-    return f"{vals[-1] / 1e9:.1f} s of training"
+    return require(lines == sorted(lines), "a step line is earlier than the one above it",
+                   f"{vals[-1] / 1e9:.1f} s of training")
 
 
-@per_run
 def wall(run: Run, claim: Claim) -> str:
     """Wall time is training, setup, warm-up, validation and checkpoints; next to nothing is unexplained."""
     parts, whole = [run.end.get(name) for name in PARTS], run.end.get("wall_ns")
@@ -252,34 +226,29 @@ def wall(run: Run, claim: Claim) -> str:
     require(parts[-1] <= 1e9 + 0.02 * whole, unexplained)
     require(parts[0] == run.end.get("train_time_ns"), "timed segments and training time differ")
     lived = run.end["clocks"]["monotonic_ns"] - run.at("clocks", "monotonic_ns")
-    require(whole - parts[1] - SLACK_NS <= lived <= whole + SLACK_NS,
-            f"clocks of start and end {lived / 1e9:.2f} s apart, wall time {whole / 1e9:.2f} s")
-    return unexplained
+    words = f"clocks of start and end {lived / 1e9:.2f} s apart, wall time {whole / 1e9:.2f} s"
+    return require(whole - parts[1] - SLACK_NS <= lived <= whole + SLACK_NS, words, unexplained)
 
 
-@per_run
 def clocks(run: Run, claim: Claim) -> str:
     """The host's clock was not set and the host not suspended during the run."""
     passed = {k: ns - run.at("clocks", k) for k, ns in run.end["clocks"].items() if ns is not None}
     off = abs(passed["realtime_ns"] - passed["monotonic_ns"])
     require(off <= SLACK_NS + 200e-6 * passed["monotonic_ns"], f"the clock was set by {off / 1e6:.0f} ms")
     asleep = passed.get("boottime_ns", passed["monotonic_ns"]) - passed["monotonic_ns"]
-    require(asleep < SLACK_NS, f"suspended for {asleep / 1e9:.1f} s")
-    return f"realtime and monotonic clock {off / 1e6:.1f} ms apart"
+    return require(asleep < SLACK_NS, f"suspended for {asleep / 1e9:.1f} s",
+                   f"realtime and monotonic clock {off / 1e6:.1f} ms apart")
 
 
-@per_run
 def tripwires(run: Run, claim: Claim) -> str:
     """No tripwire of the harness spoke: causality, environment, tokens, weights, the harness itself."""
     words = [str(event) for event in run.of_kind("tripwire")]
     message = str(run.end.get("message", ""))
     if run.end.get("type") == "Tripwire" or TRIPWIRE.match(message):
         words.append(message)
-    require(not words, first_of(words))
-    return "silent"
+    return require(not words, first_of(words), "silent")
 
 
-@per_run
 def lines(run: Run, claim: Claim) -> str:
     """The step lines and the end line say what the events say."""
     printed = [step for step in run.log.steps if step.val_loss is not None]
@@ -303,9 +272,12 @@ def lines(run: Run, claim: Claim) -> str:
     return f"{len(run.log.steps)} step lines"
 
 
-@per_run
 def git(run: Run, claim: Claim) -> str:
     """Which commit the checkout stood at; a dirty one is no fault: the log holds the code that ran."""
     dirty = {True: ", dirty", False: ""}.get(run.at("git", "dirty"), ", unknown whether clean")
     commit = str(run.at('git', 'commit'))
     return f"commit {commit if commit == 'unavailable' else commit[:8]}{dirty}"
+
+
+OF_A_RUN = (code_hashes, sequence, harness, no_overrides, track, data, tokens, parameters, status, complete,
+            monotone, wall, clocks, nothing_late, settings, tripwires, lines, git)

@@ -117,6 +117,17 @@ def time_runs_needed(effect: float, cv: float, power: float, alpha: float = ALPH
     return _fewest(lambda n: _power(effect / cv * math.sqrt(n / 2), 2 * n - 2, alpha), power)
 
 
+def holm(tails: Sequence[float]) -> list[float]:
+    """Return tail probabilities of several tests raised so that all together err no more often than one.
+
+    Holm 1979: the least times their number, the next times one less, and so on, none below the one before.
+    """
+    raised, highest = list(tails), 0.0
+    for i, place in enumerate(sorted(range(len(tails)), key=tails.__getitem__)):
+        raised[place] = highest = max(highest, min(1.0, (len(tails) - i) * tails[place]))
+    return raised
+
+
 def plain_word(test: Test, alpha: float = ALPHA) -> str:
     """Return PROMISING, REFUTED or NOT SHOWN for a test whose number of runs nobody declared."""
     if test.degenerate:

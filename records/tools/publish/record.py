@@ -3,13 +3,12 @@ import datetime
 import html
 import re
 import statistics
-from pathlib import Path
 from typing import Any
 
 from records.tools.check.claim import Claim
 from records.tools.check.of_a_claim import all_attempts, conclude
 from records.tools.check.of_a_run import number_of
-from records.tools.check.race import judge, read_race, side_of
+from records.tools.check.race import Race
 from records.tools.read.log import read_bytes
 from records.tools.read.values import ReadError, json_text, number, parse_json, shown
 
@@ -45,7 +44,7 @@ def build(claim: Claim, name: str) -> dict[str, Any]:
         "harness": first.at("code", "harness"), "target": first.at("track_row", "target"),
         "significance": {"word": decided.word, "reason": decided.reason,
                          "p": six_digits(decided.test and decided.test.p)},
-        "race": raced(claim.record, str(first.at("code", "digest"))),
+        "race": claim.race and raced(claim.race, first.at("code", "digest")),
         "logs": [{"file": f"logs/{run.run_id}.txt", "sha256": run.sha256, "run_id": run.run_id,
                   "seed": run.seed, "val_loss": run.end["val_loss"],
                   "train_time_s": run.end["train_time_ns"] / 1e9} for run in runs],
@@ -63,13 +62,10 @@ def six_digits(p: float | None) -> float | None:
     return p and float(f"{p:.6g}")
 
 
-def raced(folder: Path | None, code: str) -> dict[str, Any] | None:
-    """Return what the race of some code against another in a record's folder shows; None without a race."""
-    if folder is None or not (folder / "race").is_dir():
-        return None
-    race = read_race(folder / "race")
-    side = side_of(race, code)
-    other, found = race["AB".replace(side, "")], judge(folder / "race", side)
+def raced(race: Race, code: str) -> dict[str, Any]:
+    """Return what a record's race shows of its code against the other side's."""
+    found = race.judge(race.side_of(code))
+    other = race.plan[found["against"]]
     names = ("verdict", "reason", "pairs", "difference_s", "difference_percent", "attempts", "killed")
     return {**{name: found.get(name) for name in names}, "p": six_digits(found["p"]),
             "against": {name: other.get(name) for name in ("code", "script")}}

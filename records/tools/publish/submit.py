@@ -2,12 +2,14 @@
 import argparse
 import dataclasses
 import os
+import shlex
 import tempfile
 from pathlib import Path
 
-from records.tools.check.claim import LEDGER, RACE, Claim, attempts, load_claim
+from records.tools.check.claim import LEDGER, Claim, attempts, load_claim
+from records.tools.check.race import RACE, Race
 from records.tools.check.significance import LOOKS
-from records.tools.publish.leaderboard import read_all
+from records.tools.check.standings import standings
 from records.tools.publish.record import NAME, build, skeleton, unanswered
 from records.tools.publish.verify import Judgement, as_json
 from records.tools.read.extract import write_files
@@ -33,7 +35,7 @@ def main(arguments: argparse.Namespace) -> int:
         raise ReadError(f"--name {shown(arguments.name)}: use up to 60 letters, digits, - and _, no space")
     claim = load_claim(arguments.logs, ledger=arguments.ledger)
     if arguments.race:
-        claim.races = [arguments.race]
+        claim.races = [Race(arguments.race)]
     judgement, lacks = Judgement(claim), []
     if judgement.word in ("INVALID", "REFUTED"):
         lines = [f"{name}: {judgement.checks[name].evidence}" for name in judgement.broken]
@@ -44,10 +46,11 @@ def main(arguments: argparse.Namespace) -> int:
         folder = write(claim, arguments)
         judgement = Judgement(load_claim([folder]))
         lacks = missing(judgement)
+        place = shlex.quote(str(folder))
         lines = [f"wrote {folder}: {judgement.word}: {judgement.verdict.reason}",
                  *(f"missing: {line}" for line in lacks),
-                 f"next: python -m records verify {folder}", "next: python -m records leaderboard",
-                 f"next: git add {folder} README.md"]
+                 f"next: python -m records verify {place}", "next: python -m records leaderboard",
+                 f"next: git add {place} README.md"]
     text = json_text(as_json(judgement) | {"missing": lacks}).strip() if arguments.json else "\n".join(lines)
     print(text)
     return judgement.code
@@ -62,7 +65,7 @@ def write(claim: Claim, arguments: argparse.Namespace) -> Path:
             folder = Path(aside) / "record"
             write_files(files_of(runs, claim, arguments.race), folder)
             made = dataclasses.replace(claim, runs=runs, ledgers=sorted((folder / "logs").glob(LEDGER)),
-                                       record=folder, races=[folder / "race"] if arguments.race else [])
+                                       record=folder, races=[Race(folder / "race")] if arguments.race else [])
             record = build(made, arguments.name)
             (folder / "record.json").write_text(json_text(record))
             (folder / "README.md").write_text(skeleton(record))
@@ -101,10 +104,11 @@ def missing(judgement: Judgement) -> list[str]:
         look = next((look for look in LOOKS if look >= n + (n in LOOKS)), None)
         lines.append(f"runs with other seeds: {look - n} more, up to the declared look at {look}" if look else
                      "a proof: no declared look is left")
-    before = [path for path, _ in read_all(folder.parent) if path.parent != folder]
-    if not (folder / "race").is_dir() and before:
-        lines.append(f"a race against the present record: python -m records race {folder} "
-                     f"{before[-1].parent}, then submit with --race")
+    own = next(each for each in standings(folder.parent) if each.folder == folder)
+    if own.before and own.ratio is None:
+        sides = shlex.join([str(folder), str(own.before.folder)])
+        lines.append(f"a race against the present record ({own.speed}): python -m records race {sides}, then "
+                     "submit with --race")
     lines += [f"a reader's eye on {name}: {judgement.checks[name].evidence}"
               for name in judgement.having("review")]
     if judgement.checks["all_attempts"].state != "ok":

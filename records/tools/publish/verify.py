@@ -7,7 +7,8 @@ from typing import Any
 from records.tools.check import of_a_claim
 from records.tools.check.claim import FEWEST, LEDGER, Claim, load_claim
 from records.tools.check.of_a_claim import conclude
-from records.tools.check.of_a_run import IMPOSSIBLE, Result, first_of, impossible_value, number_of
+from records.tools.check.of_a_run import (IMPOSSIBLE, OF_A_RUN, Result, each_run, first_of,
+    impossible_value, number_of)
 from records.tools.check.significance import Verdict
 from records.tools.publish.record import differences
 from records.tools.read.logs import locate
@@ -19,7 +20,6 @@ ARGUMENTS = {
               "help": "logs of one claim, a record's folder, or a folder with records below"},
     "--ledger": {"metavar": "FILE", "type": Path, "help": "default: ledger.jsonl beside the logs"},
     "--track": {"help": "of logs that name none; default: fineweb"},
-    "--stable": "leave out the evidence, which names times",
     "--json": "print one JSON array, an entry a claim",
 }
 MARKS = {"ok": "ok     ", "fail": "FAIL   ", "review": "REVIEW ", "unknown": "unknown"}
@@ -62,7 +62,7 @@ def main(arguments: argparse.Namespace) -> int:
         codes.append(judgement.code)
         found.append(as_json(judgement))
         if not arguments.json:
-            print(text(judgement, arguments.stable))
+            print(text(judgement))
     if arguments.json:
         print(json_text(found), end="")
     return max(codes)
@@ -115,23 +115,22 @@ def check_all(claim: Claim) -> dict[str, Result]:
     for check in CHECKS:
         readable = claim.runs or check in (of_a_claim.framing, of_a_claim.hashes)
         try:
-            result = check(claim) if readable else Result("unknown", "no whole log")
+            result = Result("unknown", "no whole log")
+            if readable:
+                result = each_run(check, claim) if check in OF_A_RUN else check(claim)
         except IMPOSSIBLE as error:
             result = Result("fail", str(error) if isinstance(error, ReadError) else impossible_value(error))
         results[check.__name__] = result
     return results
 
 
-def text(judgement: Judgement, stable: bool) -> str:
+def text(judgement: Judgement) -> str:
     """Return what a claim's judgement looks like on a terminal."""
     claim = judgement.claim
-    head = f"{claim.record}, " if claim.record and not stable else ""
+    head, review = f"{claim.record}, " if claim.record else "", ", ".join(judgement.having("review"))
     lines = [f"{head}track {claim.track}, {number_of([*claim.runs, *claim.damage], 'run')}"]
-    lines += [f"{MARKS[r.state]} {name}" + ("" if stable else f": {r.evidence}")
-              for name, r in judgement.checks.items()]
-    review = ", ".join(judgement.having("review"))
-    lines.append(f"{judgement.word}" + ("" if stable else f": {judgement.verdict.reason}") +
-                 (f" (REVIEW: {review})" if review else ""))
+    lines += [f"{MARKS[r.state]} {name}: {r.evidence}" for name, r in judgement.checks.items()]
+    lines.append(f"{judgement.word}: {judgement.verdict.reason}{f' (REVIEW: {review})' if review else ''}")
     if len(claim.own) < len(claim.runs) and not judgement.having("fail"):
         lines.append("nothing speaks against it, but the format shows little")
     elif judgement.code == 0 and judgement.word == "NOT SHOWN":

@@ -1,119 +1,68 @@
-"""Draws the record history of a track: the time to its target, falling."""
-import datetime
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import accumulate
+"""Draws how a track's records fell: their time as a ratio to the first one's, multiplied up over races."""
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from records.tools.read.log import read_bytes
-from records.tools.read.values import ReadError, need, number, parse_json, shown
+from records.tools.check.standings import Standing, standings
+from records.tools.read.values import ReadError, shown
 from records.tools.show.figure import GREY, PALETTE, figure_for, titles
 
 
-@dataclass(frozen=True)
-class Record:
-    """What record.json says of a record; time to the target in s, mean over its runs and their sd."""
+def read_records(folder: Path) -> list[Standing]:
+    """Return the records and attempts in a track's folder, in the order in which they were made.
 
-    date: datetime.date
-    time_s: float
-    sd_s: float
-    name: str
-    track: str
-    begun: str = ""  # UTC, when its first run began
-
-    @property
-    def order(self) -> tuple:
-        """What records are sorted by: of one day the first begun, else the slowest, comes first."""
-        return self.date, self.begun, -self.time_s
-
-
-def read_records(folder: Path) -> Iterator[Record]:
-    """Yield what each record.json in a track's folder says, those that show nothing left out.
-
-    Raises ReadError where one is bad, or none is there.
+    Raises ReadError where one is bad, or none stands.
     """
-    paths = sorted(folder.glob("*/record.json"))
-    if not paths:
-        raise ReadError(f"{shown(str(folder))}: no */record.json in it; name a track's folder in records/")
-    drawn = False
-    for path in paths:
-        try:
-            fields = parse_json(read_bytes(path).decode())
-            time = need(fields, "train_time_s", dict)
-            mean, sd = number(time.get("mean")), number(time.get("sd") or 0)
-            date = datetime.date.fromisoformat(need(fields, "date", str))
-            if not (0 < mean < 1e9 and 0 <= sd < 1e9 and 2000 <= date.year < 2200):  # else no axis fits
-                raise ReadError(f"found date {date} and train_time_s {mean} with sd {sd}, expected a date "
-                                "from 2000 on and a time above 0 and below 1e9 s")
-            shows = need(fields, "significance", dict) if "significance" in fields else {}
-            if shows.get("word", "PROVEN") not in ("PROVEN", "PROMISING"):
-                print(f"passed over: {shown(path.parent.name)}: {shown(str(shows['word']))}", file=sys.stderr)
-                continue
-            drawn = True
-            yield Record(date, mean, sd, shown(need(fields, "name", str), 40), need(fields, "track", str),
-                         str(fields.get("begun", "")))
-        except (ReadError, ValueError) as error:
-            raise ReadError(f"{shown(path.parent.name)}/record.json: {shown(str(error), 200)}") from None
-    if not drawn:
-        raise ReadError(f"{shown(str(folder))}: none of its records is PROVEN or PROMISING")
+    found = standings(folder)
+    if not any(each.number for each in found):
+        raise ReadError(f"{shown(str(folder))}: {len(found)} */record.json in it, none of them PROVEN; "
+                        "name a track's folder in records/")
+    return found
 
 
-def draw_history(records: list[Record], output: Path) -> None:
-    """Draw the time of each record over its date, and a staircase of the best time so far.
-
-    Records of one day stand side by side in it, in their order.
-    """
-    if len(tracks := sorted({record.track for record in records})) > 1:
+def draw_history(records: list[Standing], output: Path) -> None:
+    """Draw the records of each class of hardware over their numbers, a class a panel."""
+    if len(tracks := sorted({each.record["track"] for each in records})) > 1:
         raise ReadError(f"tracks {shown(', '.join(tracks))}: their times do not compare; draw one track")
-    days: dict[datetime.date, list[Record]] = {}
-    for record in sorted(records, key=lambda record: record.order):
-        days.setdefault(record.date, []).append(record)
-    unit, scale = ("min", 60) if max(record.time_s for record in records) >= 600 else ("s", 1)
+    classes = list(dict.fromkeys(each.hardware for each in records if each.number))
     with figure_for(output) as figure:
-        from matplotlib import dates, ticker
-        axes, points = figure.subplots(), []
-        for day, of_day in days.items():
-            for i, record in enumerate(of_day):
-                place, time = dates.date2num(day) + (i + 0.5) / len(of_day), record.time_s / scale
-                points.append((place, time, record.name))
-                axes.errorbar(place, time, record.sd_s / scale, fmt="o", color=PALETTE[0], markersize=5,
-                              capsize=3)
-        x, y, _ = zip(*points)
-        axes.step(x, list(accumulate(y, min)), where="post", color=PALETTE[0], linewidth=1.8)
-        axes.set_yscale("log")
-        marks = (1, 1.5, 2, 3, 4, 5, 7) if max(y) < 50 * min(y) else (1,)
-        axes.yaxis.set_major_locator(ticker.LogLocator(subs=marks))
-        axes.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
-        axes.yaxis.set_minor_formatter(ticker.NullFormatter())
-        first, last = dates.date2num(min(days)), dates.date2num(max(days)) + 1
-        margin = 0.02 * (last - first)
-        axes.set_xlim(first - margin, last + margin)
-        short = last - first < 8
-        axes.xaxis.set_major_locator(dates.DayLocator() if short else dates.AutoDateLocator(maxticks=8))
-        axes.xaxis.set_major_formatter(dates.DateFormatter("%Y-%m-%d"))
-        axes.set(xlabel="date", ylabel=f"training time to the target ({unit})")
-        titles(axes, tracks[0])
-        write_names(figure, axes, points)
+        figure.set_size_inches(8, 1.5 + 3.5 * len(classes))
+        panels = figure.subplots(len(classes), squeeze=False)[:, 0]
+        for axes, hardware in zip(panels, classes):
+            draw_class(axes, [each for each in records if each.ratio and each.hardware == hardware])
+            axes.set_title(shown(hardware), loc="right", fontsize=9, color=GREY)
+        titles(panels[0], tracks[0])
+        marks = {label: mark for axes in panels for mark, label in zip(*axes.get_legend_handles_labels())}
+        figure.legend(marks.values(), marks, loc="outside lower left", ncols=2, fontsize=9)
 
 
-def write_names(figure: Any, axes: Any, points: list[tuple[float, float, str]]) -> None:
-    """Write a name at each point (x, y, name), above the stairs or below them, where none stands yet."""
-    from matplotlib.text import Text
-    figure.draw_without_rendering()  # the layout, so that a name's place is known
-    places = [(sign * (6 + 3 * i), sign * (9 + 11 * i)) for i in range(9) for sign in (1, -1)]
-    taken: list[Any] = []
-    for x, y, name in points:
-        for right, up in places:
-            line = {"arrowstyle": "-", "color": GREY, "linewidth": 0.6} if abs(up) > 9 else None
-            note = axes.annotate(name, (x, y), xytext=(right, up), textcoords="offset points", va="center",
-                                 ha="left" if right > 0 else "right", fontsize=8.5, arrowprops=line)
-            note.update_positions(figure.canvas.get_renderer())
-            box = Text.get_window_extent(note)  # without its line
-            inside = box.x0 > axes.bbox.x0 and box.y0 > axes.bbox.y0
-            if inside and not any(map(box.overlaps, taken)):
-                break
-            if (right, up) != places[-1]:
-                note.remove()
-        taken.append(box)
+def draw_class(axes: Any, records: list[Standing]) -> None:
+    """Draw records as a staircase, and behind the record that stood then the attempts that were raced."""
+    from matplotlib import ticker
+    places, after = [], Counter()
+    for each in records:
+        base = each.number or each.before.number
+        after[base] += not each.number
+        places.append(base + (0 if each.number else 1 - 0.5 ** after[base]))  # never at the next record's
+    ends = [each.ratio.interval() or (each.ratio.value,) * 2 for each in records]
+    for stands, colour, mark, label in ((True, PALETTE[0], "o", "record"), (False, GREY, "x", "attempt")):
+        drawn = [(x, each.ratio.value, each.ratio.value - low, high - each.ratio.value)
+                 for each, x, (low, high) in zip(records, places, ends) if bool(each.number) == stands]
+        if drawn:
+            x, y, below, above = zip(*drawn)
+            axes.errorbar(x, y, (below, above), fmt=mark, color=colour, markersize=6, capsize=3,
+                          label=f"{label}, with 95 % interval of the ratio to the first")
+            if stands:
+                axes.step([*x, x[-1] + 0.8], [*y, y[-1]], where="post", color=colour, linewidth=1.8)
+    low, high = min(low for low, _ in ends), max(high for _, high in ends)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7) if high < 50 * low else (1,)))
+    axes.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    axes.yaxis.set_minor_formatter(ticker.NullFormatter())
+    names = [f"{each.number}\n{shown(each.record['name'], 20)}" if each.number else
+             f"\n\n{shown(each.record['name'], 20)}" for each in records]
+    crowded = {"rotation": 60, "ha": "right"} if len(records) > 6 else {}
+    for tick, each in zip(axes.set_xticks(places, names, fontsize=9, **crowded), records):
+        tick.label1.set_color("black" if each.number else GREY)
+    axes.set(ylabel="time to equal loss (first = 1)", xlim=(0.6, max(places) + 0.9),
+             ylim=(0.8 * low, 1.25 * high))

@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from synthetic import SCRIPT, race_run, runnable, write
+from synthetic import race_run, runnable, write
 from tiny import Project, environment
 from waiting import until
 
 from records.tools.again import launch as launches
+from records.tools.check.race import Race
 from records.__main__ import COMMANDS, main
 
 ENDS: list = []  # of the next runs of a race: None for ok, a status, or an exception
@@ -19,7 +20,10 @@ ENDS: list = []  # of the next runs of a race: None for ok, a status, or an exce
 
 @pytest.fixture
 def sides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Arguments for a race of two synthetic logs; its runs are synthetic too and end as ENDS says."""
+    """Arguments for a race of two synthetic logs; its runs are synthetic too and end as ENDS says.
+
+    A is 5 ms faster than B; C, which is not raced unless it is added, 5 ms slower.
+    """
     monkeypatch.setattr(launches, "ROOT", runnable(tmp_path / "checkout"))
     runs = iter(range(100))
 
@@ -28,8 +32,8 @@ def sides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ends = ENDS.pop(0) if ENDS else None
         if ends is SystemExit:
             raise ends
-        side = "A" if code.files["train.py"] == SCRIPT else "B"
-        made = race_run(side, slot, int(flags[-1].removeprefix("--seed=")), -5.0 if side == "A" else 0.0)
+        place = code.files["train.py"].count(b"# before")
+        made = race_run("ABC"[place], slot, int(flags[-1].removeprefix("--seed=")), 5.0 * (place - 1))
         made.end["status"] = ends or "ok"
         return write(folder, made)
     monkeypatch.setattr(launches, "run", run)
@@ -71,16 +75,29 @@ def test_an_interrupted_run_stops_the_race_and_a_failed_one_decides_it(sides, ca
     assert main(sides) == 2  # it is not repeated until it fits
 
 
-def test_other_arguments_are_another_race(sides, capsys):
-    assert main(sides) == 0
-    assert main([*sides, "--seed0", "5"]) == 2
-    assert "declares another race (its seeds differ)" in capsys.readouterr().err
-    assert main([*sides, "-n", "1"]) == 2
+def test_other_arguments_are_another_race_and_one_pair_or_side_is_too_few(sides, call, refused):
+    call(*sides)
+    assert "declares another race (its seeds differ)" in refused(*sides, "--seed0", "5")
+    assert "-n 1: expected at least 2 pairs" in refused(*COMMANDS["race"][1].split()[3:], "-n", "1")
+    assert "1 sides: expected 2 to 8" in refused("race", sides[1])
 
 
-def test_the_example_of_the_help_parses_and_one_pair_is_too_few(capsys):
-    assert main(COMMANDS["race"][1].split()[3:] + ["-n", "1"]) == 2
-    assert "-n 1: expected at least 2 pairs" in capsys.readouterr().err
+def test_several_sides_run_in_turns_and_each_is_judged_against_the_first(sides, tmp_path, call):
+    """Times of two sittings say nothing about each other; three ideas took two races."""
+    third = write(tmp_path / "C", race_run("C", 0, 0, 0.0))
+    _, a, b, *words = sides
+    sides = ["race", b, a, third, *words]  # the middle one is B now, and faster than the first
+    out = call(*sides).out
+    plan = plan_of(tmp_path)
+    assert (plan["format"], plan["order"]) == (2, list("BACABCCBABCA"))
+    assert "B is faster than A" in out and "C is slower than A" in out
+    assert out.count("by Holm's correction for 2 tests") == 2
+    [command] = [line for line in out.split("\n") if line.startswith("+ ")]
+    kept = [str(tmp_path / "to" / a["log"]) for a in plan["attempts"] if a["run"] in (4, 7, 9)]
+    assert command.split()[4:-4] == ["submit", *kept]
+    found = json.loads(call(*sides, "--json").out)
+    assert {side: each["verdict"] for side, each in found.items()} == {"B": "faster", "C": "slower"}
+    assert len(Race(tmp_path / "to").runs) == 12
 
 
 @pytest.mark.slow

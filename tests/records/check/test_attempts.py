@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 from broken import ONE_RUN, states
-from synthetic import HARNESS, campaign, change, race_logs, raced, setting
+from synthetic import HARNESS, campaign, change, edited, killed, race_logs, raced, setting
 
 from records.tools.check import of_a_claim as checks
 from records.tools.check import of_a_run
 from records.tools.check.claim import Claim, load_claim
+from records.tools.check.race import Race
 from records.tools.publish.verify import check_all
 
 
@@ -55,7 +56,7 @@ def with_race(root: Path, changed: Callable | None = None, **how) -> Claim:
     """Return a sound record's claim with a race, whose logs are spoilt as told, or all are changed."""
     claim = load_claim(campaign(root, change=changed, which=None))
     claim.record = root / "record"
-    raced(claim.record / "race", **how)
+    claim.races = [Race(raced(claim.record / "race", **how))]
     return claim
 
 
@@ -70,42 +71,39 @@ def test_a_race_fails_where_a_run_of_either_side_fails_a_check(what, side, root)
     assert found.state == "fail" and f"{name}: " in found.evidence and f"_ace00{slot}.txt" in found.evidence
 
 
-def test_a_race_on_one_harness_that_the_track_does_not_accept_fails(root):
-    strange = setting(files={**HARNESS, "harness/run.py": b"steps = 7\n"})
-    found = checks.race(with_race(root, strange, spoil=strange))
-    assert found.state == "fail" and found.evidence.startswith("harness: ")
-    assert "not accepted" in found.evidence
+def late(run):
+    run.late = {"late.py": b"x = 1\n"}
+    run.manifest["sys"]["settings"] = ["a.b = True"]
+    run.end["clocks"] = {name: 0 for name in run.end["clocks"]}
 
 
-def test_late_code_and_settings_of_a_raced_run_are_named_together(root):
-    def spoil(run):
-        run.late = {"late.py": b"x = 1\n"}
-        run.manifest["sys"]["settings"] = ["a.b = True"]
-        run.end["clocks"] = {name: 0 for name in run.end["clocks"]}
-    evidence = checks.race(with_race(root, spoil=spoil, slot=3)).evidence
-    assert "nothing_late: " in evidence and "wall: " in evidence and "clocks: " in evidence
+STRANGE = setting(files={**HARNESS, "harness/run.py": b"steps = 7\n"})
 
 
-def test_a_race_with_flags_or_of_another_track_fails(root):
-    claim = with_race(root, spoil=change("overrides", {"lr": 1}))
-    assert "no_overrides: " in checks.race(claim).evidence
-    claim.track = "other"
-    assert "track tiny, the logs are of other" in checks.race(claim).evidence
+@pytest.mark.parametrize("changed, how, track, words", [
+    (STRANGE, {"spoil": STRANGE}, "tiny", ["harness: ", "not accepted"]),  # one harness on both sides
+    (None, {"spoil": late, "slot": 3}, "tiny", ["nothing_late: ", "wall: ", "clocks: "]),
+    (None, {"spoil": change("overrides", {"lr": 1})}, "tiny", ["no_overrides: "]),
+    (None, {}, "other", ["track tiny, the logs are of other"])])
+def test_what_is_wrong_with_a_race_is_named_together(changed, how, track, words, root):
+    claim = with_race(root, changed, **how)
+    claim.track = track
+    found = checks.race(claim)
+    assert found.state == "fail" and all(word in found.evidence for word in words)
 
 
 def test_a_race_is_reported_and_killed_or_unclear_ones_ask_for_a_reader(root):
     claim = with_race(root)
-    found = checks.race(claim)
+
+    def after(edit: Callable) -> of_a_run.Result:
+        claim.races = [Race(edited(claim.races[0].folder, edit))]
+        return checks.race(claim)
+    found = after(lambda plan: None)
     assert found.state == "ok" and found.evidence.startswith("faster: A against B over 4 pairs")
-    file = claim.record / "race" / "race.json"
-    plan = json.loads(file.read_text())
-    plan["attempts"].insert(4, {"run": 4, "log": None})
-    file.write_text(json.dumps(plan))
-    found = checks.race(claim)
+    found = after(killed)
     assert found.state == "review" and found.evidence.endswith("; 1 of 11 attempts were killed")
-    plan["attempts"] = plan["attempts"][:4]
-    file.write_text(json.dumps(plan))
-    assert checks.race(claim).state == "review" and "could not tell" in checks.race(claim).evidence
+    found = after(lambda plan: plan.update(attempts=plan["attempts"][:4]))
+    assert found.state == "review" and "could not tell" in found.evidence
 
 
 def test_runs_that_the_ledger_does_not_know_are_counted(root):

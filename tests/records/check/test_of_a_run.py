@@ -56,7 +56,7 @@ def test_a_number_of_steps_that_nobody_made_fills_no_memory(root):
     """num_iterations of 1e14 with val_every 1 made a list of as many steps."""
     logs = campaign(root, change=change("hyperparameters", {"num_iterations": 10**14, "val_every": 1}))
     resealed_steps(logs[0], 10**14)
-    result = of_a_run.complete(load_claim(logs))
+    result = of_a_run.each_run(of_a_run.complete, load_claim(logs))
     assert result.state == "fail" and f"{10**14} steps with a validation every 1 steps" in result.evidence
 
 
@@ -69,7 +69,7 @@ def resealed_steps(log: Path, steps: int) -> None:
 def test_a_value_that_no_harness_writes_names_its_log_and_hides_no_other_run(root):
     logs = campaign(root, change=change("parameters", {"active": "many"}))
     spoilt = campaign(checkout(root / "other"), n=1, change=change("parameters.active", 5000))
-    found = of_a_run.parameters(load_claim([*logs, *spoilt]))
+    found = of_a_run.each_run(of_a_run.parameters, load_claim([*logs, *spoilt]))
     assert f"{logs[0].name}: a value that no harness writes (TypeError" in found.evidence
     assert f"{spoilt[0].name}: 5000 active parameters" in found.evidence
 

@@ -1,11 +1,11 @@
 """What a race shows follows from race.json and its logs, and only where its runs can be compared."""
-import json
 import math
 from pathlib import Path
 
 import pytest
 from scipy.stats import ttest_1samp
-from synthetic import HARNESS, SCRIPT, change, checkout, ending, race_logs, raced, setting, sound, write
+from synthetic import (HARNESS, SCRIPT, change, checkout, edited, ending, killed, race_logs, raced, setting,
+    sound, write)
 
 from records.tools.check import race
 from records.tools.read import tracks
@@ -14,16 +14,13 @@ from records.tools.read.logs import load_runs
 from records.tools.read.values import ReadError
 
 
-def edited(folder: Path, apply) -> Path:
-    plan = json.loads((folder / "race.json").read_text())
-    apply(plan)
-    (folder / "race.json").write_text(json.dumps(plan))
-    return folder
+def judge(folder: Path, side: str = "A") -> dict:
+    return race.Race(folder).judge(side)
 
 
 def test_the_verdict_follows_from_the_logs_and_agrees_with_scipy(tmp_path):
     assert "".join(race.order(5)) == "ABBAABBAAB"
-    found = race.judge(raced(tmp_path))
+    found = judge(raced(tmp_path))
     assert found["verdict"] == "faster" and found["pairs"] == 4 and found["killed"] == 0
     assert found["loss"] == max(loss for pair in found["losses"] for loss in pair)
     apart = [a - b for a, b in found["times"]]
@@ -36,30 +33,45 @@ def test_the_verdict_follows_from_the_logs_and_agrees_with_scipy(tmp_path):
 
 
 def test_slower_and_no_difference_have_their_words_and_the_first_pair_is_dropped(tmp_path):
-    assert race.judge(raced(tmp_path / "1", a_later_ms=5.0))["verdict"] == "slower"
-    assert race.judge(raced(tmp_path / "2", a_later_ms=0.0))["verdict"] == "no difference shown"
+    assert judge(raced(tmp_path / "1", a_later_ms=5.0))["verdict"] == "slower"
+    assert judge(raced(tmp_path / "2", a_later_ms=0.0))["verdict"] == "no difference shown"
     late = setting(vals=[[0, 9.0, 0], [4, 8.0, 10**12], [8, 7.0, 10**13]])
-    assert race.judge(raced(tmp_path / "3", spoil=late, slot=0))["verdict"] == "faster"
+    assert judge(raced(tmp_path / "3", spoil=late, slot=0))["verdict"] == "faster"
 
 
 def test_from_the_other_side_a_race_shows_the_opposite(tmp_path):
-    a, b = (race.judge(raced(tmp_path / side), side) for side in "AB")
+    a, b = (judge(raced(tmp_path / side), side) for side in "AB")
     assert (a["verdict"], b["verdict"]) == ("faster", "slower") and b["reason"].startswith("B against A")
     assert b["difference_s"] == -a["difference_s"] and math.isclose(b["p"], 1 - a["p"])
     mean_a = sum(time for time, _ in a["times"]) / 4
     assert math.isclose(b["difference_percent"], 100 * b["difference_s"] / mean_a)
 
 
+def test_three_sides_share_a_sitting_and_are_each_judged_against_the_first(tmp_path):
+    assert "".join(race.order(7, "ABC")) == "BAC" "ABCCBABCAACBCABBAC"  # each side in each place, twice
+    folder = raced(tmp_path, n=6, a_later_ms=5.0, sides="ABC")
+    b, c, a = (judge(folder, side) for side in "BCA")
+    assert (b["verdict"], c["verdict"], a["verdict"]) == ("faster", "slower", "slower")
+    assert (b["against"], c["against"], a["against"]) == ("A", "A", "B") and b["loss"] == c["loss"]
+    assert b["pairs"] == 6 and b["reason"].endswith("(Holm, 2 tests)")
+    of_b, of_c = (ttest_1samp([x - y for x, y in found["times"]], 0, alternative="less") for found in (b, c))
+    assert math.isclose(b["p"], 2 * of_b.pvalue, rel_tol=1e-9) and math.isclose(c["p"], of_c.pvalue)
+    assert math.isclose(b["bound_s"], of_b.confidence_interval(0.995).high, rel_tol=1e-9)
+    digest = read_log(race_logs(folder, "C")[0]).manifest["code"]["digest"]
+    found = race.Race(folder).attempts_of(digest)
+    assert [(f["seed"], f["dropped"]) for f in found] == [(i, i == 0) for i in range(7)]
+
+
 def test_a_race_tells_every_attempt_of_a_code_as_a_ledger_does(tmp_path):
-    folder = edited(raced(tmp_path), lambda plan: plan["attempts"].insert(4, {"run": 4, "log": None}))
+    folder = edited(raced(tmp_path), killed)
     log = race_logs(folder, "A")[0]
     digest = read_log(log).manifest["code"]["digest"]
-    found = race.attempts_of(folder, digest)
+    found = race.Race(folder).attempts_of(digest)
     assert [(f["seed"], f["dropped"], f["status"]) for f in found] == [
         (0, True, "ok"), (1, False, "ok"), (2, False, "incomplete"), (2, False, "ok"), (3, False, "ok"),
         (4, False, "ok")]
     assert found[1]["sha256"] == sha256(log.read_bytes()) and found[1]["run_id"] == log.stem
-    assert race.attempts_of(folder, "f" * 64) == []
+    assert race.Race(folder).attempts_of("f" * 64) == []
 
 
 def test_time_is_taken_where_the_curve_first_reaches_the_highest_final_loss(tmp_path):
@@ -89,8 +101,15 @@ def test_time_is_taken_where_the_curve_first_reaches_the_highest_final_loss(tmp_
     (ending(status="interrupted"), "1 of 10 runs are missing"),
 ])
 def test_a_run_that_does_not_fit_makes_the_race_undecided(spoil, words, tmp_path):
-    found = race.judge(raced(tmp_path, spoil=spoil, slot=2))
+    found = judge(raced(tmp_path, spoil=spoil, slot=2))
     assert found["verdict"] == "could not tell" and words in found["reason"] and math.isnan(found["p"])
+
+
+@pytest.mark.parametrize("edit, words", [
+    (lambda plan: plan["attempts"].append(plan["attempts"][3]), "two finished logs"),
+    (lambda plan: plan.update(attempts=plan["attempts"][:7]), "3 of 10 runs are missing")])
+def test_a_log_that_two_attempts_name_or_that_is_missing_decides_nothing(edit, words, tmp_path):
+    assert words in judge(edited(raced(tmp_path), edit))["reason"]
 
 
 def test_sides_on_different_harnesses_need_the_track_to_accept_both(tmp_path, monkeypatch):
@@ -100,11 +119,12 @@ def test_sides_on_different_harnesses_need_the_track_to_accept_both(tmp_path, mo
     def slow_referee(run):
         if run.script != SCRIPT:
             run.files = {**HARNESS, "harness/run.py": b"sleep\n"}
-    assert "different harnesses" in race.judge(raced(tmp_path / "race", spoil=slow_referee))["reason"]
+    assert "different harnesses" in judge(raced(tmp_path / "race", spoil=slow_referee))["reason"]
 
 
 @pytest.mark.parametrize("edit", [
     lambda plan: plan.update(order=plan["order"][::-1]), lambda plan: plan.update(n=10**9),
+    lambda plan: plan.update(format=2), lambda plan: plan.update(C=plan["A"]),
     lambda plan: plan.update(seeds=[0] * 5), lambda plan: plan.update(rule="the best run counts"),
     lambda plan: plan["attempts"][0].update(log="../../x"), lambda plan: plan.update(A=None),
     lambda plan: plan["attempts"].append(3), lambda plan: plan["attempts"][0].update(log="absent.txt"),
@@ -113,12 +133,5 @@ def test_sides_on_different_harnesses_need_the_track_to_accept_both(tmp_path, mo
 ])
 def test_a_race_file_that_no_race_wrote_is_refused_in_one_line(edit, tmp_path):
     with pytest.raises(ReadError) as caught:
-        race.judge(edited(raced(tmp_path), edit))
+        judge(edited(raced(tmp_path), edit))
     assert "\n" not in str(caught.value)
-
-
-def test_a_log_that_two_attempts_name_or_that_is_missing_decides_nothing(tmp_path):
-    folder = edited(raced(tmp_path), lambda plan: plan["attempts"].append(plan["attempts"][3]))
-    assert "two finished logs" in race.judge(folder)["reason"]
-    folder = edited(folder, lambda plan: plan.update(attempts=plan["attempts"][:7]))
-    assert "3 of 10 runs are missing" in race.judge(folder)["reason"]

@@ -1,4 +1,5 @@
 """Known answers (40-digit arithmetic on the decimal inputs), boundaries, and the error rate of campaigns."""
+import dataclasses
 import json
 import math
 from decimal import Decimal
@@ -11,9 +12,6 @@ from scipy.special import nctdtr, stdtrit
 from records.tools.check import significance as s
 
 VECTORS = json.loads(Path(__file__).with_name("statistics_vectors.json").read_text())
-ONE_SAMPLE = [case for case in VECTORS["one_sample_less_than"] if isinstance(case["expect"], dict)]
-
-
 def exactly(digits: str | float):
     """Compare to 1e-9, which the digits are good for."""
     return pytest.approx(float(digits), rel=1e-9)
@@ -24,39 +22,37 @@ def near(digits: str | float):
     return pytest.approx(float(digits), rel=0, abs=0.5001 * 10.0**Decimal(str(digits)).as_tuple().exponent)
 
 
-def ids(cases: list[dict]) -> list[str]:
-    return [case["name"] for case in cases]
+def of_case(kind: str, case: dict) -> s.Test:
+    """Return the test that a case asks for; that of the other side is the test of mirrored numbers."""
+    if kind == "welch_less":
+        return s.welch(case["a"], case["b"], case["margin"])
+    if kind == "paired_less":
+        return s.paired(case["a"], case["b"])
+    sign = -1 if kind == "one_sample_greater_than" else 1
+    test = s.one_sample([sign * x for x in case["x"]], sign * case["mu0"])
+    return dataclasses.replace(test, mean=sign * test.mean, t=sign * test.t)
 
 
-@pytest.mark.parametrize("case", ONE_SAMPLE, ids=ids(ONE_SAMPLE))
-def test_one_sample_gives_the_known_answers(case):
-    test, expect = s.one_sample(case["x"], case["mu0"]), case["expect"]
-    assert (test.n, test.df) == (expect["n"], expect["df"])
-    for name in ("mean", "sd", "t", "p"):
-        assert getattr(test, name) == exactly(expect[name]), name
+KNOWN = [pytest.param(kind, case, id=case["name"])
+         for kind in ("one_sample_less_than", "one_sample_greater_than", "welch_less", "paired_less")
+         for case in VECTORS[kind] if isinstance(case["expect"], dict)]
+NAMES = {"diff": "mean", "p_less": "p"}
 
 
-def test_the_other_side_is_tested_by_mirrored_numbers():
-    [case] = VECTORS["one_sample_greater_than"]
-    test = s.one_sample([-x for x in case["x"]], -case["mu0"])
-    assert test.p == exactly(case["expect"]["p"]) and -test.t == exactly(case["expect"]["t"])
-
-
-@pytest.mark.parametrize("case", VECTORS["welch_less"], ids=ids(VECTORS["welch_less"]))
-def test_welch_gives_the_known_answers_with_a_margin_too(case):
-    test, expect = s.welch(case["a"], case["b"], case["margin"]), case["expect"]
-    assert (test.mean, test.se) == (exactly(expect["diff"]), exactly(expect["se"]))
-    assert (test.t, test.df) == (exactly(expect["t"]), exactly(expect["df"]))
-    assert test.p == exactly(expect["p_less"])
-    assert s.lower(dict(enumerate(case["a"])), {("run", i): b for i, b in enumerate(case["b"])},
-                   case["margin"]) == ("welch", test)
-
-
-def test_paired_gives_the_known_answer():
-    [case] = VECTORS["paired_less"]
-    test = s.paired(case["a"], case["b"])
-    for name in ("n", "mean", "sd", "t", "df", "p"):
-        assert getattr(test, name) == exactly(case["expect"][name]), name
+@pytest.mark.parametrize("kind, case", KNOWN)
+def test_the_tests_give_the_known_answers(kind, case):
+    test, compared = of_case(kind, case), 0
+    for name, digits in case["expect"].items():
+        if hasattr(test, found := NAMES.get(name, name)):
+            assert getattr(test, found) == exactly(digits), name
+            compared += 1
+    assert compared >= 5
+    if kind == "one_sample_less_than":  # the bound is below the target where the test passes
+        assert (s.upper_bound(test) < case["mu0"]) == (test.p < 0.01)
+        assert s.one_sample(case["x"], s.upper_bound(test, 0.95)).p == pytest.approx(0.05, rel=1e-6)
+    if kind == "welch_less":
+        assert s.lower(dict(enumerate(case["a"])), {("run", i): b for i, b in enumerate(case["b"])},
+                       case["margin"]) == ("welch", test)
 
 
 def test_equal_seeds_are_compared_in_pairs_whatever_their_order_and_others_are_not():
@@ -126,11 +122,9 @@ def test_losses_at_the_ends_of_the_floats_are_no_crash():
             s.one_sample(values, 3.28)
 
 
-@pytest.mark.parametrize("case", ONE_SAMPLE, ids=ids(ONE_SAMPLE))
-def test_the_bound_is_below_the_target_where_the_test_passes(case):
-    test = s.one_sample(case["x"], case["mu0"])
-    assert (s.upper_bound(test) < case["mu0"]) == (test.p < 0.01)
-    assert s.one_sample(case["x"], s.upper_bound(test, 0.95)).p == pytest.approx(0.05, rel=1e-6)
+def test_holm_raises_each_tail_by_the_number_that_are_left_and_keeps_their_order():
+    assert s.holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert s.holm([0.5, 0.8]) == [1.0, 1.0] and s.holm([0.007]) == [0.007]
 
 
 @pytest.mark.parametrize("n, d, expect", [(5, 1, 0.218376), (10, 1, 0.638949), (20, 0.5, 0.401803)])
@@ -182,6 +176,9 @@ GOOD = [3.2771, 3.2778, 3.2787, 3.2784, 3.2779, 3.2781, 3.2776, 3.2785]
     ([3.2891, 3.2908, 3.2897, 3.2884], "REFUTED", "above 3.28"),
     ([3.279, float("NaN"), 3.278], "INVALID", "not finite"),
     ([3.279, math.inf, -math.inf], "INVALID", "not finite"),
+    # nanochat's run 4, called "higher than the threshold", turned round and moved to 3.28
+    (["3.282795", "3.278125", "3.281635", "3.279725", "3.279205", "3.268875", "3.285335"], "NOT SHOWN",
+     "p 0.383"),
     ([3.279] * 4, "NOT SHOWN", "equal"), ([3.27], "NOT SHOWN", "spread"), ([], "NOT SHOWN", "no runs")])
 def test_decide_says_what_losses_show_and_why(losses, word, reason):
     verdict = s.decide(losses, 3.28)

@@ -1,9 +1,11 @@
 """The tables of README.md are what the records say, and nothing else."""
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+from synthetic import write_record
 
 from records.tools.publish import leaderboard
 
@@ -21,17 +23,46 @@ def test_a_row_says_what_record_json_says_and_writing_it_twice_changes_nothing(p
     call("leaderboard")
     text = page.read_text()
     assert [line for line in text.split("\n") if line.startswith("| 1")] == [
-        r"| 1 | [A\_b-1](records/tiny/2026-01-01_A_b-1) | 2026-01-01 | 0.1 (sd 0.0) | 8 | "
-        r"4.9025 (sd 0.0013), n=4 | Tiny CPU, 1 rank | PROVEN | not raced |"]
+        r"| 1 | [A\_b-1](records/tiny/2026-01-01_A_b-1) | 2026-01-01 | 1 | 8 | 4.9025 (sd 0.0013), n=4 | the "
+        "first |"]
+    assert "Tiny CPU, 1 rank:" in text and "Attempts" not in text
     assert text.endswith("<!-- leaderboard tiny end -->\nbelow\n")
     assert "unchanged" in call("leaderboard").out and page.read_text() == text
+
+
+def test_only_improvements_are_numbered_and_times_are_ratios(root):
+    """The table set seconds of different sittings side by side, and numbered what was slower or unproven."""
+    folder = root / "records" / "tiny"
+    write_record(folder, "One")
+    write_record(folder, "Slower", "One", 5.0, significance={"word": "PROMISING"})
+    write_record(folder, "Two", "One")
+    write_record(folder, "GPU", device="8 x H100", world_size=8)
+    text = leaderboard.table("tiny", root / "records")
+    best, attempts = text.split("\nAttempts")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in best.split("\n") if "[" in line]
+    names = [(row[0], row[1].partition("]")[0]) for row in rows]
+    assert names == [("1", "[One"), ("2", "[Two"), ("1", "[GPU")]
+    assert rows[0][3] == rows[2][3] == "1" and rows[1][3].startswith("0.9") and " to 0.9" in rows[1][3]
+    assert rows[1][6].startswith("faster than One: -6.") and "8 x H100, 8 ranks:" in best
+    assert "[Slower]" in attempts and "slower than One: +" in attempts and "PROMISING" in attempts
+
+
+def test_a_record_that_verify_calls_invalid_is_refused(page, record, call):
+    """Any folder with a record.json got a row."""
+    text = (record / "record.json").read_text()
+    (record / "record.json").write_text(text.replace('"steps": 8', '"steps": 4'))
+    for words in ([], ["--check"]):
+        err = call("leaderboard", *words, code=1).err
+        assert f"{record.name} is INVALID, so nothing is written: rebuilt failed" in err
+        assert err.count("\n") == 1
+    assert page.read_text() == PAGE
 
 
 def test_check_tells_an_old_table_from_a_new_one(page, call):
     assert "+| 1 | [A" in call("leaderboard", "--check", code=1).out and page.read_text() == PAGE
     call("leaderboard")
     call("leaderboard", "--check")
-    page.write_text(page.read_text().replace("PROVEN", "PROVEN "))
+    page.write_text(page.read_text().replace("the first", "the best"))
     call("leaderboard", "--check", code=1)
 
 
@@ -42,35 +73,27 @@ def test_json_says_whether_the_tables_are_up_to_date(page, call):
             "file": "README.md", "tracks": ["tiny"], "up_to_date": fresh, "written": written}
 
 
-@pytest.mark.parametrize("name, value", [
-    ("device", "<script>alert(1)</script>"), ("device", "a | b"), ("device", "[x](javascript:x)"),
-    ("device", "\x1b[31m\u202e"), ("steps", "**b**\n# x"), ("n", "<b>"), ("track", "../<b>")])
-def test_a_strangers_record_carries_no_markup(name, value, root, record):
-    """steps, n and track of a record.json went into the page as they stood."""
-    path = record / "record.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
-    row = leaderboard.table("tiny", root / "records").strip().split("\n")[-1]
-    plain = row.replace("\\|", "").replace("\\*", "").replace("\\[", "").replace("\\]", "")
-    assert row.startswith("| 1 |") and plain.count("|") == 10
-    assert not any(word in plain for word in ("<s", "<b", "](j", "**", "\x1b", "\u202e"))
+@pytest.mark.parametrize("text", [
+    "<script>alert(1)</script>", "a | b", "[x](javascript:x)", "x\n# y", "**b**", "\x1b[31m\u202e",
+    "<!-- leaderboard tiny end -->", "http://x.example"])
+@pytest.mark.parametrize("field", ["name", "date", "device", "word", "rival"])
+def test_a_strangers_record_carries_no_markup(field, text, root):
+    """Steps and n went into the page as they stood; what is no whole number there is an error now."""
+    folder = root / "records" / "tiny"
+    write_record(folder, "One", **{"name": text} if field == "rival" else {})
+    write_record(folder, "Two", "One", **{"rival": {}, "word": {"significance": {"word": text}}}.get(
+        field, {field: text}))
+    head, *lines = leaderboard.table("tiny", root / "records").split("\n\n")
+    block = re.sub(r"\\.", "", "\n\n".join(lines))  # what is escaped is no markup
+    assert {line.count("|") for line in block.split("\n")} <= {0, 8}
+    assert block.count("](") == block.count("](records/tiny/2026-01-01_") == 2
+    assert not any(word in f"\n{block}" for word in ("<", "**", "\n#", "\x1b", "\u202e", "://"))
 
 
-def test_speed_comes_from_the_race_alone():
-    race = {"verdict": "faster", "difference_percent": -2.34, "against": {"code": "c" * 64}}
-    assert leaderboard.speed(race, {"c" * 64: "Before"}) == "faster than Before: -2.3 %"
-    assert leaderboard.speed(race, {}) == "faster than code cccccccc: -2.3 %"
-    even = race | {"verdict": "no difference shown"}
-    assert leaderboard.speed(even, {}) == "no difference shown against code cccccccc"
-    unfit = race | {"verdict": "could not tell", "difference_percent": None}
-    assert leaderboard.speed(unfit, {}) == "could not tell (against code cccccccc)"
-
-
-@pytest.mark.parametrize("text", ["{", "[]", '{"name": 1}', '{"name": "A_b", "date": "2026-01-01"}',
-                                  '{"name": "x) <b>", "date": "2026-01-01"}'])
-def test_a_record_that_says_nothing_is_an_error_in_one_line(page, record, text, refused):
+@pytest.mark.parametrize("text", ["{", "[]", '{"name": 1}', '{"name": "A_b", "date": "2026-01-01"}'])
+def test_a_record_that_says_nothing_is_invalid_in_one_line(page, record, text, call):
     (record / "record.json").write_text(text)
-    refused("leaderboard")
-    assert page.read_text() == PAGE
+    assert call("leaderboard", code=1).err.count("\n") == 1 and page.read_text() == PAGE
 
 
 def test_a_track_without_records_needs_no_markers_and_has_an_empty_block(root, page, call):
@@ -80,10 +103,11 @@ def test_a_track_without_records_needs_no_markers_and_has_an_empty_block(root, p
 
 
 def test_what_can_hold_no_table_is_refused(root, page, refused):
-    """The latter two used to be called up to date."""
+    """The last used to be called up to date."""
     page.write_text("# x\n")
     assert "leaderboard tiny begin" in refused("leaderboard")
-    assert "no such folder" in refused("leaderboard", "--check", "--records", root / "nowhere")
+    page.write_bytes(b"\xff")
+    assert "README.md: 'utf-8' codec" in refused("leaderboard")
+    page.write_text("# x\n")
     shutil.rmtree(root / "records")
-    (root / "records").mkdir()
     assert "there is no table" in refused("leaderboard", "--check")

@@ -1,11 +1,9 @@
 """record.json and a record's README.md say what the logs say, byte for byte, without a stranger's markup."""
 import json
 import shutil
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-from synthetic import campaign, race_logs, raced
+from synthetic import campaign, edited, killed, race_logs, raced
 
 from harness.runlog import sha256
 from records.tools.check.claim import load_claim
@@ -48,49 +46,41 @@ def test_what_was_typed_by_hand_is_found(record, file, old, new, words, call):
     assert len(failed) == 1 and " rebuilt: " in failed[0] and words in failed[0]
 
 
-@pytest.fixture
-def submitted(root, call) -> Callable:
-    """Return submitted(logs) -> the record.json and the folder of a record with the race in root."""
-    def submitted(logs: list[Path]) -> tuple[dict, Path]:
-        call("submit", *logs, "--name", "X", "--to", root / "records", "--race", root / "race")
-        folder = root / "records" / "tiny" / "2026-01-01_X"
-        return json.loads((folder / "record.json").read_text()), folder
-    return submitted
-
-
-def test_a_race_goes_into_the_record_and_its_table(root, submitted, call):
-    raced(root / "race", a_later_ms=-20)
-    found, folder = submitted(campaign(root))
-    race = found["race"]
-    assert race["verdict"] == "faster" and race["pairs"] == 4 and race["difference_s"] < -0.019
-    assert (race["attempts"], race["killed"]) == (10, 0)
-    words = f"against train.py {race['against']['code'][:8]}: faster, -0.02 s"
-    assert words in (folder / "README.md").read_text()
-    assert "ok      race: faster" in call("verify", folder).out
+@pytest.mark.parametrize("side, edit, verdict, words", [
+    (None, None, "faster", "ok      race: faster"), ("A", None, "faster", ": 4 attempts, all here"),
+    # the first record of a track is the side that was raced against: its only runs are those of the race
+    ("B", None, "slower", ": 4 attempts, all here"), ("A", killed, "faster", "REVIEW  race: faster")])
+def test_a_race_goes_into_the_record_of_either_side(side, edit, verdict, words, root, call):
+    race, sign = raced(root / "race", a_later_ms=-20), -1 if verdict == "faster" else 1
+    if edit:
+        edited(race, edit)
+    logs = race_logs(race, side) if side else campaign(root)
+    call("submit", *logs, "--name", "X", "--to", root / "records", "--race", race)
+    folder = root / "records" / "tiny" / "2026-01-01_X"
+    found, plan = (json.loads(path.read_text()) for path in (folder / "record.json", race / "race.json"))
+    shown, other = found["race"], plan["A" if side == "B" else "B"]
+    assert (found["significance"]["word"], found["n"], shown["pairs"]) == ("PROVEN", 4, 4)
+    assert shown["verdict"] == verdict and sign * shown["difference_s"] > 0.019
+    assert sign * shown["difference_percent"] > 0
+    assert shown["against"]["code"] == other["code"] != found["code"]
+    assert (shown["attempts"], shown["killed"]) == ((11, 1) if edit else (10, 0))
+    page = (folder / "README.md").read_text()
+    assert f"against train.py {other['code'][:8]}: {verdict}, {sign * 0.02:+.2f} s" in page
+    assert ("1 of 11 attempts killed" in page) == bool(edit) and words in call("verify", folder).out
     next((folder / "race").glob("*.txt")).unlink()
     call("verify", folder, code=1)
 
 
-@pytest.mark.parametrize("side, verdict, sign, other", [("A", "faster", -1, "B"), ("B", "slower", 1, "A")])
-def test_a_races_kept_runs_are_a_record_of_either_side(side, verdict, sign, other, root, submitted, call):
-    """The first record of a track is the side that was raced against: its only runs are those of the race."""
-    found, folder = submitted(race_logs(raced(root / "race", a_later_ms=-20), side))
-    plan = json.loads((root / "race" / "race.json").read_text())
-    assert found["significance"]["word"] == "PROVEN" and found["n"] == 4
-    assert found["race"]["verdict"] == verdict and sign * found["race"]["difference_s"] > 0.019
-    assert sign * found["race"]["difference_percent"] > 0
-    assert found["race"]["against"]["code"] == plan[other]["code"] != found["code"]
-    assert "all_attempts: 4 attempts, all here" in call("verify", folder).out
-
-
-def test_killed_attempts_of_a_race_stand_in_the_record(root, submitted, call):
-    race = raced(root / "race", a_later_ms=-20)
-    plan = json.loads((race / "race.json").read_text())
-    plan["attempts"].insert(4, {"run": 4, "log": None, "status": None})
-    (race / "race.json").write_text(json.dumps(plan))
-    found, folder = submitted(race_logs(race, "A"))
-    assert "1 of 11 attempts killed" in (folder / "README.md").read_text() and found["race"]["killed"] == 1
-    assert "REVIEW  race: faster" in call("verify", folder).out
+def test_the_sides_of_one_race_of_three_are_records_and_beat_the_first_alone(root, call):
+    race = raced(root / "race", a_later_ms=30, sides="ABC")
+    for name, side in (("One", "A"), ("Two", "B"), ("Three", "C")):
+        call("submit", *race_logs(race, side), "--name", name, "--to", root / "records", "--race", race)
+    call("verify", root / "records")
+    (root / "README.md").write_text("<!-- leaderboard tiny begin -->\n<!-- leaderboard tiny end -->\n")
+    call("leaderboard")
+    best, attempts = (root / "README.md").read_text().split("\nAttempts")
+    assert "| 2 | [Two]" in best and "faster than One: -" in best
+    assert "[Three]" in attempts and "not against Two" in attempts
 
 
 def test_a_verifier_without_the_data_finds_the_same_record_and_says_less_of_it(record, root, call):

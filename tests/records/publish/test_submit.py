@@ -35,9 +35,12 @@ def test_a_record_verifies_and_what_it_lacks_is_said(root, submit, folder, call)
     assert "all_attempts: 4 attempts, all here" in call("verify", folder).out  # the ledger's lines came along
 
 
-def test_fewer_runs_than_a_look_are_said_to_be_missing(root, submit):
-    out = submit(campaign(root, n=3)).out
-    assert "missing: runs with other seeds: 1 more, up to the declared look at 4" in out
+def test_commands_to_paste_are_quoted_and_name_the_record_to_race(root, submit, call):
+    logs, to = campaign(root), root / "my records"
+    first, second = (call("submit", *logs, f"--name={name}", "--to", to).out for name in ("One", "Two"))
+    one, two = (to / "tiny" / f"2026-01-01_{name}" for name in ("One", "Two"))
+    assert f"next: python -m records verify '{one}'\n" in first and "race" not in first
+    assert f"(not raced against One): python -m records race '{two}' '{one}', then" in second
 
 
 def test_what_verify_calls_invalid_is_refused_by_name(root, submit):
@@ -53,9 +56,16 @@ def test_what_its_own_runs_refute_is_refused(root, submit):
     assert not (root / "records").exists()
 
 
-def test_the_exit_code_is_that_of_the_record(root, submit, folder):
-    submit(campaign(root, change=near, which=None), code=1)  # NOT SHOWN, at a declared look
-    assert folder.is_dir()
+@pytest.mark.parametrize("n, change, first, ledger, code, words", [
+    (3, None, 0, True, 0, "missing: runs with other seeds: 1 more, up to the declared look at 4"),
+    (4, near, 0, True, 1, "NOT SHOWN"),
+    (5, None, 1, False, 0, "PROMISING")])  # leaving out the ledger made PROVEN of it
+def test_what_is_no_proof_is_written_with_the_exit_code_of_the_record(
+        n, change, first, ledger, code, words, root, submit, folder):
+    logs = campaign(root, n, change, which=None)
+    if not ledger:
+        (root / "runs" / "ledger.jsonl").unlink()
+    assert words in submit(logs[first:], code=code).out and folder.is_dir()
 
 
 def test_json_is_what_verify_says_and_what_is_missing(root, submit, folder, call):
@@ -63,13 +73,6 @@ def test_json_is_what_verify_says_and_what_is_missing(root, submit, folder, call
     assert (found["word"], found["record"]) == ("PROVEN", str(folder))
     assert "README.md: section Idea" in found["missing"]
     assert found.items() >= json.loads(call("verify", "--json", folder).out)[0].items()
-
-
-def test_without_ledger_and_race_a_record_is_promising_at_most(root, submit):
-    """Leaving out the ledger made PROVEN of PROMISING."""
-    logs = campaign(root, n=5)
-    (logs[0].parent / "ledger.jsonl").unlink()
-    assert "PROMISING" in submit(logs[1:]).out
 
 
 def test_runs_of_a_race_need_no_other_ledger_than_its_race_json(root, submit):

@@ -12,7 +12,6 @@ from synthetic import SCRIPT, campaign, change, checkout, ending, setting, sound
 
 from harness.runlog import ROOT, canonical, sha256
 from records.tools.read import tracks
-from records.tools.check import significance
 from records.tools.publish import verify
 from records.__main__ import COMMANDS, main
 
@@ -39,25 +38,13 @@ def test_the_word_and_its_exit_code(n, change, which, word, code, root, found):
     assert found(code, *campaign(root, n, change, which))["word"] == word
 
 
-def test_one_sound_log_is_called_sound(root, call):
-    out = call("verify", *campaign(root, n=1)).out
-    assert "sound, but 1 log decides nothing; the first declared look is at 4 runs" in out
-
-
-def test_each_check_prints_one_line_with_its_evidence(root, call):
+def test_each_check_prints_one_line_with_its_evidence_and_one_log_is_called_sound(root, call):
     lines = call("verify", *campaign(root)).out.strip().split("\n")
     assert lines[0] == "track tiny, 4 runs" and lines[-1].startswith("PROVEN: mean 4.9025")
     assert len(lines) == 2 + len(verify.CHECKS)
     assert all(": " in line for line in lines[1:])
-
-
-def test_stable_output_holds_nothing_that_differs_between_two_sets_of_runs(root, call):
-    def later(run):
-        run.end["validation_ns"] += 10**6
-        run.end["wall_ns"] += 10**6
-    twice = (campaign(checkout(root / f"{change}"), change=change, which=None) for change in (None, later))
-    first, second = (call("verify", "--stable", *logs).out for logs in twice)
-    assert first == second and "PROVEN" in first
+    out = call("verify", *campaign(checkout(root / "one"), n=1)).out
+    assert "sound, but 1 log decides nothing; the first declared look is at 4 runs" in out
 
 
 def test_missing_attempts_leave_a_claim_promising_at_most(root, found):
@@ -66,7 +53,8 @@ def test_missing_attempts_leave_a_claim_promising_at_most(root, found):
 
 
 def test_what_asks_for_a_reader_stands_beside_the_word(root, call):
-    logs = campaign(root, change=setting(script=SCRIPT + b"import threading\n"), which=None)
+    """A blob of code that nobody can read became a record elsewhere."""
+    logs = campaign(root, change=setting(script=SCRIPT + b"exec(BLOB)\n"), which=None)
     assert call("verify", *logs).out.strip().endswith("(REVIEW: scan)")
 
 
@@ -158,24 +146,6 @@ def test_the_example_of_the_help_runs(record, root, monkeypatch, call):
     assert "rebuilt" in call(*words, code=1).out  # it runs; the folder is not the one that the logs name
 
 
-# What happened elsewhere (public threads), made again on small logs: the command and the check that meet it.
-INCIDENTS = {
-    "a blob holds code that nobody can read": ("scan", setting(script=SCRIPT + b"exec(BLOB)\n"), None),
-    "15 records trained on validation documents": (
-        "data", change("data.train", [{"file": "v_0.bin", "tokens": 1000, "sha256": "e" * 64}]), None),
-    "the only log is a traceback": ("status", ending(
-        status="failed", type="RuntimeError", message="out of memory", traceback="Traceback ..."), None),
-    "the third seed came from another configuration": ("code", change("hyperparameters.batch_tokens", 32), 2),
-}
-
-
-@pytest.mark.parametrize("what", INCIDENTS)
-def test_verify_meets_the_incident(what, root, found):
-    check, change, which = INCIDENTS[what]
-    claim = found(0 if check == "scan" else 1, *campaign(root, change=change, which=which))
-    assert check in claim["failed"] + claim["review"]
-
-
 def test_a_p_value_from_repeats_of_a_seed_is_met(root, found):
     def repeat(run):
         run.manifest["seed"], run.train = 1, sound(1).train
@@ -186,16 +156,3 @@ def test_a_p_value_from_repeats_of_a_seed_is_met(root, found):
 def test_a_time_from_another_host_is_no_claim_of_speed(root, found):
     [race] = [check for check in found(0, *campaign(root))["checks"] if check["name"] == "race"]
     assert race["result"] == "unknown" and "no claim of speed" in race["evidence"]
-
-
-def test_a_mean_above_its_threshold_is_not_called_better():
-    """nanochat's run 4, "higher than the threshold" of 0.256525: p = 0.383. Turned round, lower is better."""
-    scores = ["0.25373", "0.2584", "0.25489", "0.2568", "0.25732", "0.26765", "0.25119"]
-    verdict = significance.decide([f"-{score}" for score in scores], "-0.256525", 0.01)
-    assert verdict.word == "NOT SHOWN" and verdict.test.p == pytest.approx(0.38317772008672, rel=1e-9)
-
-
-def test_the_number_of_runs_of_a_rival_is_taken_as_it_was():
-    """The public optimizer track printed 0.0027 with n = 16 for a result of 10 runs: it is 0.00246."""
-    printed, right = (significance.pairwise_rule("0.0011", 0, 10, n)[1] for n in (16, 10))
-    assert printed == pytest.approx(0.0027287642, rel=1e-5) and right == pytest.approx(0.0024596748, rel=1e-5)

@@ -5,14 +5,13 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("matplotlib")
-from small_logs import write_log, write_record
+from small_logs import write_log
 
 from records.tools.read.logs import load_runs
 from records.tools.read.run import Point, Run
 from records.tools.show import plot
 from records.tools.show.figure import figure_for
 from records.tools.show.group import Group, between, groups_of, kind
-from records.tools.show.history import read_records, write_names
 
 RULE = "=" * 100
 
@@ -100,13 +99,9 @@ def test_the_name_of_a_line_stands_at_its_line(tmp_path):
 
 
 @pytest.mark.parametrize("suffix, magic", [("png", b"\x89PNG"), ("svg", b"<?xml")])
-@pytest.mark.parametrize("words", [["--history"], *(["--x", x, "--ladder"] for x in plot.LABELS)])
+@pytest.mark.parametrize("words", [["--x", x, "--ladder"] for x in plot.LABELS])
 def test_the_same_logs_and_records_give_the_same_figure(tmp_path, suffix, magic, words, call):
     sources = [write_log(tmp_path, "$\\frac", (6.0, 5.0)), write_log(tmp_path, "b", (6.0, 4.0))]
-    if words == ["--history"]:
-        sources = [tmp_path / "tiny"]
-        for day, name, mean in ((1, "A", 90), (1, "B", 60), (3, "$C", 59)):
-            write_record(tmp_path / "tiny", f"2026-01-0{day}", name, mean)
     files = [tmp_path / f"{i}.{suffix}" for i in range(2)]
     for file in files:
         call("plot", *sources, "-o", file, *words)
@@ -158,34 +153,3 @@ def test_an_axis_that_a_log_does_not_tell_is_refused(tmp_path, refused):
 def test_runs_without_code_are_no_seeds_of_one_another():
     a, b = (Run(Path(name), 0, "public F") for name in "ab")
     assert kind(a) != kind(b) and plot.label(group(a), set()) == "a"
-
-
-def test_records_are_read_in_the_order_in_which_they_fell(tmp_path):
-    for date, name, mean in (("2026-01-02", "C", 50), ("2026-01-01", "B", 60), ("2026-01-01", "A", 90)):
-        write_record(tmp_path, date, name, mean)
-    records = sorted(read_records(tmp_path), key=lambda record: record.order)
-    assert [(record.name, record.time_s) for record in records] == [("A", 90), ("B", 60), ("C", 50)]
-
-
-def test_names_of_records_do_not_lie_on_one_another(tmp_path):
-    with figure_for(tmp_path / "a.png") as figure:
-        axes = figure.subplots()
-        axes.set(xlim=(0, 10), ylim=(0, 10))
-        write_names(figure, axes, [(5, 5, "first record"), (5, 4.9, "second record"), (5.1, 4.8, "third")])
-        from matplotlib.text import Text
-        boxes = [Text.get_window_extent(text) for text in axes.texts]
-    assert len(boxes) == 3
-    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
-
-
-@pytest.mark.parametrize("more", [
-    {"date": "yesterday"}, {"date": 5}, {"name": None}, {"train_time_s": {"mean": "nan", "sd": 1}},
-    {"train_time_s": {"mean": -1}}, {"train_time_s": {"mean": 1e300}}, {"date": "0001-01-01"},
-    {"train_time_s": 5}, {"track": "other"}, None])
-def test_a_bad_record_is_refused_in_one_line(tmp_path, refused, more):
-    write_record(tmp_path / "tiny", "2026-01-01", "A", 90)
-    path = write_record(tmp_path / "tiny", "2026-01-02", "B", 80, **(more or {}))
-    if more is None:
-        path.write_bytes(b"\xff{")
-    refused("plot", tmp_path / "tiny", "--history", "-o", tmp_path / "a.png")
-    assert "no */record.json" in refused("plot", tmp_path, "--history", "-o", tmp_path / "a.png")

@@ -1,0 +1,81 @@
+"""Which records stand: proven ones that beat the one before on the same hardware, by their own race."""
+import math
+
+import pytest
+from synthetic import change, code_of, edited, write_record
+
+from records.tools.check.standings import Ratio, standings
+from records.tools.read.values import ReadError
+
+
+def told(folder) -> list[tuple]:
+    return [(each.record["name"], each.number, each.speed.partition(":")[0]) for each in standings(folder)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A track's folder with two records: a first one, and one that beat it."""
+    write_record(tmp_path / "tiny", "One")
+    write_record(tmp_path / "tiny", "Two", "One")
+    return tmp_path / "tiny"
+
+
+def test_a_record_is_proven_and_faster_than_the_one_before_it(folder):
+    """An unraced record became number 5 of its track, and number 3 was slower than number 2."""
+    write_record(folder, "Slower", "Two", 5.0)
+    write_record(folder, "Weak", "Two", significance={"word": "PROMISING"})
+    write_record(folder, "Unraced")
+    write_record(folder, "Stale", "One")
+    write_record(folder, "Even", "Two", 0.0)
+    write_record(folder, "Three", "Two")
+    assert told(folder) == [
+        ("One", 1, "the first"), ("Two", 2, "faster than One"), ("Slower", None, "slower than Two"),
+        ("Weak", None, "faster than Two"), ("Unraced", None, "not raced against Two"),
+        ("Stale", None, f"raced against code {code_of('One')[:8]}, not against Two"),
+        ("Even", None, "no difference shown against Two"), ("Three", 3, "faster than Two")]
+
+
+def test_each_class_of_hardware_has_records_of_its_own(folder):
+    write_record(folder, "Weak", device="2 x H100", significance={"word": "NOT SHOWN"})
+    for name, device, ranks in (("GPU", "2 x H100", 1), ("Ranks", "Tiny CPU", 2), ("More", "2 x H100", 1)):
+        write_record(folder, name, device=device, world_size=ranks)
+    write_record(folder, "Elsewhere", "Two", -5.0, change("sys.cpu", "Other CPU"))
+    assert told(folder)[2:] == [
+        ("Weak", None, "no record before it"), ("GPU", 1, "the first"), ("Ranks", 1, "the first"),
+        ("More", None, "not raced against GPU"), ("Elsewhere", None, "raced against Two on other hardware")]
+
+
+@pytest.mark.parametrize("edit, words", [
+    (lambda plan: plan["attempts"].pop(), "could not tell against Two"),
+    (lambda plan: plan.update(n=3), "its race cannot be read"),
+    (lambda plan: plan["A"].update(code="f" * 64), "its race cannot be read"),
+    (lambda plan: plan["attempts"][0].update(log="absent.txt"), "its race cannot be read")])
+def test_a_race_that_decides_nothing_makes_no_record(edit, words, folder):
+    edited(write_record(folder, "Three", "Two").parent / "race", edit)
+    assert told(folder)[2] == ("Three", None, words) and standings(folder)[2].ratio is None
+
+
+def test_ratios_are_multiplied_up_over_races_and_their_errors_add_up(folder):
+    write_record(folder, "Three", "Two", 5.0, significance={"word": "PROMISING"})
+    _, two, three = (each.ratio for each in standings(folder))
+    assert two.value < 1 < three.value / two.value
+    both = math.log(three.value / two.value)
+    assert two.interval()[0] < two.value < two.interval()[1] and str(Ratio()) == "1"
+    assert three.variance > two.variance and both == pytest.approx(-math.log(two.value), rel=0.1)
+    # Student's t at 97.5 % with 3 degrees of freedom is 3.18245, with 6 it is 2.44691
+    low, high = Ratio(0.5, 0.01, 3).interval()
+    assert (math.log(high / 0.5) / 0.1, low * high) == (pytest.approx(3.18245, rel=1e-5), pytest.approx(0.25))
+    product = Ratio(0.5, 0.01, 3).times(Ratio(0.5, 0.01, 3))
+    assert (product.value, product.variance, product.df) == (0.25, 0.02, pytest.approx(6))
+    assert math.log(product.interval()[1] / 0.25) == pytest.approx(2.44691 * math.sqrt(0.02), rel=1e-5)
+
+
+@pytest.mark.parametrize("field, value", [
+    ("steps", "**b**"), ("n", "<b>"), ("n", True), ("track", 5), ("name", None), ("date", 5), ("begun", []),
+    ("code", None), ("device", {}), ("world_size", "1"), ("val_loss", 4.9), ("val_loss", {"mean": None}),
+    ("val_loss", {"mean": 4.9, "sd": "<b>"}), ("significance", {}), ("significance", {"word": 1})])
+def test_a_field_of_another_type_is_an_error_in_one_line(field, value, folder):
+    write_record(folder, "Three", **{field: value})
+    with pytest.raises(ReadError, match="Three/record.json: field ") as caught:
+        standings(folder)
+    assert "\n" not in str(caught.value)
