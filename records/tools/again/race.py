@@ -9,11 +9,12 @@ from typing import Any
 from records.tools.again import launch as launches
 from records.tools.check.race import ENDED_BY_USER, RACE, SIDES, Race, declaration
 from records.tools.read.log import read_log
+from records.tools.read.logs import locate
 from records.tools.read.tracks import own_row
 from records.tools.read.values import ReadError, json_text, shown, write_whole
 
 ARGUMENTS = {
-    "sides": {"metavar": "SIDE", "nargs": "+", "type": Path,
+    "sides": {"metavar": "SIDE", "nargs": "+", "type": locate,
               "help": "a record, log, working tree or script. Of two, A and B: is A faster; of more: is any "
                       "faster than the first"},
     "-n": {"type": int, "default": 8, "metavar": "PAIRS",
