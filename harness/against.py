@@ -19,8 +19,11 @@ class Against:
         if not path.is_file():
             raise ValueError(f"--against {path}: no such file; name the log of a run")
         with open(path, encoding="utf-8", errors="replace") as lines:
-            train, val, smooth = [], [], math.nan  # step, ms, loss: of training smoothed
-            for match in filter(None, (LINE.match(line) for line in lines)):
+            train, val, smooth, plain = [], [], math.nan, True  # step, ms, loss: of training smoothed
+            for line in lines:
+                plain = plain and not line.startswith('#:objective {"plain":false')
+                if not (match := LINE.match(line)):
+                    continue
                 step, kind, loss, time, unit = match.groups()
                 try:
                     point = int(step), float(time) * (1000 if unit == "s" else 1), float(loss)
@@ -34,7 +37,8 @@ class Against:
                     curve.append(point if kind == "val" else (*point[:2], smooth))
         if not val:
             raise ValueError(f"--against {path}: no line step:... val_loss:... in it; name the log of a run")
-        self._train, self._val, self.final = np.array(train).T, np.array(val).T, (val[-1][0], val[-1][2])
+        self._train, self._val = np.array(train if plain else []).T, np.array(val).T
+        self.final = val[-1][0], val[-1][2]
 
     def trained(self, step: int, time_ms: float, loss: float) -> str:
         """Take a step's training loss; return the differences of the smoothed losses in a few words."""
@@ -60,7 +64,12 @@ def smoothed(before: float, loss: float) -> float:
 
 
 def at(curve: np.ndarray, axis: int, x: float, loss: float) -> float | None:
-    """Return a loss less the curve's at x (axis 0: step, 1: ms), linear between points; None outside."""
+    """Return a loss less the curve's at x (axis 0: step, 1: ms), linear between points; None outside.
+
+    Nothing lies between step 0 and the next point: a loss falls too steeply there for a line.
+    """
+    if curve.size and curve[0, 0] == 0 and x > curve[axis, 0]:
+        curve = curve[:, 1:]
     if not curve.size or not curve[axis, 0] <= x <= curve[axis, -1]:
         return None
     return loss - float(np.interp(x, curve[axis], curve[2]))

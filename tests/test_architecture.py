@@ -131,7 +131,7 @@ def test_the_set_of_flags_is_frozen():
     assert set(OWN_FLAGS) == {"script", "nproc_per_node", "nnodes", "rdzv_endpoint", "rdzv_id"}
     assert set(Options.__dataclass_fields__) == {
         "track", "device", "device_batch_size", "compile", "data", "resume", "checkpoint_every", "seed",
-        "stop_at_step", "against"}
+        "stop_at_step", "log_every", "against", "name", "note"}
 
 
 def test_tests_wait_for_events_only():

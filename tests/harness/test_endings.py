@@ -2,6 +2,7 @@
 import math
 import os
 import re
+import shlex
 import signal
 import subprocess
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 from tiny import TAKE, Project, environment, events
 
-LONG = ["--num_iterations=100000", "--cooldown_iters=100000", "--val_every=100000", "--epochs=100000"]
+LONG = ["--num_iterations=100000", "--cooldown_iters=100000", "--val_every=100000", "--epochs=100000",
+        "--log_every=1"]
 BOUND_S = 30  # the limit of a wait for the end, which comes within seconds
 
 
@@ -109,3 +111,20 @@ def test_a_full_disk_ends_the_run_with_whole_lines_in_the_log(project):
     [log] = project.logs()
     assert log.read_bytes().endswith(b"\n") and not list(log.parent.glob(".*spare"))
     assert "disk_full" in done.stderr
+
+
+def test_after_ctrl_c_the_last_words_say_where_the_log_lies_and_how_to_go_on(project):
+    """The command that they give is typed as it stands: with checkpoints it goes on, else it starts anew."""
+    script = project.adds("stops.py", "if step == 5 and run._first_step == 0 and not run._warming:",
+                          "    import os, signal", "    os.kill(os.getpid(), signal.SIGINT)")
+    said = project.run(1, *LONG, script=script, code=130).stderr
+    [first] = project.logs()
+    again = "there is no checkpoint (--checkpoint_every); to start again: "
+    again += shlex.quote(str(project.folder / "run.sh"))
+    assert f"\nlog: {first}\n{again} " in said and "--resume" not in said
+    said = project.run(1, *LONG, "--checkpoint_every=2", script=script, code=130).stderr
+    [command] = re.findall("to go on from the last checkpoint: (.*)", said)
+    subprocess.run(["bash", "-c", f"{command} --stop_at_step=7"], cwd=project.folder, env=environment(),
+                   check=True, capture_output=True, timeout=120)
+    manifest, [val] = events(project.logs()[-1], "manifest")[0], events(project.logs()[-1], "val")
+    assert manifest["resumed_from"]["step"] == 4 and val["step"] == 7
