@@ -36,9 +36,8 @@ class Report:
                         disable=rank != 0 or not sys.stderr.isatty())
         self.every = plan.options.log_every
         if self.every is None and self.bar.disable:
-            least = self.stop / max(LINES // 3, LINES - self.stop // plan.hp.val_every)
-            self.every = next(n for power in range(20) for n in (10**power, 2 * 10**power, 5 * 10**power)
-                              if n >= least)
+            between = self.stop / max(LINES // 3, LINES - self.stop // plan.hp.val_every)
+            self.every = int(float(f"{between:.0e}")) or 1  # a round number
 
     def line(self, text: str) -> None:
         """Show a line above the bar."""

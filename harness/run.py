@@ -250,13 +250,11 @@ class Run:
 
     def farewell(self, status: str) -> str:
         """Return the last words on a run in trouble: where its log lies and, where it helps, how to go on."""
-        if not self.log_path:
-            return ""
-        words, folder = f"log: {self.log_path}\n", self._checkpoints()
+        words, folder = f"log: {self.log_path}\n" if self.log_path else "", self._checkpoints()
         if status not in ("interrupted", "rank_lost", "disk_full"):
             return words
         if any(folder.glob("step*/COMPLETE")):
-            flag = shlex.join([f"--resume={os.path.relpath(folder)}"])
+            flag = shlex.quote(f"--resume={os.path.relpath(folder)}")
             return f"{words}to go on from the last checkpoint: {self._command} {flag}\n"
         return f"{words}there is no checkpoint (--checkpoint_every); to start again: {self._command}\n"
 
