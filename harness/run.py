@@ -247,8 +247,8 @@ class Run:
     def farewell(self, status: str) -> str:
         """Return the last words on a run in trouble: where its log lies and, where it helps, how to go on."""
         words, folder = f"log: {self.log_path}\n" if self.log_path else "", self._checkpoints()
-        if status not in ("interrupted", "rank_lost", "disk_full"):
-            return words
+        if not words or status not in ("interrupted", "rank_lost", "disk_full"):
+            return words * (status != "refused")  # of which one line says all
         if any(folder.glob("step*/COMPLETE")):
             flag = shlex.quote(f"--resume={os.path.relpath(folder)}")
             return f"{words}to go on from the last checkpoint: {self._command} {flag}\n"
