@@ -23,26 +23,26 @@ class Hyperparameters:
 
     # model
     vocab_size: int = 50304  # GPT-2's 50257, padded to a multiple of 128
-    n_layer: int = 12
-    n_head: int = 6
-    n_embd: int = 768
+    n_layer: int = 12  # blocks
+    n_head: int = 6  # attention heads
+    n_embd: int = 768  # width of the residual stream
     dtype: str = "bfloat16"  # of matrix products; weights, residual stream and logits are float32
     # data
     seq_len: int = 1024  # tokens
     batch_tokens: int = 524_288  # tokens a step, over all ranks
     micro_batch: int = 64  # sequences; the fixed unit of gradient accumulation
-    epochs: int = 1
+    epochs: int = 1  # passes over the data
     # schedule
-    num_iterations: int = 4578
-    cooldown_iters: int = 1308
-    val_every: int = 125
+    num_iterations: int = 4578  # steps
+    cooldown_iters: int = 1308  # last steps, in which the learning rates fall linearly to 0
+    val_every: int = 125  # steps between validations
     # optimizers
-    embed_lr: float = 0.3
-    head_lr: float = 0.002
-    adam_betas: tuple[float, float] = (0.9, 0.95)
-    muon_lr: float = 0.02
-    muon_momentum: float = 0.95
-    newton_schulz_dtype: str = "bfloat16"
+    embed_lr: float = 0.3  # learning rate of Adam, embedding
+    head_lr: float = 0.002  # learning rate of Adam, head
+    adam_betas: tuple[float, float] = (0.9, 0.95)  # decay of Adam's two moments
+    muon_lr: float = 0.02  # learning rate of Muon, matrices of the blocks
+    muon_momentum: float = 0.95  # Nesterov's
+    newton_schulz_dtype: str = "bfloat16"  # of Muon's five products a step
 
 
 RECIPES = {

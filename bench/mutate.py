@@ -61,7 +61,7 @@ MUTATIONS = (
     Mutation("ranks' shares swapped", "harness/tokens.py", "self.position + rank * share",
              "self.position + (world_size - 1 - rank) * share", "tests/harness/test_tokens.py"),
     Mutation("the seed unused", "harness/run.py", "plan.track, plan.options.seed\n", "plan.track, 0\n",
-             "tests/harness/test_run.py::test_seeds_differ_and_one_seed_repeats_to_the_bit"),
+             "tests/harness/test_run.py::test_seeds_differ_one_repeats_to_the_bit_and_a_run_may_stop_early"),
     Mutation("the launcher without an exit code", "harness/front/launch.py", "    sys.exit(main())\n",
              "    main()\n", "tests/harness/front/test_launch.py"),
     Mutation("the launcher's exit code always 1", "harness/front/launch.py",

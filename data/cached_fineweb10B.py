@@ -64,7 +64,7 @@ def main(data_set: DataSet = FINEWEB10B, argv: list[str] | None = None) -> int:
         print(f"{name}: stopped; what has come is kept, the same command goes on from there", file=sys.stderr)
         return 130
     except (hub.HubError, ShardError, OSError) as error:
-        print(f"{name}: {hub.first_line(error)}", file=sys.stderr)
+        print(f"{name}: {hub.first_line(error, args.dir)}", file=sys.stderr)
         return 2
     print(f"{args.dir}: {args.shards} train shards and 1 validation shard, sha256 verified")
     return 0

@@ -36,6 +36,8 @@ def local_files(inputs: list[Path]) -> list[Path]:
             files += found
         elif not path.exists():
             raise DataError(f"{path}: no such file or folder")
+        elif not path.is_file():
+            raise DataError(f"{path}: no regular file (a pipe, a device?); copy what it gives into a file")
         elif not path.name.endswith(SUFFIXES):
             raise DataError(f"{path}: ends in none of {', '.join(SUFFIXES)}; convert or rename it")
         else:
@@ -78,7 +80,9 @@ def jsonl_documents(path: Path, column: str) -> Iterator[str]:
                     raise DataError(f"{path}, line {number}: no text under {column!r} (found {found}); "
                                     "pass --column NAME")
                 yield text
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except DataError:
+        raise
+    except (ValueError, RecursionError) as error:  # also an integer longer than Python converts
         raise DataError(f"{path}, line {number}: not JSON ({first_line(error)}); repair the line") from None
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}, after line {number}: damaged ({first_line(error)}); get it again") from None

@@ -6,6 +6,7 @@ Shard 0 is the validation set, the others train; documents run on across shards.
 the documents and `--shard_tokens` alone, whatever the number of processes.
 """
 import argparse
+import fcntl
 import functools
 import json
 import multiprocessing
@@ -14,11 +15,12 @@ import re
 import shutil
 import signal
 import sys
-import tempfile
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,8 +49,9 @@ class Corpus(NamedTuple):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Return the exit code: 0 shards written; 2 an error, 130 Ctrl-C: nothing written."""
+    """Return the exit code: 0 shards written; 2 an error, 130 Ctrl-C or SIGTERM: nothing written."""
     args = parse(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         forbid_overwriting(args.output, args.overwrite)
         eot_token = load_encoding().eot_token
@@ -56,18 +59,14 @@ def main(argv: list[str] | None = None) -> int:
         for path in corpus.files:
             if path.suffix == ".parquet":  # a wrong column shows before hours of work
                 open_parquet(path, args.column).close()
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=f".{args.output.name}.", suffix=".part", dir=args.output.parent))
-        try:
+        with staged(args.output) as stage:
             files = build(corpus, args, stage, eot_token)
             publish(stage, args.output)
-        finally:
-            shutil.rmtree(stage, ignore_errors=True)
     except KeyboardInterrupt:
         print("fineweb: stopped, nothing written", file=sys.stderr)
         return 130
     except (DataError, hub.HubError, OSError) as error:
-        print(f"fineweb: {hub.first_line(error)}", file=sys.stderr)
+        print(f"fineweb: {hub.first_line(error, args.output)}", file=sys.stderr)
         return 2
     tokens = sum(file["tokens"] for file in files.values())
     print(f"{args.output}: 1 validation and {len(files) - 1} train shards, {tokens} tokens")
@@ -116,6 +115,30 @@ def old_shards(folder: Path) -> list[Path]:
     """Return the shards, manifest and scan cache in a folder."""
     names = ("manifest.json", CACHE_NAME)
     return sorted(path for path in folder.glob("*") if path.name in names or SHARD_NAME.fullmatch(path.name))
+
+
+@contextmanager
+def staged(output: Path) -> Iterator[Path]:
+    """Yield an empty folder beside output that is gone afterwards; a killed process's one is emptied first.
+
+    Raises DataError while another process, known by its lock, builds the same output."""
+    stage = output.parent / f".{output.name}.part"
+    stage.mkdir(parents=True, exist_ok=True)
+    with open(stage / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.fstat(lock.fileno()).st_nlink:  # its holder has just removed it
+                raise BlockingIOError
+        except BlockingIOError:
+            raise DataError(f"{output}: another process is writing it; wait for that one, or choose another "
+                            "--output") from None
+        try:
+            for left in stage.iterdir():
+                if left.name != "lock":
+                    left.unlink()
+            yield stage
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
 
 
 def publish(stage: Path, folder: Path) -> None:
@@ -171,9 +194,8 @@ def build(corpus: Corpus, args: argparse.Namespace, stage: Path, eot_token: int)
 
 def encoded(texts: Iterable[str], processes: int) -> Iterator[np.ndarray]:
     """Yield the tokens of batches of documents, in order, uint16. Holds a few batches a process at a time."""
-    # spawn: pyarrow's threads do not survive a fork. Ctrl-C is the parent's to handle.
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), signal.signal,
-                               (signal.SIGINT, signal.SIG_IGN))
+    # spawn: pyarrow's threads do not survive a fork
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), follow_parent)
     window: deque = deque()
     try:
         for batch in batches(texts):
@@ -186,6 +208,17 @@ def encoded(texts: Iterable[str], processes: int) -> Iterator[np.ndarray]:
         raise DataError("a tokenising process died, perhaps out of memory; pass fewer --processes") from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def follow_parent() -> None:
+    """In a worker: leave Ctrl-C to the parent, and end when the parent does, even by SIGKILL."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def wait_for_its_end() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait_for_its_end, daemon=True).start()
 
 
 def batches(texts: Iterable[str]) -> Iterator[list[str]]:

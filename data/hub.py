@@ -1,18 +1,20 @@
 """The Hugging Face hub, spoken to in one place: what a data set holds, and verified downloads that resume.
 
 Downloads are plain HTTP with ranges: `hf_hub_download` of huggingface_hub 2 throws the partial file of an
-interrupted process away, and gives a file its final name before anyone could check its sha256.
-Honours HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN.
+interrupted process away, gives a file its final name before anyone could check its sha256, and sleeps through
+Ctrl-C where it waits. Honours HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN.
 """
 import hashlib
 import os
 import queue
+import re
 import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
@@ -20,11 +22,18 @@ from tqdm import tqdm
 ANSWER_S = 15  # the longest wait for the hub's first answer
 LISTING_S = 120  # and for a listing, which may take many pages
 STALL_S = 10  # a download that receives nothing for so long is asked for again
-ATTEMPTS = 4  # in a row without a byte received
+SLOW_S, SLOW_BYTES = 60, 60_000  # and one that receives no more than this in that time
+ATTEMPTS = 4  # in a row that brought nothing, or too little
+WAIT_S = 600  # the longest wait that a hub may ask for; its rate limits count windows of 300 s
+TRANSIENT = (408, 429, 500, 502, 503, 504)
 
 
 class HubError(ValueError):
     """The hub could not be reached, refused, or served something other than what it reports."""
+
+
+class TooSlow(Exception):
+    """A transfer all but stopped."""
 
 
 class RemoteFile(NamedTuple):
@@ -35,9 +44,11 @@ class RemoteFile(NamedTuple):
     sha256: str
 
 
-def ask(question: Callable[[], Any], seconds: float = ANSWER_S) -> Any:
+def ask(question: Callable[[], Any], seconds: float = ANSWER_S,
+        wait: Callable[[float], object] = sleep) -> Any:
     """Return question(), a call of huggingface_hub's API. Raises HubError in one line, within `seconds`.
 
+    Asks again, up to ATTEMPTS times, after as long a wait as the hub asks for.
     In a thread of its own: neither name resolution nor a list of dead addresses obeys a client's timeouts."""
     answers: queue.SimpleQueue = queue.SimpleQueue()
 
@@ -48,21 +59,57 @@ def ask(question: Callable[[], Any], seconds: float = ANSWER_S) -> Any:
             answers.put((None, error))
 
     client()  # imported here, outside the time limit
-    threading.Thread(target=answer, daemon=True).start()
-    try:
-        value, error = answers.get(timeout=seconds)
-    except queue.Empty:
-        raise HubError(f"{endpoint()} gave no answer within {seconds:g} s; {advice()}") from None
-    if error is None:
-        return value
-    if response := getattr(error, "response", None):
-        found = f"{endpoint()} answered {response.status_code} to {response.url.path}"
-        raise HubError(f"{found}; {advice()}") from error
+    for attempt in range(1, ATTEMPTS + 1):
+        threading.Thread(target=answer, daemon=True).start()
+        try:
+            value, error = answers.get(timeout=seconds)
+        except queue.Empty:
+            raise HubError(f"{endpoint()} gave no answer within {seconds:g} s; {advice()}") from None
+        if error is None:
+            return value
+        response = getattr(error, "response", None)
+        if response is None or attempt == ATTEMPTS or not (pause := asked_to_wait(response)):
+            break
+        print(f"{endpoint()} answered {response.status_code}; waiting {pause} s, as it asks", file=sys.stderr)
+        wait(pause)
+    if response is not None:
+        raise HubError(f"{response.url.path}: {refusal(error)}") from error
     if isinstance(error, (OSError, client().HTTPError, client().InvalidURL)):
         raise HubError(f"cannot reach {endpoint()} ({first_line(error)}); {advice()}") from error
     if isinstance(error, (KeyError, TypeError, ValueError)):
         raise HubError(f"{endpoint()} answers unlike a hub ({first_line(error)}); {advice()}") from error
     raise error
+
+
+def asked_to_wait(response: Any) -> int | None:
+    """Return for how many seconds a busy hub asks to be left alone, None where it names no time.
+
+    Raises HubError where that is longer than WAIT_S."""
+    if response.status_code not in TRANSIENT:
+        return None
+    named = re.findall(r"^\s*(\d{1,9})\s*$", response.headers.get("retry-after", ""))
+    named += re.findall(r"\br=0;t=(\d{1,9})", response.headers.get("ratelimit", ""))  # the hub's own header
+    seconds = max(map(int, named), default=None)
+    if seconds is not None and seconds > WAIT_S:
+        raise HubError(f"{endpoint()} answered {response.status_code} and asks to wait {seconds} s; run the "
+                       "same command again after that")
+    return seconds
+
+
+def refusal(error: Any) -> str:
+    """Return what the status of a hub's error means here, and what to do."""
+    from huggingface_hub.errors import GatedRepoError
+    status = error.response.status_code
+    token = "set HF_TOKEN to a token that may read it"
+    meanings = {401: f"no such data set, or a private one, or a wrong token; check the name, or {token}",
+                403: f"the token may not read it, or a firewall refuses; {token}",
+                404: "no such data set, revision or file; check the name, and HF_ENDPOINT, if it is set",
+                429: "too many requests; wait some minutes, or set HF_TOKEN, which has a higher limit"}
+    if isinstance(error, GatedRepoError):
+        meaning = f"gated; accept its terms on its page below {endpoint()}/datasets, then {token}"
+    else:
+        meaning = meanings.get(status, advice())
+    return f"{endpoint()} answered {status}: {meaning}"
 
 
 def client() -> Any:
@@ -88,9 +135,11 @@ def advice() -> str:
     return "run the same command again with network access (HF_ENDPOINT names a mirror)"
 
 
-def first_line(error: BaseException) -> str:
-    """Return an error's first line, or its type where it has no text."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def first_line(error: BaseException, folder: Path | None = None) -> str:
+    """Return an error's first line, or its type where it has no text; `folder` stands for a file it lacks."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    unplaced = folder and isinstance(error, OSError) and error.filename is None
+    return f"{folder}: {line}" if unplaced else line
 
 
 def revision_and_configs(repo: str) -> tuple[str, dict[str, list[str]]]:
@@ -122,6 +171,9 @@ def list_files(repo: str, revision: str, folder: str | None = None) -> dict[str,
     for entry in tree:
         if entry.path.startswith("/") or ".." in entry.path.split("/"):
             raise HubError(f"{endpoint()} lists {entry.path!r}, a path outside of {repo}; use another hub")
+        sha256 = entry.lfs.sha256 if getattr(entry, "lfs", None) else None
+        if sha256 is not None and not re.fullmatch("[0-9a-f]{64}", str(sha256)):  # it becomes part of a path
+            raise HubError(f"{endpoint()} reports sha256 {sha256!r} of {entry.path}; use another hub")
     return {entry.path: RemoteFile(entry.path, entry.lfs.size, entry.lfs.sha256)
             for entry in tree if getattr(entry, "lfs", None)}
 
@@ -214,33 +266,37 @@ def receive(repo: str, revision: str, file: RemoteFile, part: Path, advance: Cal
             stop: threading.Event) -> None:
     """Append to part what it lacks of the file; goes on after a dropped connection.
 
-    Raises HubError after ATTEMPTS responses in a row that brought nothing."""
+    Raises HubError after ATTEMPTS responses in a row that brought nothing, or too little in a long time."""
     from huggingface_hub.errors import HfHubHTTPError
     had = part.stat().st_size
     advance(had)
     failures = 0
     while had < file.size:
+        pause, slow = None, False
         try:
             stream(repo, revision, file, part, advance, stop)
             reason = "the connection closed early"
         except HfHubHTTPError as error:
             reason = f"status {error.response.status_code}"
-            if error.response.status_code not in (408, 429, 500, 502, 503, 504):
-                raise HubError(f"{file.path}: {endpoint()} answered {reason}; {advice()}") from error
+            if error.response.status_code not in TRANSIENT:
+                raise HubError(f"{file.path}: {refusal(error)}") from error
+            pause = asked_to_wait(error.response)
+        except TooSlow as error:
+            reason, slow = first_line(error), True
         except client().HTTPError as error:
             reason = first_line(error)
         size = part.stat().st_size
-        failures = 0 if size > had else failures + 1
+        failures = 0 if size > had and not slow else failures + 1
         had = size
         if failures == ATTEMPTS:
             raise HubError(f"{file.path}: broke off at {had} of {file.size} bytes ({reason}); {advice()}")
-        if had < file.size and stop.wait(min(2 ** failures, 8) / 2):
+        if had < file.size and stop.wait(pause or min(2 ** failures, 8) / 2):
             raise HubError(f"{file.path}: stopped")
 
 
 def stream(repo: str, revision: str, file: RemoteFile, part: Path, advance: Callable[[int], None],
            stop: threading.Event) -> None:
-    """Append one response's bytes to part, from where it ends."""
+    """Append one response's bytes to part, from where it ends. Raises TooSlow where they trickle."""
     from huggingface_hub import hf_hub_url
     from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
     start = part.stat().st_size
@@ -254,6 +310,7 @@ def stream(repo: str, revision: str, file: RemoteFile, part: Path, advance: Call
         if start and response.status_code != 206:  # the server starts over
             advance(-start)
             start = 0
+        since, before = monotonic(), start
         with open(part, "ab" if start else "wb") as f:
             for chunk in response.iter_bytes():
                 if stop.is_set() or start > file.size:
@@ -261,5 +318,9 @@ def stream(repo: str, revision: str, file: RemoteFile, part: Path, advance: Call
                 f.write(chunk)
                 start += len(chunk)
                 advance(len(chunk))
+                if (now := monotonic()) - since > SLOW_S:
+                    if start - before < SLOW_BYTES:
+                        raise TooSlow(f"{start - before} bytes in {now - since:.0f} s")
+                    since, before = now, start
             f.flush()
             os.fsync(f.fileno())

@@ -19,24 +19,24 @@ class Hyperparameters:
 
     # model
     vocab_size: int
-    n_layer: int
-    n_head: int
-    n_embd: int
+    n_layer: int  # blocks
+    n_head: int  # attention heads
+    n_embd: int  # width of the residual stream
     dtype: str = "float32"
     init_std: float = 0.05  # GPT-2 has 0.02 at 768 wide
     # data
     seq_len: int  # tokens
     batch_tokens: int  # tokens a step, over all ranks
     micro_batch: int  # sequences; the fixed unit of gradient accumulation
-    epochs: int = 1
+    epochs: int = 1  # passes over the data
     # schedule
-    num_iterations: int
-    warmup_iters: int
-    val_every: int
+    num_iterations: int  # steps
+    warmup_iters: int  # first steps, in which the learning rate rises linearly
+    val_every: int  # steps between validations
     # optimizer
-    lr: float
-    adam_betas: tuple[float, float] = (0.8, 0.95)
-    weight_decay: float = 0.1
+    lr: float  # learning rate of AdamW, all parameters
+    adam_betas: tuple[float, float] = (0.8, 0.95)  # decay of Adam's two moments
+    weight_decay: float = 0.1  # of AdamW, on matrices
     grad_clip: float = 1.0  # largest norm of the gradient
 
 

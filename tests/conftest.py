@@ -1,7 +1,8 @@
 """Fixtures of all tests: ranks as forked processes, a group of one, a tiny project."""
-import multiprocessing
-import traceback
+import pickle
+import tempfile
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 import torch.distributed as dist
 from shipped import difference
 from tiny import Project
+from torch.multiprocessing import start_processes
 
 torch.set_num_threads(1)
 
@@ -19,40 +21,23 @@ def pytest_terminal_summary(terminalreporter) -> None:
         terminalreporter.write_line(line)
 
 
-def _rank(function: Callable, rank: int, world_size: int, store: str, results, args: tuple) -> None:
-    try:
-        dist.init_process_group("gloo", store=dist.FileStore(store, world_size), rank=rank,
-                                world_size=world_size)
-        results.put((rank, True, function(*args)))
-        dist.barrier()  # a rank that leaves while another still connects fails it
-        dist.destroy_process_group()
-    except BaseException:
-        results.put((rank, False, traceback.format_exc()))
+def _rank(rank: int, function: Callable, world_size: int, folder: Path, args: tuple) -> None:
+    dist.init_process_group("gloo", store=dist.FileStore(str(folder / "store"), world_size), rank=rank,
+                            world_size=world_size, timeout=timedelta(seconds=120))
+    (folder / str(rank)).write_bytes(pickle.dumps(function(*args)))
+    dist.barrier()  # a rank that leaves while another still connects fails it
+    dist.destroy_process_group()
 
 
 @pytest.fixture
 def ranks(tmp_path: Path) -> Callable:
     """Return call(n, function, *args) -> [function's numpy arrays or plain values on rank 0, 1, ...]."""
-    calls = iter(range(1000))
+    torch.optim.Adam([torch.zeros(1)])  # loads torch's compiler, here once instead of in each rank
 
     def call(n: int, function: Callable, *args: object) -> list:
-        context = multiprocessing.get_context("fork")  # torch is loaded already
-        results, store = context.Queue(), str(tmp_path / f"store{next(calls)}")
-        processes = [context.Process(target=_rank, args=(function, rank, n, store, results, args))
-                     for rank in range(n)]
-        for process in processes:
-            process.start()
-        answers = {}
-        try:
-            while len(answers) < n:
-                rank, fine, value = results.get(timeout=120)
-                assert fine, f"rank {rank}:\n{value}"
-                answers[rank] = value
-        finally:
-            for process in processes:
-                process.join(timeout=10)
-                process.kill()
-        return [answers[rank] for rank in range(n)]
+        folder = Path(tempfile.mkdtemp(dir=tmp_path))
+        start_processes(_rank, (function, n, folder, args), nprocs=n, start_method="fork")
+        return [pickle.loads((folder / str(rank)).read_bytes()) for rank in range(n)]
 
     return call
 

@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 from tiny import ROOT
 
-SHA256 = "54bd8c5ad9dd4c9f4f1237295f05867bfe1ad473c459346afdd34d40e98f0e92"
+SHA256 = "33509d25c123cdc5aaa9224cbab26a97e573b177df178fadf0d7a62779946078"
 
 
 def difference() -> str | None:

@@ -1,11 +1,12 @@
 """Any script may stand in train_gpt2.py: tests collect, commands answer, records and lab pass their tests."""
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from tiny import ROOT, environment, record_script
+
+from bench.mutate import copy_checkout
 
 SCRIPTS = {path.parent.name: record_script(path.parent)
            for path in sorted((ROOT / "records").glob("*/*/record.json"))}
@@ -26,12 +27,7 @@ for package in ("records", "lab"):
 
 def checkout(folder: Path, script: str) -> Path:
     """Make a copy of this checkout, with a commit, in which a script stands in train_gpt2.py."""
-    names = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT,
-                           capture_output=True, text=True, check=True).stdout.split("\0")
-    for name in filter(None, names):
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
+    copy_checkout(folder)
     (folder / "train_gpt2.py").write_text(script)
     for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "all"]):
         subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@t", *words], cwd=folder, check=True)

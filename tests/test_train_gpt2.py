@@ -1,5 +1,4 @@
 """The submission: Muon against its oracles, the model against the reference recipe's facts."""
-import dataclasses
 import math
 import re
 
@@ -48,16 +47,15 @@ def take_muon_steps(params, optimizer, steps=3):
 def test_muon_equals_a_float64_reference(alone):
     params = matrices()
     expected = [p.detach().double().numpy().copy() for p in params]
-    buffers = [np.zeros_like(p) for p in expected]
-    generator = torch.Generator().manual_seed(1)
+    buffers, generator = [0.0] * len(params), torch.Generator().manual_seed(1)
     for _ in range(3):
         for i, p in enumerate(params):
             grad = torch.randn(p.shape, generator=generator).double().numpy()
             update, buffers[i] = reference_update(0.95, grad, buffers[i])
             expected[i] -= 0.02 * update
     found = take_muon_steps(params, Muon(params, lr=0.02, momentum=0.95, dtype=torch.float32))
-    for a, b in zip(found, expected):
-        assert np.abs(a - b).max() < 1e-6  # three updates of size 0.02 in float32
+    for a, b in zip(found, expected):  # three updates of size 0.02 in float32
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
 
 
 def test_muon_is_torchs_muon_up_to_bfloat16(alone):
@@ -72,10 +70,10 @@ def test_muon_is_torchs_muon_up_to_bfloat16(alone):
         assert difference < 0.03 * np.linalg.norm(b.detach().numpy() - c)
 
 
-@pytest.mark.parametrize("world_size", [2, 3, 4])
-def test_muon_sharded_over_ranks_equals_muon_on_one_to_the_last_bit(ranks, world_size):
+@pytest.mark.parametrize("world_size, n", [(2, 7), (3, 7), (4, 7), (4, 2)])  # and more ranks than matrices
+def test_muon_sharded_over_ranks_equals_muon_on_one_to_the_last_bit(ranks, world_size, n):
     def sharded():
-        params = matrices()
+        params = matrices(n)
         optimizer = Muon(params, lr=0.02, momentum=0.95, dtype=torch.float32)
         return take_muon_steps(params, optimizer), len(optimizer.state)
 
@@ -85,14 +83,6 @@ def test_muon_sharded_over_ranks_equals_muon_on_one_to_the_last_bit(ranks, world
     assert max(held for _, held in answers) == -(-len(single) // world_size), "and they are dealt evenly"
     for found, _ in answers:
         assert all(np.array_equal(a, b) for a, b in zip(found, single))
-
-
-def test_more_ranks_than_matrices(ranks):
-    def sharded():
-        params = matrices(n=2)
-        return take_muon_steps(params, Muon(params, dtype=torch.float32))
-
-    assert len({b"".join(a.tobytes() for a in answer) for answer in ranks(4, sharded)}) == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -122,19 +112,14 @@ def test_the_fineweb_recipe_has_the_references_parameter_counts():
 
 def test_the_first_loss_is_the_logarithm_of_the_vocabulary():
     torch.manual_seed(0)
-    model = GPT(Hyperparameters(**{**TINY, "vocab_size": 50304}))
-    x = torch.randint(50257, (2, 16))
-    loss = script.loss_sum(model(x), x).detach() / x.numel()
-    assert abs(float(loss) - math.log(50304)) < 1e-5
+    model, x = GPT(Hyperparameters(**{**TINY, "vocab_size": 50304})), torch.randint(50257, (2, 16))
+    assert abs(script.loss_sum(model(x), x).item() / x.numel() - math.log(50304)) < 1e-5
     assert f"{math.log(50304):.4f}" == "10.8258"
 
 
 def test_the_schedule_is_the_references_trapezoid():
-    hp = RECIPES["fineweb"]
-    lr_factor = script.lr_factor
-    assert lr_factor(0, hp) == lr_factor(3269, hp) == lr_factor(3270, hp) == 1
-    assert lr_factor(3271, hp) == 1307 / 1308
-    assert lr_factor(4577, hp) == 1 / 1308
+    factors = [script.lr_factor(step, RECIPES["fineweb"]) for step in (0, 3269, 3270, 3271, 4577)]
+    assert factors == [1, 1, 1, 1307 / 1308, 1 / 1308]
 
 
 def test_rotary_turns_by_minus_theta_and_keeps_relative_positions():
@@ -175,12 +160,9 @@ def test_every_parameter_is_trained_by_exactly_one_optimizer(alone):
         check_optimizers(model, [adam, muon, torch.optim.SGD(model.blocks.parameters())])
 
 
-def test_recipes_differ_in_size_only_and_divide():
-    names = {f.name for f in dataclasses.fields(Hyperparameters)}
+def test_the_sizes_of_recipes_divide():
     for hp in RECIPES.values():
-        assert hp.n_embd % hp.n_head == 0
-        assert hp.batch_tokens % (hp.micro_batch * hp.seq_len) == 0
-        assert {f.name for f in dataclasses.fields(hp)} == names
+        assert hp.n_embd % hp.n_head == hp.batch_tokens % (hp.micro_batch * hp.seq_len) == 0
 
 
 def test_every_hyperparameter_is_used():

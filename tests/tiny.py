@@ -4,12 +4,16 @@ What it trains is the script of a shipped record: these tests look at no line of
 """
 import json
 import os
+import select
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,27 +47,6 @@ fetch = "false"
 download = "nothing"
 cost = "seconds"
 baselines = {{ unigram = 5.5 }}
-"""
-
-MANY = """
-import contextlib, io, json, pathlib, runpy, sys, traceback
-sys.path.insert(0, ".")
-answers, runs = [], pathlib.Path("records/runs")
-for script, flags in json.loads(sys.stdin.read()):
-    sys.argv, out, err, code = [script, *flags], io.StringIO(), io.StringIO(), 0
-    before = set(runs.glob("*.txt"))
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            runpy.run_path(script, run_name="__main__")
-        except SystemExit as error:
-            code = error.code
-        except BaseException:
-            code = 1
-            traceback.print_exc()
-    new = [str(path.resolve()) for path in set(runs.glob("*.txt")) - before]
-    log = new[0] if new else None
-    answers.append({"code": code, "stdout": out.getvalue(), "stderr": err.getvalue(), "log": log})
-print(json.dumps(answers))
 """
 
 
@@ -138,24 +121,33 @@ class Project:
 
     def run(self, ranks: int, *flags: str, script: str = "train_gpt2.py", code: int = 0,
             timeout: float = 120) -> subprocess.CompletedProcess:
-        """Run and return the finished process; its exit code must be as given."""
-        done = subprocess.run(self.command(ranks, *flags, script=script), capture_output=True, text=True,
-                              timeout=timeout, env=environment(), cwd=self.folder, stdin=subprocess.DEVNULL)
-        assert done.returncode == code, f"exit code {done.returncode}:\n{done.stdout}\n{done.stderr}"
-        return done
+        """Run and return the finished process; its exit code must be as given.
 
-    def many(self, *cases: tuple[str, list[str]], shared: list[str] = TINY, timeout: float = 240
-             ) -> list[dict]:
+        Without launcher, by forks of a process that has loaded torch: `command` is the real thing.
+        """
+        [answer] = self.many((script, list(flags)), ranks=ranks, timeout=timeout)
+        said = answer["stdout"], answer["stderr"]
+        assert answer["code"] == code, f"exit code {answer['code']}:\n{said[0]}\n{said[1]}"
+        return subprocess.CompletedProcess(script, code, *said)
+
+    def many(self, *cases: tuple[str, list[str]], shared: list[str] = TINY, ranks: int = 1,
+             timeout: float = 240) -> list[dict]:
         """Run several submissions one after the other in ONE process, as a sweep does, each with some flags.
 
         shared: flags of all. Returns for each its exit code (1 where an exception came out), stdout, stderr
-        and the path of its log.
+        and the path of its log. ranks: processes that do so together.
         """
         words = [(str(self.folder / script), ["--track=tiny", *shared, *flags]) for script, flags in cases]
-        done = subprocess.run([sys.executable, "-c", MANY], input=json.dumps(words), capture_output=True,
-                              text=True, timeout=timeout, env=environment(), cwd=self.folder)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout.splitlines()[-1])
+        with tempfile.TemporaryDirectory() as folder:
+            last = forked(timeout, ranks=ranks, cases=words, folder=str(self.folder), answers=folder,
+                          environ=environment())
+            answers = [{kind: Path(folder, f"{i}.{kind}").read_text() for kind in ("stdout", "stderr")}
+                       for i in range(len(cases))]
+            for i, answer in enumerate(answers):
+                end = Path(folder, f"{i}.json")
+                answer |= json.loads(end.read_text()) if end.exists() else {}
+        answers[-1]["code"] = last
+        return answers
 
     def logs(self) -> list[Path]:
         """Return the logs, oldest first."""
@@ -179,6 +171,24 @@ class Project:
             source = source.replace(old, new)
         (self.folder / name).write_text(source)
         return name
+
+
+@cache
+def warm() -> subprocess.Popen:
+    """Return the process that forks itself for runs, the same one as long as the tests last."""
+    return subprocess.Popen([sys.executable, str(ROOT / "tests" / "warm.py")], stdin=subprocess.PIPE,
+                            stdout=subprocess.PIPE, text=True, env=environment(), start_new_session=True)
+
+
+def forked(timeout: float, **request: Any) -> int:
+    """Have tests/warm.py fork for a request; return the exit code of its ranks."""
+    process = warm()
+    print(json.dumps(request), file=process.stdin, flush=True)
+    if not select.select([process.stdout], [], [], timeout)[0]:
+        warm.cache_clear()
+        os.killpg(process.pid, signal.SIGKILL)
+        raise TimeoutError(f"no end within {timeout:g} s")
+    return int(process.stdout.readline())
 
 
 def environment() -> dict[str, str]:

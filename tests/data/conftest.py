@@ -20,23 +20,16 @@ class FakeHub:
         self.reported = {}  # path: a sha256 to report instead of the true one
         self.served = {}  # path: bytes to serve instead of the file's
         self.cut = {}  # path: bytes after which the connection is dropped, once
-        self.refuse = {}  # start of a path: status to answer with
+        self.refuse = {}  # start of a path: status to answer with ...
+        self.headers = {}  # ... and headers that go with it
         self.size = self.page = None  # to report of every file; to answer with; instead of the true ones
         self.hold = None  # bytes after which a transfer all but stops ...
         self.going_on = threading.Event()  # ... until this
         self.requests = []  # (path, Range header)
-        hub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self):
-                hub.answer(self)
-
-            def log_message(self, *args):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        handler = type("Handler", (BaseHTTPRequestHandler,), {
+            "protocol_version": "HTTP/1.1", "do_GET": lambda request: self.answer(request),
+            "log_message": lambda *args: None})
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.server.daemon_threads = True
         self.address = f"http://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
@@ -49,7 +42,7 @@ class FakeHub:
         self.requests.append((path, request.headers.get("Range")))
         status = next((status for start, status in self.refuse.items() if path.startswith(start)), None)
         if status:
-            request.send_error(status)
+            self.head(request, status, 0, **self.headers)
         elif "/tree/" in path:
             folder = path.split("/tree/")[1].partition("/")[2]
             self.json(request, [self.entry(p) for p in sorted(self.files) if p.startswith(folder)])
@@ -57,14 +50,11 @@ class FakeHub:
             name = path.removeprefix("/api/datasets/")
             self.json(request, {"id": name, "sha": self.commit, "cardData": self.card})
         elif "/resolve/" in path:  # large files live elsewhere
-            request.send_response(302)
-            request.send_header("Location", "/blobs/" + path.split("/resolve/")[1].partition("/")[2])
-            request.send_header("Content-Length", "0")
-            request.end_headers()
+            self.head(request, 302, 0, Location="/blobs/" + path.split("/resolve/")[1].partition("/")[2])
         elif path.removeprefix("/blobs/") in self.files:
             self.blob(request, path.removeprefix("/blobs/"))
         else:
-            request.send_error(404)
+            self.head(request, 404, 0)
 
     def entry(self, path):
         sha256 = self.reported.get(path) or hashlib.sha256(self.files[path]).hexdigest()
@@ -72,24 +62,22 @@ class FakeHub:
         return {"type": "file", "path": path, "size": size, "oid": "b" * 40,
                 "lfs": {"oid": sha256, "size": size, "pointerSize": 134}}
 
-    def json(self, request, value):
-        self.send(request, self.page or json.dumps(value).encode())
-
-    def send(self, request, body):
-        request.send_response(200)
-        request.send_header("Content-Type", "application/json")
-        request.send_header("Content-Length", str(len(body)))
+    def head(self, request, status, length, **headers):
+        request.send_response(status)
+        for name, value in {"Content-Length": length, **headers}.items():
+            request.send_header(name.replace("_", "-"), str(value))
         request.end_headers()
+
+    def json(self, request, value):
+        body = self.page or json.dumps(value).encode()
+        self.head(request, 200, len(body), Content_Type="application/json")
         request.wfile.write(body)
 
     def blob(self, request, path):
         span, body = request.headers.get("Range"), self.served.get(path, self.files[path])
         start = int(span.removeprefix("bytes=").rstrip("-")) if span else 0
-        request.send_response(206 if span else 200)
-        request.send_header("Content-Length", str(len(body) - start))
-        if span:
-            request.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
-        request.end_headers()
+        rest = {"Content_Range": f"bytes {start}-{len(body) - 1}/{len(body)}"} if span else {}
+        self.head(request, 206 if span else 200, len(body) - start, **rest)
         end = self.cut.pop(path, len(body))
         middle = end if self.hold is None else min(start + self.hold, end)
         request.wfile.write(body[start:middle])
@@ -97,8 +85,7 @@ class FakeHub:
             request.wfile.write(body[middle:middle + 1])
             middle += 1
         request.wfile.write(body[middle:end])
-        if end < len(body):
-            request.close_connection = True
+        request.close_connection |= end < len(body)
 
 
 @pytest.fixture

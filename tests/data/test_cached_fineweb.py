@@ -4,6 +4,7 @@ import json
 import re
 import signal
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,11 +74,18 @@ def test_a_second_run_asks_nothing_and_a_larger_one_fetches_the_difference(fake_
     assert fake_hub.downloads() == [(TRAIN_2, None)]
 
 
-def test_a_dropped_connection_goes_on_where_it_broke(fake_hub, shards, fetch):
-    fake_hub.cut[TRAIN_1] = 4000
-    fetch(1)
-    assert [span for name, span in fake_hub.downloads() if name == TRAIN_1] == [None, "bytes=4000-"]
-    assert (shards / TRAIN_1).read_bytes() == fake_hub.files[TRAIN_1]
+@pytest.mark.parametrize("cut, part, spans", [
+    ({VAL: 4000}, b"", [None, "bytes=4000-"]), ({}, bytes(4000), ["bytes=4000-", None])])
+def test_a_download_goes_on_where_it_broke_and_starts_over_where_what_came_is_damaged(
+        cut, part, spans, fake_hub, shards, fetch):
+    fake_hub.cut |= cut
+    if part:
+        shards.mkdir()
+        sha256 = hashlib.sha256(fake_hub.files[VAL]).hexdigest()
+        (shards / f".{VAL}.{sha256[:12]}.part").write_bytes(part)
+    fetch(0)
+    assert [span for _, span in fake_hub.downloads()] == spans
+    assert (shards / VAL).read_bytes() == fake_hub.files[VAL]
 
 
 def test_ctrl_c_ends_in_one_line_and_the_next_run_goes_on_with_what_came(fake_hub, shards, start, fetch):
@@ -124,21 +132,15 @@ def test_check_needs_no_hub_and_names_what_is_missing_damaged_or_unknown(fake_hu
     assert {path: path.read_bytes() for path in shards.iterdir()} == before
 
 
-def test_shards_fetched_by_other_means_are_compared_and_pinned_without_download(fake_hub, shards, fetch):
-    shards.mkdir()
-    for name in (VAL, TRAIN_1):
-        (shards / name).write_bytes(fake_hub.files[name])
-    fetch(1)
-    assert fake_hub.downloads() == []
-    assert set(json.loads((shards / "manifest.json").read_text())["files"]) == {VAL, TRAIN_1}
-
-
-def test_a_whole_shard_of_other_data_is_kept_aside(fake_hub, shards, fetch):
+def test_whole_shards_are_pinned_without_download_and_other_data_is_kept_aside(fake_hub, shards, fetch):
     write_shard(shards / VAL, np.arange(100))
     mine = (shards / VAL).read_bytes()
+    (shards / TRAIN_1).write_bytes(fake_hub.files[TRAIN_1])
     assert f"renamed to {VAL}.old" in fetch(1)
+    assert fake_hub.downloads() == [(VAL, None)]
+    assert set(json.loads((shards / "manifest.json").read_text())["files"]) == {VAL, TRAIN_1}
     assert (shards / f"{VAL}.old").read_bytes() == mine
-    assert (shards / VAL).read_bytes() == fake_hub.files[VAL]
+    assert all((shards / name).read_bytes() == fake_hub.files[name] for name in (VAL, TRAIN_1))
 
 
 @pytest.mark.parametrize("fault, attribute, change", [
@@ -155,15 +157,6 @@ def test_bytes_that_are_not_what_the_hub_reports_never_get_a_name(
     if fault == "corrupted bytes":  # and it does not poison the next attempt
         fake_hub.served.clear()
         fetch(1)
-
-
-def test_a_damaged_partial_download_starts_over(fake_hub, shards, fetch):
-    shards.mkdir()
-    sha256 = hashlib.sha256(fake_hub.files[VAL]).hexdigest()
-    (shards / f".{VAL}.{sha256[:12]}.part").write_bytes(bytes(4000))
-    fetch(0)
-    assert [span for _, span in fake_hub.downloads()] == ["bytes=4000-", None]
-    assert (shards / VAL).read_bytes() == fake_hub.files[VAL]
 
 
 def test_a_hub_that_contradicts_a_pin_is_refused(fake_hub, shards, fetch):
@@ -235,3 +228,11 @@ def test_each_script_fetches_its_own_data_set_as_its_help_says_and_no_more_than_
     assert all(f"kjj0/fineweb{size}-gpt2" in path for path, _ in fake_hub.requests if "/resolve/" in path)
     rc, _, err = run(script, most + 1)
     assert rc == 2 and f"N={most + 1}, expected 0 to {most}" in err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+def test_a_full_disk_is_one_line_that_names_the_folder(fake_hub, shards, fetch):
+    shards.mkdir()
+    sha256 = hashlib.sha256(fake_hub.files[VAL]).hexdigest()
+    (shards / f".{VAL}.{sha256[:12]}.part").symlink_to("/dev/full")
+    assert f"{shards}: [Errno 28] No space left on device" in fetch(0, code=2)

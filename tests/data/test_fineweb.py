@@ -1,8 +1,13 @@
 """data/fineweb.py: documents in, shards out."""
+import contextlib
 import gzip
 import hashlib
 import json
+import os
 import random
+import signal
+import subprocess
+import sys
 from collections import Counter
 
 import pyarrow
@@ -13,6 +18,8 @@ from data.bpe import encoding
 from data.documents import DataError, documents, local_files
 from data.fineweb import VOCAB, batches
 from harness.shards import read_shard
+from tiny import ROOT
+from waiting import until
 
 SCRIPT = "fineweb.py"
 EOT = 50256
@@ -140,12 +147,13 @@ def bad_inputs(folder, texts):
     (folder / "empty").mkdir()
     yield folder / "empty", (), "empty: no file in it ends in .parquet"
     yield good, ("--shard_tokens", 10**6), "expected more than shard_tokens=1000000"
+    yield "--hub", ("HuggingFaceFW/fineweb",), "cannot reach http://127.0.0.1:9"
 
 
 def test_bad_input_is_one_line_with_file_and_line_and_leaves_nothing(texts, tmp_path, run):
     for path, more, expected in bad_inputs(tmp_path / "in", texts):
         before = sorted(tmp_path.iterdir())
-        assert expected in the_error(run(SCRIPT, path, *OPTIONS, *more, "--output", tmp_path / "out"))
+        assert expected in the_error(run(SCRIPT, *OPTIONS, path, *more, "--output", tmp_path / "out"))
         assert sorted(tmp_path.iterdir()) == before
 
 
@@ -191,11 +199,6 @@ def test_a_hub_configuration_is_downloaded_once_and_tokenised_in_order(texts, fa
     assert "no configuration '10BT'; pass --name NAME, one of: default, sample-10BT" in the_error(wrong)
 
 
-def test_an_unreachable_hub_is_one_line(tmp_path, run):
-    said = the_error(run(SCRIPT, "--hub", "HuggingFaceFW/fineweb", "--output", tmp_path / "out"))
-    assert "cannot reach http://127.0.0.1:9" in said and not (tmp_path / "out").exists()
-
-
 def test_documents_are_read_as_a_stream(tmp_path):
     """The first documents of a file come before its damaged end is met."""
     path = write_jsonl(tmp_path / "a.jsonl", ["one", "two"])
@@ -220,3 +223,73 @@ def test_files_are_read_in_the_order_given_and_folders_by_path(tmp_path, capsys)
 def test_arguments_that_make_no_sense_are_refused(args, tmp_path, run):
     rc, _, err = run(SCRIPT, *args, "--output", tmp_path / "out")
     assert rc == 2 and err.splitlines()[-1].startswith("fineweb.py: error: ")
+
+
+@pytest.fixture
+def inside(tmp_path):
+    """Start data/fineweb.py's main() on an empty a.txt, some lines run before it, in a session of its own.
+
+    Its workers share its stderr, which therefore ends when the last of them has ended, and not before."""
+    started = []
+
+    def inside(lines, *args):
+        (tmp_path / "a.txt").touch()
+        code = f"import itertools, resource, sys\nfrom data import fineweb\n{lines}\nsys.exit(fineweb.main())"
+        command = [sys.executable, "-c", code, "a.txt", "--output", "out", "--shard_tokens", "1000", *args]
+        started.append(subprocess.Popen(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+                                        stderr=subprocess.PIPE, text=True, start_new_session=True))
+        return started[-1]
+    yield inside
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):  # a worker left behind, where a test has failed
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+ENDLESS = "fineweb.documents = lambda path, column: itertools.repeat('a text ' * 10_000)"
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_a_signal_leaves_no_worker_and_no_stage_beyond_the_next_start(
+        number, code, texts, tmp_path, inside, run, made):
+    """A killed parent left its workers waiting for ever, and a folder of shards that nothing removed."""
+    process = inside(ENDLESS, "--processes", "2")
+    until(lambda: process.poll() or list(tmp_path.glob(".out.part/*.bin")))
+    source = write_jsonl(tmp_path / "a.jsonl", texts)
+    second = run(SCRIPT, source, *OPTIONS, "--output", tmp_path / "out")
+    assert "out: another process is writing it" in the_error(second)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    names = {path.name for path in tmp_path.iterdir()}
+    if number == signal.SIGTERM:
+        assert names == {"a.txt", "a.jsonl"} and err.endswith("fineweb: stopped, nothing written\n")
+    made(tmp_path / "out", source)
+    assert {path.name for path in tmp_path.iterdir()} == {"a.txt", "a.jsonl", "out"}
+    assert set(contents(tmp_path / "out")) == {"manifest.json", *shards(tmp_path / "out")}
+
+
+def test_a_full_disk_is_one_line_that_names_the_output(tmp_path, inside):
+    """A limit on the size of files stands for the disk."""
+    full = "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))"
+    process = inside(f"{full}\n{ENDLESS}", "--processes", "1")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2 and "fineweb: out: " in err and "Traceback" not in err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def odd_inputs(folder):
+    """Yield inputs that are no text, and what the one line must say."""
+    folder.mkdir()
+    (folder / "digits.jsonl").write_text('{"text": "one"}\n{"text": "two", "id": ' + "9" * 5000 + "}\n")
+    yield folder / "digits.jsonl", "digits.jsonl, line 2: not JSON (Exceeds the limit"
+    os.mkfifo(folder / "pipe.jsonl")
+    yield folder / "pipe.jsonl", "pipe.jsonl: no regular file"
+    (folder / "zero.txt").symlink_to("/dev/zero")
+    yield folder / "zero.txt", "zero.txt: no regular file"
+
+
+def test_a_pipe_a_device_and_a_number_of_5000_digits_are_one_line_each(tmp_path, run):
+    """They hung, ran out of memory, and ended in a traceback."""
+    for path, expected in odd_inputs(tmp_path / "in"):
+        assert expected in the_error(run(SCRIPT, path, *OPTIONS, "--output", tmp_path / "out"))
+        assert [path.name for path in tmp_path.iterdir()] == ["in"]

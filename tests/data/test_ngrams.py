@@ -94,14 +94,15 @@ def test_a_longer_context_helps_on_text_that_repeats():
 @pytest.fixture
 def small(tmp_path):
     """Shards to train and to validate on, of six words."""
-    write_shard(tmp_path / "train.bin", np.array([0, 1, 2, 3, 4, 5] * 9))
-    write_shard(tmp_path / "val.bin", np.array([0, 1, 2, 1, 5]))
-    return tmp_path / "train.bin", tmp_path / "val.bin"
+    paths = tmp_path / "train.bin", tmp_path / "val.bin"
+    for path, tokens in zip(paths, ([0, 1, 2, 3, 4, 5] * 9, [0, 1, 2, 1, 5])):
+        write_shard(path, np.array(tokens))
+    return paths
 
 
 def run(*args):
-    done = subprocess.run([sys.executable, str(ROOT / "data" / "ngrams.py"), *map(str, args)], cwd=ROOT,
-                          capture_output=True, text=True)
+    command = [sys.executable, str(ROOT / "data" / "ngrams.py"), *map(str, args)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     return done.returncode, done.stdout, done.stderr
 
 

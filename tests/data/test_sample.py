@@ -149,13 +149,13 @@ def test_r_strings_reads_every_character_vector_of_a_lazy_load_database():
 
 
 def test_deb_data_finds_the_member_behind_others_of_odd_size():
-    def member(name, body):
-        header = b"%-16s%-12d%-6d%-6d%-8o%-10d`\n" % (name, 0, 0, 0, 0o644, len(body))
-        return header + body + b"\n" * (len(body) % 2)
-    archive = b"!<arch>\n" + member(b"debian-binary", b"2.0") + member(b"data.tar.xz", b"payload")
-    assert deb_data(archive) == b"payload"
+    def archive(**members):
+        return b"!<arch>\n" + b"".join(
+            b"%-16s%-12d%-6d%-6d%-8o%-10d`\n" % (name.encode(), 0, 0, 0, 0o644, len(body)) + body
+            + b"\n" * (len(body) % 2) for name, body in members.items())
+    assert deb_data(archive(**{"debian-binary": b"2.0", "data.tar.xz": b"payload"})) == b"payload"
     with pytest.raises(ValueError, match="no data.tar"):
-        deb_data(b"!<arch>\n" + member(b"debian-binary", b"2.0\n"))
+        deb_data(archive(**{"debian-binary": b"2.0\n"}))
 
 
 def test_a_damaged_archive_is_one_line_and_exit_code_2(tmp_path, run):

@@ -21,102 +21,92 @@ def hear() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
-def launch(project: Project, ranks: int, script: str = "train_gpt2.py") -> subprocess.Popen:
+def launch(project: Project, ranks: int) -> tuple[subprocess.Popen, list[int]]:
     """Start a run that would take hours, in a process group of its own, and wait for its third step.
 
-    The process gets an attribute `ranks`, the process ids of its ranks in order.
+    Returns the launcher and the process ids of the ranks in order.
     """
-    process = subprocess.Popen(project.command(ranks, *LONG, script=script), env=environment(),
-                               cwd=project.folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hear)
-    for line in process.stdout:
-        if line.startswith("step:3/"):
-            process.ranks = rank_pids(process)
-            return process
-    raise AssertionError(process.communicate()[1])
-
-
-def rank_pids(process: subprocess.Popen) -> list[int]:
-    """Return the process ids of the ranks, in order."""
+    process = subprocess.Popen(project.command(ranks, *LONG), env=environment(), cwd=project.folder,
+                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               text=True, start_new_session=True, preexec_fn=hear)
+    if not any(line.startswith("step:3/") for line in process.stdout):
+        raise AssertionError(process.communicate()[1])
     children = subprocess.check_output(["pgrep", "-P", str(process.pid)], text=True).split()
-    ranks = [re.search(r"\bRANK=(\d+)", Path(f"/proc/{pid}/environ").read_text()) for pid in children]
-    return [pid for _, pid in sorted((int(rank[1]), int(pid)) for rank, pid in zip(ranks, children) if rank)]
+    found = [re.search(r"\bRANK=(\d+)", Path(f"/proc/{pid}/environ").read_text()) for pid in children]
+    return process, [pid for _, pid in sorted((int(r[1]), int(pid)) for r, pid in zip(found, children) if r)]
 
 
-def finish(project: Project, process: subprocess.Popen) -> tuple[dict, int, str]:
+def finish(project: Project, process: subprocess.Popen, pids: list[int]) -> tuple[dict, int, str]:
     """Wait for the end; return end event, exit code, stderr. Every rank must be gone."""
     _, errors = process.communicate(timeout=BOUND_S)
-    for pid in process.ranks:
+    for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
-    [log] = project.logs()
-    assert not list(log.parent.glob(".*spare"))
-    ends = events(log, "end")
-    return (ends[0] if ends else {}), process.returncode, errors
+    assert not list(project.logs()[0].parent.glob(".*spare"))
+    return project.end(), process.returncode, errors
 
 
 @pytest.mark.parametrize("number, ranks, send", [
     (signal.SIGTERM, 2, os.kill), (signal.SIGINT, 2, os.kill), (signal.SIGINT, 1, os.kill),
     (signal.SIGHUP, 2, os.kill), (signal.SIGINT, 2, os.killpg)])  # ctrl-C reaches the whole process group
 def test_a_signal_to_the_launcher_interrupts_the_run(project, number, ranks, send):
-    process = launch(project, ranks)
+    process, pids = launch(project, ranks)
     send(process.pid, number)
-    end, code, errors = finish(project, process)
+    end, code, errors = finish(project, process, pids)
     assert end["status"] == "interrupted" and code == 128 + number and "Traceback" not in errors
+
+
+def test_a_killed_rank_is_lost(project):
+    process, pids = launch(project, 2)
+    os.kill(pids[1], signal.SIGKILL)
+    end, code, _ = finish(project, process, pids)
+    assert (end["status"], end["ranks"], code) == ("rank_lost", [1], 4)
+
+
+def ending(project: Project, code: int, *lines: str, rank: int | str = 0) -> str:
+    """Run on two ranks, one of which runs lines of its own at step 2; return what is said on stderr."""
+    script = project.adds("ends.py", f"if step == 2 and run.rank == {rank} and not run._warming:",
+                          *(f"    {line}" for line in lines), after=TAKE)
+    return project.run(2, script=script, code=code).stderr
 
 
 @pytest.mark.parametrize("rank, error", [(1, ValueError("bad thing")), (0, KeyError("lost"))])
 def test_an_exception_is_told_with_its_rank_type_and_message_and_on_rank_0_too(project, rank, error):
     """Rank 0 writes the log itself: the right end is written even when it is the first that fails."""
-    script = project.adds("fails.py", f"if run.rank == {rank} and step == 5 and not run._warming:",
-                          f"    raise {error!r}", after=TAKE)
-    process = launch(project, 2, script)
-    end, code, errors = finish(project, process)
+    errors = ending(project, 1, f"raise {error!r}", rank=rank)
+    end = project.end()
     assert (end["status"], end["rank"]) == ("failed", rank)
     assert (end["type"], end["message"]) == (type(error).__name__, str(error))
-    assert code == 1 and "fails.py" in end["traceback"] and errors.count("Traceback") == 1
-
-
-def test_a_killed_rank_is_lost(project):
-    process = launch(project, 2)
-    os.kill(process.ranks[1], signal.SIGKILL)
-    end, code, _ = finish(project, process)
-    assert (end["status"], end["ranks"], code) == ("rank_lost", [1], 4)
+    assert "ends.py" in end["traceback"] and errors.count("Traceback") == 1
 
 
 def test_a_killed_rank_0_leaves_a_log_without_end_and_an_open_ledger_entry(project):
-    process = launch(project, 2)
-    os.kill(process.ranks[0], signal.SIGKILL)
-    process.communicate(timeout=BOUND_S)
+    ending(project, 4, "import os, signal", "os.kill(os.getpid(), signal.SIGKILL)")
     [log] = project.logs()
-    assert process.returncode != 0 and events(log, "end") == [] and events(log, "val")
+    assert events(log, "end") == [] and events(log, "val")
     [entry] = (log.parent / "ledger.jsonl").read_text().splitlines()
     assert '"what":"start"' in entry
 
 
 def test_a_loss_that_is_not_a_number_ends_the_run_as_a_result(project):
-    script = project.adds("diverges.py", "if step == 2 and not run._warming:",
-                          "    model.lm_head.weight.data.fill_(float('nan'))", after=TAKE)
-    done = project.run(2, script=script, code=3)
+    errors = ending(project, 3, "model.lm_head.weight.data.fill_(float('nan'))", rank="run.rank")
     assert project.end()["status"] == "nonfinite" and math.isnan(float(project.end()["val_loss"]))
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in errors
 
 
 def test_a_full_disk_ends_the_run_with_whole_lines_in_the_log(project):
-    script = project.adds("full.py", "if step == 2 and run.rank == 0 and not run._warming:",
-                          "    import resource", "    room = run.log_path.stat().st_size + 20",
-                          "    resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))",
-                          after=TAKE)
-    done = project.run(2, script=script, code=5)
+    errors = ending(project, 5, "import resource", "room = run.log_path.stat().st_size + 20",
+                    "resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))")
     [log] = project.logs()
     assert log.read_bytes().endswith(b"\n") and not list(log.parent.glob(".*spare"))
-    assert "disk_full" in done.stderr
+    assert "disk_full" in errors
 
 
 def test_after_ctrl_c_the_last_words_say_where_the_log_lies_and_how_to_go_on(project):
     """The command that they give is typed as it stands: with checkpoints it goes on, else it starts anew."""
     script = project.adds("stops.py", "if step == 5 and run._first_step == 0 and not run._warming:",
-                          "    import os, signal", "    os.kill(os.getpid(), signal.SIGINT)")
+                          "    import os, signal, threading", "    os.kill(os.getpid(), signal.SIGINT)",
+                          "    threading.Event().wait()")  # takes no step more
     said = project.run(1, *LONG, script=script, code=130).stderr
     [first] = project.logs()
     again = "there is no checkpoint (--checkpoint_every); to start again: "

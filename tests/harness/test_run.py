@@ -17,12 +17,12 @@ def test_1_2_and_4_ranks_train_to_the_same_bits_across_shard_borders(project):
     """Six steps of 256 tokens over shards of 601, 602 and 603."""
     for ranks in (1, 2, 4):
         project.run(ranks)
+    one, two, four = [[(v["step"], v["tokens"], v["val_loss"], v["weights"]) for v in events(log, "val")]
+                      for log in project.logs()]
+    assert one == two == four and [val[:2] for val in one] == [(0, 0), (3, 768), (6, 1536)]
     ends = [result(log) for log in project.logs()]
     assert len({(end["weights_sha256"], end["val_loss"]) for end in ends}) == 1
     assert ends[0]["val_loss"] < math.log(257) and ends[0]["status"] == "ok"
-    one, two, four = [[(v["step"], v["tokens"], v["val_loss"], v["weights"]) for v in events(log, "val")]
-                      for log in project.logs()]
-    assert one == two == four and [v[:2] for v in one] == [(0, 0), (3, 768), (6, 1536)]
 
 
 def test_fast_reduction_and_other_device_batches_train_the_same_up_to_rounding(tmp_path):
@@ -36,27 +36,26 @@ def test_fast_reduction_and_other_device_batches_train_the_same_up_to_rounding(t
 
 def test_tripwires_trip_each_on_its_own_submission(project):
     """One process, one run after the other: what one did must not touch the next."""
-    look_ahead = project.submission("ahead.py", (
-        "x_BTC = norm(self.wte(idx_BT))", "x_BTC = norm(self.wte(idx_BT).flip(1).cumsum(1).flip(1))"))
-    embed = "            x_BTC = norm(self.wte(idx_BT))"
-    trains = project.submission("trains.py", (
-        embed, f"            if not self.training:\n                self.wte.weight.data += 1e-4\n{embed}"))
-    keeps = project.adds("keeps.py", "model.seen = getattr(model, 'seen', torch.zeros(1)) + 1")
-    loop = "    for step in run.steps(model, optimizers):\n"
-    replaces = project.submission("replaces.py", (loop, (
-        "    import harness.validate\n"
-        "    harness.validate._cross_entropy = lambda *a, **k: torch.zeros(128)\n" + loop)))
-    twice = project.adds("twice.py", "run.take(hp.batch_tokens)", after=TAKE)
-    rewinds = project.adds("rewinds.py", "run._stream.position = 0")
-    reads = project.adds("reads.py", "import os", "os.environ.get('MY_LEARNING_RATE')")
-    streams = project.adds("streams.py", "from harness.tokens import TokenStream",
-                           "TokenStream(run._plan.data.train)")
-    late = project.adds("late.py", "import late_module, harness.front.cores")
+    norm, loop = "x_BTC = norm(self.wte(idx_BT))", "    for step in run.steps(model, optimizers):\n"
+    trains = f"if not self.training:\n                self.wte.weight.data += 1e-4\n            {norm}"
+    ahead = "x_BTC = norm(self.wte(idx_BT).flip(1).cumsum(1).flip(1))"
+    replaces = ("    import harness.validate\n"
+                "    harness.validate._cross_entropy = lambda *a, **k: torch.zeros(128)\n")
+    scripts = {
+        "train_gpt2.py": None,
+        project.submission("ahead.py", (norm, ahead)): "causality",
+        project.submission("trains.py", (norm, trains)): "validation: the weights changed",
+        project.adds("keeps.py", "model.seen = getattr(model, 'seen', torch.zeros(1)) + 1"): "warmup: .seen",
+        project.adds("twice.py", "run.take(hp.batch_tokens)", after=TAKE): "tokens: ",
+        project.adds("rewinds.py", "run._stream.position = 0"): "tokens: the stream stands at",
+        project.adds("reads.py", "import os", "os.environ.get('MY_LEARNING_RATE')"): "environment: reads.py",
+        project.adds("streams.py", "from harness.tokens import TokenStream",
+                     "TokenStream(run._plan.data.train)"): "tokens: another stream was opened",
+        "train_gpt2.py again": None,
+        project.adds("late.py", "import late_module, harness.front.cores"): None,
+        project.submission("replaces.py", (loop, replaces + loop)): "harness",
+    }
     (project.folder / "late_module.py").write_text("x = 1\n")
-    scripts = {"train_gpt2.py": None, look_ahead: "causality", trains: "validation: the weights changed",
-               keeps: "warmup: .seen", twice: "tokens: ", rewinds: "tokens: the stream stands at",
-               reads: "environment: reads.py", streams: "tokens: another stream was opened",
-               "train_gpt2.py again": None, late: None, replaces: "harness"}
     answers = dict(zip(scripts, project.many(*((script.split()[0], []) for script in scripts))))
     for script, message in scripts.items():
         assert answers[script]["code"] == (1 if message else 0), (script, answers[script]["stderr"])
@@ -69,39 +68,34 @@ def test_tripwires_trip_each_on_its_own_submission(project):
                                                          "harness/front/cores.py", "late_module.py"]
 
 
-def bad_data(data: Path) -> list[tuple[list[str], str]]:
-    """Make variants of the tiny data that cannot be used; return the flag for each and what is said of it."""
-    train, val = "tiny_train_000001.bin", "tiny_val_000000.bin"
+def header(index: int, value: int):
+    """Return a change of data: another number in a shard's header."""
+    return lambda folder: np.memmap(folder / SHARD, "<i4", "r+", shape=256).__setitem__(index, value)
 
-    def variant(name, change):
-        shutil.copytree(data / "tiny", data / name)
-        change(data / name)
-        return [f"--data={data / name}"]
 
-    def header(index, value):
-        return lambda folder: np.memmap(folder / train, "<i4", "r+", shape=256).__setitem__(index, value)
-
-    pins = json.dumps({"files": {val: {"sha256": "0" * 64}}})
-    return [
-        (variant("truncated", lambda f: os.truncate(f / train, 1500)), "1500 bytes, but its header"),
-        (variant("magic", header(0, 7)), "magic 7, expected 20240520"),
-        (variant("version", header(1, 9)), "version 9, expected 1"),
-        (variant("count", header(2, 5)), "header counts 5 tokens"),
-        (variant("vocabulary", lambda f: write_shard(f / train, np.full(602, 300))), "token id 300"),
-        (variant("few", lambda f: (f / "tiny_train_000002.bin").unlink()), "the run takes 1536 and one more"),
-        (variant("few_val", lambda f: write_shard(f / val, np.zeros(512))), "validates on 512 and one more"),
-        (variant("missing", lambda f: [p.unlink() for p in f.glob("tiny_train*")]), "no tiny_train_*.bin"),
-        (variant("pinned", lambda f: (f / "manifest.json").write_text(pins)), "manifest.json pins 000000"),
-        ([f"--data={data / 'nowhere'}"], "no such data folder"),
-    ]
+SHARD, VAL = "tiny_train_000001.bin", "tiny_val_000000.bin"
+PINS = json.dumps({"files": {VAL: {"sha256": "0" * 64}}})
+BAD_DATA = [  # what is done to the folder, and what is said of it
+    (lambda folder: os.truncate(folder / SHARD, 1500), "1500 bytes, but its header"),
+    (header(0, 7), "magic 7, expected 20240520"), (header(1, 9), "version 9, expected 1"),
+    (header(2, 5), "header counts 5 tokens"),
+    (lambda folder: write_shard(folder / SHARD, np.full(602, 300)), "token id 300"),
+    (lambda folder: (folder / "tiny_train_000002.bin").unlink(), "the run takes 1536 and one more"),
+    (lambda folder: write_shard(folder / VAL, np.zeros(512)), "validates on 512 and one more"),
+    (lambda folder: [path.unlink() for path in folder.glob("tiny_train*")], "no tiny_train_*.bin"),
+    (lambda folder: (folder / "manifest.json").write_text(PINS), "manifest.json pins 000000"),
+    (shutil.rmtree, "no such data folder"),
+]
 
 
 def test_bad_input_is_one_line_with_exit_code_2_and_leaves_nothing(project):
     first = "from harness.run import Run, open_run  # first"
     project.submission("late_import.py", (first, f"import os\n{first}"))
     (project.folder / "no_newline.py").write_text((project.folder / "train_gpt2.py").read_text().rstrip("\n"))
-    cases = [
-        *bad_data(project.folder / "data"),
+    cases = [([f"--data={project.folder / 'data' / str(i)}"], said) for i, (_, said) in enumerate(BAD_DATA)]
+    for (flags, _), (change, _) in zip(cases, BAD_DATA):
+        change(shutil.copytree(project.folder / "data" / "tiny", Path(flags[0].removeprefix("--data="))))
+    cases += [
         (["--micro_batch=5"], "is not a multiple of micro_batch*seq_len"),
         (["--nproc_per_node=3"], "use 1, 2, 4 ranks"),
         (["--num_iteration=3"], "the closest is --num_iterations"),
@@ -135,17 +129,14 @@ def test_a_model_over_the_tracks_size_or_a_parameter_without_optimizer_is_refuse
     assert project.logs() == []
 
 
-def test_a_run_may_stop_early_and_says_so(project):
-    project.run(1, "--stop_at_step=4")
-    assert (project.end()["status"], project.end()["step"]) == ("stopped", 4)
-
-
-def test_seeds_differ_and_one_seed_repeats_to_the_bit(project):
-    answers = project.many(*(("train_gpt2.py", [f"--seed={seed}"]) for seed in (0, 1)))
-    [again] = project.many(("train_gpt2.py", ["--seed=0", f"--against={answers[0]['log']}"]))
+def test_seeds_differ_one_repeats_to_the_bit_and_a_run_may_stop_early(project):
+    many = project.many(("train_gpt2.py", ["--seed=0"]), ("train_gpt2.py", ["--seed=1", "--stop_at_step=4"]))
+    [again] = project.many(("train_gpt2.py", ["--seed=0", f"--against={many[0]['log']}"]))
     assert again["stdout"].count("+0.0000 at equal step") == 3  # validations, each equal to the bit
-    ends = [result(Path(answer["log"])) for answer in (*answers, again)]
-    assert ends[0]["weights_sha256"] == ends[2]["weights_sha256"] != ends[1]["weights_sha256"]
+    first, other, second = (Path(answer["log"]) for answer in (*many, again))
+    assert result(first)["weights_sha256"] == result(second)["weights_sha256"]
+    assert events(first, "val")[1]["weights"] != events(other, "val")[1]["weights"]
+    assert (result(other)["status"], result(other)["step"]) == ("stopped", 4)
 
 
 def test_a_submission_without_a_step_is_no_success(project):

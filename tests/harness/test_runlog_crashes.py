@@ -20,12 +20,23 @@ from waiting import until
 FORK = multiprocessing.get_context("fork")
 
 
-def in_a_fork(function: Callable, *args: object) -> int:
-    """Call a function in a process of its own, and return the exit code of that."""
-    process = FORK.Process(target=function, args=args)
+def in_a_fork(function: Callable) -> int:
+    """Call a function in a process of its own; return the number of the OSError that ended it, or 0."""
+    def call() -> None:
+        try:
+            function()
+        except OSError as error:
+            os._exit(error.errno)
+
+    process = FORK.Process(target=call)
     process.start()
     process.join()
     return process.exitcode
+
+
+def limit(room: int) -> None:
+    """Let no file of this process grow over room bytes."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
 
 
 def ledger(folder: Path) -> list[dict]:
@@ -60,26 +71,23 @@ def test_a_hundred_kills_leave_nothing_but_whole_lines(tmp_path):
     assert len(lengths) > 20, "the kills all came at the same moment"
 
 
-def make_log(folder: Path, run_id: str, made) -> None:
-    """Make a whole log, or say that there is one."""
-    try:
-        log = new_log(folder, run_id)
-    except FileExistsError:
-        return made.put((run_id, False))
-    log.text(run_id)
-    log.end("ok")
-    made.put((run_id, True))
-
-
 def test_fifty_writers_at_once_never_share_a_log_and_keep_the_ledger_whole(tmp_path):
     """Five processes of ten threads; each run id is wanted twice and granted once."""
     made, gate = FORK.Queue(), FORK.Event()
 
+    def make_log(run_id: str) -> None:
+        try:
+            log = new_log(tmp_path, run_id)
+        except FileExistsError:
+            return made.put((run_id, False))
+        log.text(run_id)
+        log.end("ok")
+        made.put((run_id, True))
+
     def ten(first: int) -> None:
         gate.wait(30)
         with ThreadPoolExecutor(10) as threads:
-            for i in range(10):
-                threads.submit(make_log, tmp_path, f"r{(first + i) % 25}", made)
+            list(threads.map(make_log, [f"r{(first + i) % 25}" for i in range(10)]))
 
     processes = [FORK.Process(target=ten, args=(10 * i,)) for i in range(5)]
     for process in processes:
@@ -88,13 +96,13 @@ def test_fifty_writers_at_once_never_share_a_log_and_keep_the_ledger_whole(tmp_p
     answers = sorted(made.get(timeout=60) for _ in range(50))
     for process in processes:
         process.join(timeout=10)
-    assert answers == sorted((f"r{i}", granted) for i in range(25) for granted in (False, True))
-    for i in range(25):
-        read = read_log(tmp_path / f"r{i}.txt")
-        assert read.end["status"] == "ok" and read.text == [f"r{i}"]
-    wanted = sorted((f"r{i}", what) for i in range(25) for what in ("start", "end"))
-    assert sorted((entry["run_id"], entry["what"]) for entry in ledger(tmp_path)) == wanted
-    assert {p.name for p in tmp_path.iterdir()} == {*(f"r{i}.txt" for i in range(25)), "ledger.jsonl"}
+    run_ids = sorted(f"r{i}" for i in range(25))
+    assert answers == [(run_id, granted) for run_id in run_ids for granted in (False, True)]
+    for read in [read_log(tmp_path / f"{run_id}.txt") for run_id in run_ids]:
+        assert read.end["status"] == "ok" and read.text == [read.path.stem]
+    found = sorted((entry["run_id"], entry["what"]) for entry in ledger(tmp_path))
+    assert found == [(run_id, what) for run_id in run_ids for what in ("end", "start")]
+    assert {p.name for p in tmp_path.iterdir()} == {*(f"{run_id}.txt" for run_id in run_ids), "ledger.jsonl"}
 
 
 def test_nothing_is_written_below_the_end_line_and_no_file_stays_open(tmp_path):
@@ -115,31 +123,43 @@ def test_a_rank_without_a_log_writes_nothing(tmp_path):
     assert log.end("ok") == {"status": "ok"} and log.path is None
 
 
-def fill(folder: Path, room: int, answers) -> None:
-    """Write a log where files can have `room` bytes, until an error comes; end it."""
-    log = new_log(folder)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
-    try:
-        while True:
-            log.text("x" * 600)
-    except OSError as error:
-        answers.put((error.errno, log.end("disk_full" if is_disk_full(error) else "failed", val_loss=1.0)))
+def read_full(folder: Path):
+    """Read the log of a disk that was full. Log and ledger are whole, and the spare file is gone."""
+    assert (folder / "r.txt").read_bytes().endswith(b"\n")
+    assert {p.name for p in folder.iterdir()} == {"ledger.jsonl", "r.txt"}
+    assert [entry["what"] for entry in ledger(folder)] == ["start", "end"]
+    return read_log(folder / "r.txt")
 
 
 @pytest.mark.parametrize("room", [65_536, 65_000, 64_600])
 def test_a_full_disk_leaves_whole_lines_and_says_so(room, tmp_path):
-    """No file can grow over `room`: a line of 603 bytes fails; the shorter end line fits after it, or not."""
-    answers = FORK.SimpleQueue()
-    assert in_a_fork(fill, tmp_path, room, answers) == 0
-    number, end = answers.get()
-    assert number == errno.EFBIG and end["status"] == "disk_full"
-    data = (tmp_path / "r.txt").read_bytes()
-    read = read_log(tmp_path / "r.txt")
-    assert data.endswith(b"\n") and len(data) <= room and set(read.text) == {"x" * 600}
-    assert (read.end is None) == ("unwritten" in end)
+    """A line of 603 bytes fails; the shorter end line fits after it, or not."""
+    def fill() -> None:
+        log = new_log(tmp_path)
+        limit(room)
+        try:
+            while True:
+                log.text("x" * 600)
+        except OSError as error:
+            end = log.end("disk_full" if is_disk_full(error) else "failed", val_loss=1.0)
+            assert end["status"] == "disk_full" and (read_log(log.path).end is None) == ("unwritten" in end)
+            raise
+
+    assert in_a_fork(fill) == errno.EFBIG
+    read = read_full(tmp_path)
+    assert (tmp_path / "r.txt").stat().st_size <= room and set(read.text) == {"x" * 600}
     assert read.end is None or (read.end["status"], read.end["val_loss"]) == ("disk_full", 1.0)
-    assert {p.name for p in tmp_path.iterdir()} == {"ledger.jsonl", "r.txt"}, "the spare file is still there"
-    assert [entry["what"] for entry in ledger(tmp_path)] == ["start", "end"]
+
+
+def test_a_disk_that_fills_up_among_the_sources_ends_the_log_too(tmp_path):
+    """It once left the spare file, neither end nor ledger line: the run did not know its log yet."""
+    def fill() -> None:
+        limit(70_000)
+        new_log(tmp_path, files={"a.py": b"x = 1\n" * 100, "b.py": b"y" * 70_000})
+
+    assert in_a_fork(fill) == errno.EFBIG
+    read = read_full(tmp_path)
+    assert (read.end["status"], read.end["type"], list(read.files)) == ("disk_full", "OSError", ["a.py"])
 
 
 def test_the_spare_bytes_of_a_full_disk_let_the_end_line_through(tmp_path, monkeypatch):
@@ -161,27 +181,10 @@ def test_the_spare_bytes_of_a_full_disk_let_the_end_line_through(tmp_path, monke
     assert read.end["status"] == "disk_full" and read.end["seq"] == 2 and not read.text
 
 
-def test_a_disk_that_fills_up_among_the_sources_ends_the_log_too(tmp_path):
-    """It once left the spare file, neither end nor ledger line: the run did not know its log yet."""
-
-    def fill_at_once() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (70_000, 70_000))
-        try:
-            new_log(tmp_path, files={"a.py": b"x = 1\n" * 100, "b.py": b"y" * 70_000})
-        except OSError as error:
-            os._exit(error.errno)
-
-    assert in_a_fork(fill_at_once) == errno.EFBIG
-    read = read_log(tmp_path / "r.txt")
-    assert (read.end["status"], read.end["type"], list(read.files)) == ("disk_full", "OSError", ["a.py"])
-    assert [entry["what"] for entry in ledger(tmp_path)] == ["start", "end"]
-    assert {p.name for p in tmp_path.iterdir()} == {"ledger.jsonl", "r.txt"}
-
-
 def test_a_ledger_line_that_does_not_fit_leaves_no_half(tmp_path):
     def short_ledger() -> None:
-        log, room = RunLog(tmp_path, "b"), (tmp_path / "ledger.jsonl").stat().st_size + 20
-        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+        log = RunLog(tmp_path, "b")
+        limit((tmp_path / "ledger.jsonl").stat().st_size + 20)
         log._record("start", track="t")
 
     RunLog(tmp_path, "a")._record("start", track="t" * 2000)

@@ -38,22 +38,20 @@ def test_tokens_that_do_not_fit_are_refused_and_nothing_is_written(tmp_path, tok
 
 
 @pytest.mark.parametrize("index, value, message", [
-    (0, 20240101, "magic 20240101, expected 20240520"),
-    (1, 2, "version 2, expected 1"),
+    (0, 20240101, "magic 20240101, expected 20240520"), (1, 2, "version 2, expected 1"),
     (2, 99, "1224 bytes, but its header counts 99 tokens, which take 1222"),
-    (2, -5, "1224 bytes, but its header counts -5"),
-])
+    (2, -5, "1224 bytes, but its header counts -5")])
 def test_a_wrong_header_is_told(shard, index, value, message):
     np.memmap(shard, "<i4", "r+", shape=256)[index] = value
     with pytest.raises(ShardError, match=message):
         check_shard(shard)
 
 
-@pytest.mark.parametrize("size", [0, 1, 11, 12, 1023, 1024, 1223])
-def test_a_truncated_shard_is_told_at_every_size(shard, size):
-    os.truncate(shard, size)
-    with pytest.raises(ShardError, match=f"{size} bytes"):
-        check_shard(shard)
+def test_a_truncated_shard_is_told_at_every_size(shard):
+    for size in (1223, 1024, 1023, 12, 11, 1, 0):
+        os.truncate(shard, size)
+        with pytest.raises(ShardError, match=f"{size} bytes"):
+            check_shard(shard)
 
 
 def test_a_missing_shard_and_a_folder_are_told(tmp_path):

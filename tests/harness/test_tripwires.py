@@ -28,21 +28,20 @@ def looks_at_the_next_sequence(x):
     return F.pad(F.one_hot(x[1:, :1], 257).float(), (0, 0, x.shape[1] - 1, 0, 0, 1))
 
 
-@pytest.mark.parametrize("cheat", [looks_ahead, looks_at_the_next_sequence])
-def test_a_model_that_looks_ahead_trips(cheat):
+@pytest.mark.parametrize("cheat, most", [(looks_ahead, 85), (looks_at_the_next_sequence, 1)])
+def test_a_model_that_looks_ahead_trips(cheat, most):
     """100 draws of one cut.
 
     A leak over one place shows where the cut is not at a border, one into the next sequence only where it is:
     1 cut in 16.
     """
-    generator, tripped = seeded(), 0
+    generator, said = seeded(), []
     for _ in range(100):
         try:
             check_causality(cheat, INPUTS, 256, 1e-3, generator, cuts=1)
         except Tripwire as error:
-            assert "causality" in str(error)
-            tripped += 1
-    assert tripped > (85 if cheat is looks_ahead else 1)
+            said.append("causality" in str(error))
+    assert len(said) > most and all(said)
 
 
 def test_a_causal_model_never_trips():

@@ -2,10 +2,12 @@
 import ast
 import os
 import signal
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from tiny import environment
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher import api
@@ -63,7 +65,8 @@ def test_the_exit_code_is_the_one_that_ranks_agree_on(monkeypatch, ends, code):
 
 
 def test_a_program_leaves_with_the_exit_code_of_its_run(project):
-    project.run(1, "--seq_len=48", code=2)
+    done = subprocess.run(project.command(1, "--seq_len=48"), cwd=project.folder, env=environment())
+    assert done.returncode == 2
 
 
 def test_the_launcher_names_only_what_every_published_runs_harness_has():
