@@ -50,7 +50,8 @@ def test_it_runs_from_another_folder_prints_its_command_and_ends_with_loss_time_
     last = done.stdout.strip().split("\n")[-1]
     assert last.startswith("ok: val_loss ") and " s of training; log: " in last
     assert Path(last.split("log: ")[1]) == project.logs()[0]
-    assert done.stderr == ""
+    assert done.stderr == "" and done.stdout.startswith("loading torch\nchecking the data\ntrack tiny: ")
+    assert "\nstarting 1 rank; each loads torch\nwarming up\nstep:0/6" in done.stdout
     [command] = re.findall(r"^\+ (.* -m torch.distributed.run .*)$", done.stdout, re.M)
     subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment(), check=True, capture_output=True,
                    timeout=120)

@@ -107,13 +107,15 @@ def test_after_ctrl_c_the_last_words_say_where_the_log_lies_and_how_to_go_on(pro
     script = project.adds("stops.py", "if step == 5 and run._first_step == 0 and not run._warming:",
                           "    import os, signal, threading", "    os.kill(os.getpid(), signal.SIGINT)",
                           "    threading.Event().wait()")  # takes no step more
-    said = project.run(1, *LONG, script=script, code=130).stderr
-    [first] = project.logs()
+    stopped = [subprocess.run(project.command(1, *LONG, *flags, script=script), cwd=project.folder, text=True,
+                              env=environment(), capture_output=True, preexec_fn=hear, timeout=120)
+               for flags in ([], ["--checkpoint_every=2"])]
+    assert [done.returncode for done in stopped] == [130, 130]
+    first, said = project.logs()[0], stopped[0].stderr
     again = "there is no checkpoint (--checkpoint_every); to start again: "
     again += shlex.quote(str(project.folder / "run.sh"))
     assert f"\nlog: {first}\n{again} " in said and "--resume" not in said
-    said = project.run(1, *LONG, "--checkpoint_every=2", script=script, code=130).stderr
-    [command] = re.findall("to go on from the last checkpoint: (.*)", said)
+    [command] = re.findall("to go on from the last checkpoint: (.*)", stopped[1].stderr)
     subprocess.run(["bash", "-c", f"{command} --stop_at_step=7"], cwd=project.folder, env=environment(),
                    check=True, capture_output=True, timeout=120)
     manifest, [val] = events(project.logs()[-1], "manifest")[0], events(project.logs()[-1], "val")
