@@ -1,15 +1,38 @@
 #!/usr/bin/env bash
-# One command: environment, data, launch. ./run.sh --help lists the flags. Works in bash 3.2 too.
-#   ./run.sh [--python FILE] [flags]      train
-#   ./run.sh --from RECORD|LOG [flags]    train the script of a record, with no file of the tree touched
+# One command: environment, data, launch. ./run.sh --help shows these lines and the flags. Works in bash 3.2 too.
+#   ./run.sh [flags]                      train; --python FILE: with this Python, instead of an own environment
+#   ./run.sh --from RECORD|LOG [flags]    train the script of a record, with no file of the tree touched;
+#                                         --yes: without asking
 #   ./run.sh --seeds auto|N [flags]       train with one seed after another, until the track's rule decides
 #   ./run.sh --environment FILE...        only make an environment with these requirements; print its Python
+#   ./run.sh --help [--script FILE]       show this, with the hyperparameters of a script
+#   ./run.sh --version                    show version and commit
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 say() { printf '%s\n' "$*" >&2; }
-show() { say "+ $*"; "$@"; }
+show() { say "+$(printf ' %q' "$@")"; "$@"; }
 
-new_enough() { "$1" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
+# pip_install PYTHON WORD...: pip's own words on a terminal, else a line for each file and the end
+pip_install() {
+    if [ -t 2 ]; then
+        show "$1" -m pip install --disable-pip-version-check "${@:2}" >&2
+    else
+        show "$1" -m pip install --disable-pip-version-check --progress-bar off "${@:2}" | while IFS= read -r line; do
+            case "$line" in *Downloading*|*Installing*|*Successfully*) say "$line" ;; esac
+        done
+    fi
+}
+
+new_enough() { "$1" -c "import sys, $2; sys.exit(sys.version_info < (3, 11))" >/dev/null 2>&1; }
+
+# find_python MODULES: the first Python of 3.11 or later that has these modules
+find_python() {
+    local name
+    for name in python3 python3.14 python3.13 python3.12 python3.11 python; do
+        if new_enough "$name" "$1"; then printf '%s\n' "$name"; return; fi
+    done
+    return 1
+}
 
 # ready PYTHON FILE...: are the packages of these requirement files there, and torch 2.11 or later?
 ready() {
@@ -38,13 +61,10 @@ make_environment() {
     echo $$ >"$lock/pid"
     trap 'rm -rf "$root/.venv.lock"' EXIT
     if ! ready "$root/.venv/bin/python" "$@"; then
-        for python in python3 python3.14 python3.13 python3.12 python3.11 python; do
-            if new_enough "$python"; then break; fi
-        done
-        if ! new_enough "$python"; then
+        python=$(find_python "ensurepip, venv") || {
             say "run.sh: found no Python of 3.11 or later with venv; install one, or name it: ./run.sh --python FILE"
             exit 2
-        fi
+        }
         "$root/.venv/bin/python" -m pip --version >/dev/null 2>&1 || show "$python" -m venv --clear "$root/.venv" >&2
         python="$root/.venv/bin/python"
         if [ "$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null && ! "$python" -c 'import torch' 2>/dev/null; then
@@ -52,14 +72,13 @@ make_environment() {
             local torch; torch=$(grep '^torch' "$root/requirements.txt")
             if "$python" -c 'import urllib.request as u; u.urlopen("https://download.pytorch.org/whl/cpu/torch/", timeout=5)' \
                     2>/dev/null; then
-                say "+ pip install '$torch' --index-url https://download.pytorch.org/whl/cpu"
-                "$python" -m pip install --disable-pip-version-check -q "$torch" \
-                    --index-url https://download.pytorch.org/whl/cpu >&2 || say "that failed; taking the default build"
+                pip_install "$python" "$torch" --index-url https://download.pytorch.org/whl/cpu \
+                    || say "that failed; taking the default build"
             fi
         fi
         local files=(); local file
         for file in "$@"; do files+=(-r "$file"); done
-        show "$python" -m pip install --disable-pip-version-check -q "${files[@]}" >&2 || {
+        pip_install "$python" "${files[@]}" || {
             say "run.sh: pip could not install the packages; mend that, or name a Python that has them: --python FILE"
             exit 2
         }
@@ -80,11 +99,26 @@ while [ $# -gt 0 ]; do
         --from) [ $# -ge 2 ] || { say "run.sh: --from has no value"; exit 2; }; from="$2"; shift 2 ;;
         --from=*) from="${1#*=}"; shift ;;
         --yes) yes=--yes; shift ;;
-        -h|--help) help=yes; arguments+=("$1"); shift ;;
+        -h|--help) help=yes; shift ;;
+        --version)
+            version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$root/pyproject.toml")
+            commit=$([ -e "$root/.git" ] && git -C "$root" rev-parse --short HEAD 2>/dev/null) || true
+            printf '%s\n' "gpt2-speedrun $version${commit:+, commit $commit}"
+            exit ;;
         --environment) shift; while [ $# -gt 0 ]; do requirements+=("$1"); shift; done; arguments=(--environment) ;;
         *) arguments+=("$1"); shift ;;
     esac
 done
+if [ -n "$help" ]; then
+    for candidate in ${python:+"$python"} "$root/.venv/bin/python" "$(find_python sys)"; do
+        if new_enough "$candidate" sys; then
+            PYTHONPATH="$root" exec "$candidate" -P -m harness.front.usage ${arguments[@]+"${arguments[@]}"}
+        fi
+    done
+    sed -n 's/^#   //p' "${BASH_SOURCE[0]}"
+    say "the flags are shown where there is a Python of 3.11 or later; install one, or name it: --python FILE"
+    exit
+fi
 if [ -n "$from" ] && [ -n "$seeds" ]; then
     say "run.sh: --from together with --seeds: python3 -m records checkout '$from' FILE, then --script FILE"
     exit 2
@@ -101,10 +135,6 @@ elif ready "$root/.venv/bin/python" "${requirements[@]}"; then
     python="$root/.venv/bin/python"
 elif ready python3 "${requirements[@]}"; then
     python=python3
-elif [ -n "$help" ]; then
-    sed -n 's/^#  *//p' "${BASH_SOURCE[0]}" | sed -n 1,5p
-    say "the flags of a run are shown once ./run.sh has made its environment"
-    exit
 else
     make_environment "${requirements[@]}"
     python="$root/.venv/bin/python"
@@ -121,7 +151,7 @@ export PYTHONUNBUFFERED=1
 if [ -n "$seeds" ]; then
     PYTHONPATH="$root" exec "$python" -P -m records seeds "$seeds" ${arguments[@]+"${arguments[@]}"}
 fi
-if [ -n "$from" ] && [ -z "$help" ]; then
+if [ -n "$from" ]; then
     PYTHONPATH="$root" exec "$python" -P -m records checkout "$from" ${yes:+"$yes"} \
         --run ${arguments[@]+"${arguments[@]}"}
 fi

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-LINE = re.compile(r"step:(\d{1,12})/\d{1,12} (train|val)_loss:(\S{1,30})"
+LINE = re.compile(r"^step:(\d{1,12})/\d{1,12} (train|val)_loss:(\S{1,30})"
                   r"(?: [a-z_]{1,40}_loss:\S{1,30}){0,20} "
-                  r"train_time:(\d{1,15}(?:\.\d+)?)(ms|s) ")
+                  r"train_time:(\d{1,15}(?:\.\d+)?)(ms|s) ", re.M)
+OBJECTIVE = '\n#:objective {"plain":false'  # its training losses are of something else
 SMOOTHING = 0.95  # of training losses: those of single batches differ by far more than two runs do
 
 
@@ -18,23 +19,24 @@ class Against:
         self.path, self._smooth = path, math.nan
         if not path.is_file():
             raise ValueError(f"--against {path}: no such file; name the log of a run")
-        with open(path, encoding="utf-8", errors="replace") as lines:
-            train, val, smooth = [], [], math.nan  # step, ms, loss: of training smoothed
-            for match in filter(None, (LINE.match(line) for line in lines)):
-                step, kind, loss, time, unit = match.groups()
-                try:
-                    point = int(step), float(time) * (1000 if unit == "s" else 1), float(loss)
-                except ValueError:
-                    continue
-                curve = val if kind == "val" else train
-                if curve and point[0] < curve[-1][0]:
-                    break  # a second trial in the same file
-                if math.isfinite(point[2]):
-                    smooth = smoothed(smooth, point[2]) if kind == "train" else smooth
-                    curve.append(point if kind == "val" else (*point[:2], smooth))
+        text = path.read_text(encoding="utf-8", errors="replace")
+        train, val, smooth = [], [], math.nan  # step, ms, loss: of training smoothed
+        for match in LINE.finditer(text):
+            step, kind, loss, time, unit = match.groups()
+            try:
+                point = int(step), float(time) * (1000 if unit == "s" else 1), float(loss)
+            except ValueError:
+                continue
+            curve = val if kind == "val" else train
+            if curve and point[0] < curve[-1][0]:
+                break  # a second trial in the same file
+            if math.isfinite(point[2]):
+                smooth = smoothed(smooth, point[2]) if kind == "train" else smooth
+                curve.append(point if kind == "val" else (*point[:2], smooth))
         if not val:
             raise ValueError(f"--against {path}: no line step:... val_loss:... in it; name the log of a run")
-        self._train, self._val, self.final = np.array(train).T, np.array(val).T, (val[-1][0], val[-1][2])
+        self._train, self._val = np.array([] if OBJECTIVE in text else train).T, np.array(val).T
+        self.final = val[-1][0], val[-1][2]
 
     def trained(self, step: int, time_ms: float, loss: float) -> str:
         """Take a step's training loss; return the differences of the smoothed losses in a few words."""
@@ -60,7 +62,12 @@ def smoothed(before: float, loss: float) -> float:
 
 
 def at(curve: np.ndarray, axis: int, x: float, loss: float) -> float | None:
-    """Return a loss less the curve's at x (axis 0: step, 1: ms), linear between points; None outside."""
+    """Return a loss less the curve's at x (axis 0: step, 1: ms), linear between points; None outside.
+
+    Nothing lies between step 0 and the next point: a loss falls too steeply there for a line.
+    """
+    if curve.size and curve[0, 0] == 0 and x > curve[axis, 0]:
+        curve = curve[:, 1:]
     if not curve.size or not curve[axis, 0] <= x <= curve[axis, -1]:
         return None
     return loss - float(np.interp(x, curve[axis], curve[2]))

@@ -76,16 +76,16 @@ class Endings:
     A thread on each rank waits for signals, and between them looks at the store, the launcher and the peers
     of its host: Python handlers run only when a collective returns, and NCCL need not notice a dead peer.
     In trouble a rank files its account (error, signal, collective) in the store; on seeing that, each other
-    one files its own; rank 0 gathers them, decides, writes the end line through end(**fields) and tells the
-    others. Then all leave by os._exit, for a group with a rank missing cannot be shut down; in a group of one
-    an exception goes on to the caller instead.
+    one files its own; rank 0 gathers them, decides, writes the end line through end(**fields), tells the
+    others and says the last words, farewell(status) among them. Then all leave by os._exit, for a group with
+    a rank missing cannot be shut down; in a group of one an exception goes on to the caller instead.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
-    def __init__(self, end: Callable[..., dict[str, Any]]):
+    def __init__(self, end: Callable[..., dict[str, Any]], farewell: Callable[[str], str]):
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
-        self.end = end
+        self.end, self.farewell = end, farewell
         self.agent = os.environ.get("TORCHELASTIC_RUN_ID") and os.getppid()
         # A client of its own: a blocking call of the process group holds the lock of the group's client.
         store = dist.HashStore() if self.world_size == 1 else dist.TCPStore(
@@ -200,7 +200,9 @@ class Endings:
         if self.rank == 0:
             end = self.end(**self._verdict(*self._gather(account)))
             self.code = self._tell(end)
-            say(": ".join(["run ended", *(end[k] for k in ("status", "type", "message") if k in end)]) + "\n")
+            what = ": ".join(["run ended", *(end[k] for k in ("status", "type", "message") if k in end)])
+            below = "\n" * sys.stderr.isatty()  # the bar
+            say(f"{below}{what}\n{self.farewell(end['status'])}")
         else:
             self.code = self._hear()
         if self.world_size > 1 or account["kind"] not in ("error", "collective"):

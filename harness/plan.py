@@ -12,18 +12,21 @@ from harness.track import ROOT, Data, Track, find_data, load_tracks
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Launch options: they change place and speed of a run, never its training."""
+    """Launch options: place, speed and words of a run, never its training. --help shows the comments."""
 
-    track: str | None = None  # default: fineweb on a GPU, sample without
-    device: str | None = None  # cpu or cuda
-    device_batch_size: int | None = None  # sequences a forward pass; `fast` reduction only
-    compile: bool | None = None  # default: on a GPU
-    data: str | None = None  # folder of the shards
-    resume: str | None = None  # folder of checkpoints
-    checkpoint_every: int | None = None  # steps; default: never
-    seed: int = 0
-    stop_at_step: int | None = None
+    track: str | None = None  # row of harness/tracks.toml; default: fineweb on a GPU, sample without
+    device: str | None = None  # cpu or cuda; default: cuda where torch sees a GPU
+    device_batch_size: int | None = None  # sequences of a forward pass, where a track reduces `fast`
+    compile: bool | None = None  # compile the model; default: on a GPU
+    data: str | None = None  # folder of the shards; default: the track's
+    resume: str | None = None  # folder of checkpoints to go on from
+    checkpoint_every: int | None = None  # steps between checkpoints; default: none are written
+    seed: int = 0  # of the weights, and of whatever a submission draws
+    stop_at_step: int | None = None  # leave after this step; such a run is no record
+    log_every: int | None = None  # steps between train lines shown; default: 40 lines in all, or a bar
     against: str | None = None  # log of a run to show the differences to
+    name: str | None = None  # of the run, in its log: up to 60 characters
+    note: str | None = None  # on the run, in its log: up to 200 characters
 
 
 class Plan(NamedTuple):
@@ -34,7 +37,6 @@ class Plan(NamedTuple):
     hp: Any  # the submission's Hyperparameters
     overrides: dict[str, Any]
     data: Data
-    vocabulary: Path
     tokens: int  # that the run takes
     rows: int  # sequences of one forward and backward pass
     device: str
@@ -162,9 +164,14 @@ def make_plan(recipes: dict[str, Any], argv: list[str], world_size: int | None, 
         raise ValueError(f"track {track.name} trains the recipe {track.recipe!r}; the submission has "
                          f"{', '.join(recipes)}")
     options, overrides = sort_flags(parse_flags(argv), recipes[track.recipe])
-    for name, least in (("device_batch_size", 1), ("checkpoint_every", 1), ("stop_at_step", 1), ("seed", 0)):
+    for name in ("device_batch_size", "checkpoint_every", "stop_at_step", "log_every", "seed"):
+        least = 0 if name == "seed" else 1
         if (value := getattr(options, name)) is not None and not least <= value < 2**63:
             raise ValueError(f"--{name} {value}: expected at least {least}, below 2^63")
+    for name, most in (("name", 60), ("note", 200)):
+        text = "-" if getattr(options, name) is None else getattr(options, name)
+        if not (text.isprintable() and text.strip() and len(text) <= most):
+            raise ValueError(f"--{name} {text[:most]!r}: expected a line of 1 to {most} printable characters")
     hp = dataclasses.replace(recipes[track.recipe], **overrides)
     rows = check_batch(hp, track, options.device_batch_size, world_size)
     folder = Path(options.data).expanduser() if options.data else ROOT / track.data
@@ -173,7 +180,4 @@ def make_plan(recipes: dict[str, Any], argv: list[str], world_size: int | None, 
     tokens = getattr(hp, "train_tokens", hp.num_iterations * hp.batch_tokens)  # its own, where batches differ
     data = find_data(track, folder, tokens, hp.epochs)
     against = Against(Path(options.against).expanduser()) if options.against else None
-    vocabularies = [path for path in (folder / "vocab.bpe", ROOT / track.vocabulary) if path.is_file()]
-    if not vocabularies:
-        raise ValueError(f"{track.vocabulary}: no such vocabulary, nor {folder}/vocab.bpe")
-    return Plan(options, track, hp, overrides, data, vocabularies[0], tokens, rows, device, against)
+    return Plan(options, track, hp, overrides, data, tokens, rows, device, against)

@@ -1,8 +1,8 @@
 """What a run says: the public speedrun's step lines and events in the log, a bar or lines on the terminal."""
 import contextlib
 import math
+import shutil
 import sys
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -10,20 +10,31 @@ from tqdm import tqdm
 
 from harness.plan import Plan
 from harness.runlog import RunLog
-from harness.validate import write_text
-from harness.vocabulary import decode, token_bytes
+
+MEASURED_STEPS = 10  # the first, from which a run's cost on its host is told
+BAR_COLUMNS = 48  # but for what is said of the last step
+LINES = 30  # of train and val losses, about, where there is no bar; ten more say other things
 
 
 class Report:
     """Writes each line to the log and shows it; on ranks other than 0 nothing is written or shown."""
 
     def __init__(self, plan: Plan, log: RunLog, rank: int):
-        self.track, self.vocabulary, self.against = plan.track, plan.vocabulary, plan.against
+        self.track, self.against = plan.track, plan.against
         self.log, self.steps, self.rank = log, plan.hp.num_iterations, rank
-        self._passed: set[str] = set()
+        self.stop = min(self.steps, plan.options.stop_at_step or self.steps)
+        self.best = math.inf
+        self._said: set[str] = set()
+        self._plain = True
         self._pending: tuple | None = None
-        self.bar = tqdm(total=self.steps, unit="step", dynamic_ncols=True, smoothing=0.05,
-                         disable=rank != 0 or not sys.stderr.isatty())
+        self._first: tuple[int, int] | None = None  # step and time from which the cost is measured
+        words = "{desc}{percentage:3.0f}%|{bar}| {n}/{total} {elapsed}<{remaining}{postfix}"
+        self.bar = tqdm(total=self.stop, dynamic_ncols=True, smoothing=0.05, bar_format=words,
+                        disable=rank != 0 or not sys.stderr.isatty())
+        self.every = plan.options.log_every
+        if self.every is None and self.bar.disable:
+            between = self.stop / max(LINES // 3, LINES - self.stop // plan.hp.val_every)
+            self.every = int(float(f"{between:.0e}")) or 1  # a round number
 
     def line(self, text: str) -> None:
         """Show a line above the bar."""
@@ -31,21 +42,21 @@ class Report:
             with contextlib.suppress(OSError):  # a terminal that was closed ends no run
                 print(text, flush=True) if self.bar.disable else tqdm.write(text, file=sys.stdout)
 
-    def trained(self, step: int, scalars: dict, train_time_ns: int) -> None:
-        """Take a step's numbers, and log those of the step before: the device goes on meanwhile."""
+    def trained(self, step: int, scalars: dict, train_time_ns: int, tokens: int) -> None:
+        """Take a step's numbers, all tokens and time so far; log the step before while the device goes on."""
         arriving = {k: v.detach().to("cpu", non_blocking=True) if isinstance(v, Tensor) else v
                     for k, v in scalars.items()}
         arrival = torch.cuda.Event() if torch.cuda.is_initialized() else None
         if arrival:
             arrival.record()
         self.flush()
-        self._pending = arrival, step, arriving, train_time_ns
+        self._pending = arrival, step, arriving, train_time_ns, tokens
 
     def flush(self) -> None:
         """Log the step whose numbers were taken last: train_loss as in the public logs, others as events."""
         if self._pending is None:
             return
-        (arrival, step, scalars, train_time_ns), self._pending = self._pending, None
+        (arrival, step, scalars, train_time_ns, tokens), self._pending = self._pending, None
         if arrival:
             arrival.synchronize()
         values = {name: float(value) for name, value in scalars.items()}
@@ -54,44 +65,63 @@ class Report:
         self.log.line(text)
         if values:
             self.log.event("scalar", step=step, **values)
-        if self.bar.disable:
+        if self.every and (step % self.every == 0 or step == 1):
             self.line(text)
-        self.bar.update(step - self.bar.n)
-        shown = f"loss {loss:.4f}, {train_time_ns / 1e6 / step:.1f} ms/step"
-        if self.against and (words := self.against.trained(step, train_time_ns / 1e6, loss)):
-            shown += f", {words}"
-        self.bar.set_postfix_str(shown, refresh=False)
+        words = self._plain and self.against and self.against.trained(step, train_time_ns / 1e6, loss)
+        self._say_cost(step, train_time_ns)
+        if not self.bar.disable:
+            shown = [f"loss {loss:.4f}", f"{train_time_ns / 1e6 / step:.1f} ms/step",
+                     f"{tokens / train_time_ns * 1e6:.1f}k tokens/s", *filter(None, [words])]
+            while len(", ".join(shown)) > shutil.get_terminal_size().columns - BAR_COLUMNS and len(shown) > 1:
+                shown.pop()
+            self.bar.set_postfix_str(", ".join(shown), refresh=False)
+            self.bar.update(step - self.bar.n)
+
+    def _say_cost(self, step: int, train_time_ns: int) -> None:
+        """Tell, once, what the first steps say of the time to come."""
+        if self._first is None:
+            self._first = step, train_time_ns
+            self.bar.reset()  # its time left is that of the steps, not of the start
+            self.bar.n = self.bar.last_print_n = self.bar.initial = step
+        first_step, first_ns = self._first
+        if step - first_step == MEASURED_STEPS:
+            step_ms = (train_time_ns - first_ns) / 1e6 / MEASURED_STEPS
+            seconds = (self.stop - step) * step_ms / 1e3
+            self.line(f"{step_ms:.1f} ms a step here: training to step {self.stop} takes about "
+                      f"{tqdm.format_interval(seconds)} more")
 
     def validated(self, facts: dict) -> None:
-        """Log a validation, and say which n-gram baselines the model has passed."""
+        """Log a validation, and say when the model has passed an n-gram baseline or the track's target."""
         times = self._times(facts["step"], facts["train_time_ns"])
         text = f"step:{facts['step']}/{self.steps} val_loss:{facts['val_loss']:.4f} {times}"
         self.log.line(text)
         self.log.event("val", **facts)
         self.line(text)
-        if self.bar.n == 0:
-            self.bar.reset()  # the time left is that of the steps, not of the start
         if self.against:
             words = self.against.validated(facts["step"], facts["train_time_ns"] / 1e6, facts["val_loss"])
             self.line(f"against {self.against.path.name}: {words or 'it has no loss here'}")
-        for name, loss in self.track.baselines.items():
-            if facts["val_loss"] < loss and name not in self._passed:
-                self._passed.add(name)
-                seconds = facts["train_time_ns"] / 1e9
-                self.say(f"passed the {name} baseline ({loss:.4f} nats) after {seconds:.1f} s")
+        loss, seconds = facts["val_loss"], facts["train_time_ns"] / 1e9
+        self.best = min(self.best, loss)
+        self.bar.set_description_str(f"best {self.best:.4f} ", refresh=False)
+        reached = [f"passed the {name} baseline ({baseline:.4f} nats)"
+                   for name, baseline in self.track.baselines.items() if loss < baseline]
+        if loss <= self.track.target:
+            reached.append(f"target {self.track.target:g} reached")
+        for words in reached:
+            if words not in self._said:
+                self._said.add(words)
+                self.say(f"{words} at step {facts['step']} after {seconds:.1f} s")
+
+    def objective(self, step: int) -> None:
+        """Log, once, that from a step on train_loss is not the plain cross-entropy: no curve to compare."""
+        if self._plain:
+            self._plain = False
+            self.log.event("objective", plain=False, step=step)
 
     def say(self, text: str) -> None:
         """Log and show words that are no measurement."""
         self.log.text(text)
         self.line(text)
-
-    def sample(self, logits_of: Callable[[Tensor], Tensor], seq_len: int, device: torch.device) -> None:
-        """Show what the model writes; rank 0 only, the others go on."""
-        if self.rank == 0:
-            table = token_bytes(self.vocabulary)
-            ids = write_text(logits_of, self.track.vocab_size - 1, self.track.vocab_size, seq_len, device)
-            words = " ".join(decode(ids, table).split())
-            self.say(f"the model writes: {''.join(c if c.isprintable() else '?' for c in words)}")
 
     def _times(self, step: int, train_time_ns: int) -> str:
         milliseconds = train_time_ns / 1e6

@@ -7,6 +7,7 @@
 """
 import math
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,6 +43,7 @@ class Run:
         self.device = torch.device("cuda", local_rank) if plan.device == "cuda" else torch.device("cpu")
         self.status, self.log_path = "stopped", None
         self._plan, self._script, self._argv = plan, script, argv
+        self._command = os.environ.get("SPEEDRUN_COMMAND", "the same command")  # the launcher's
         self._clock, self._log, self._report = Clock(self.device), None, None
         self._watch = HarnessWatch([m for name, m in sys.modules.items() if name.startswith("harness.")])
         self.result: dict[str, Any] = {}  # of the last validation; the end line has it
@@ -53,8 +55,8 @@ class Run:
     def compile(self, function: Callable) -> Callable:
         """Return torch.compile(function), or the function itself where the run does not compile."""
         asked = self._plan.options.compile
-        wanted = self.device.type == "cuda" if asked is None else asked
-        return torch.compile(function, dynamic=False) if wanted else function
+        self._compiles = self.device.type == "cuda" if asked is None else asked
+        return torch.compile(function, dynamic=False) if self._compiles else function
 
     def take(self, n: int) -> Tensor:
         """Return this rank's contiguous share of the stream's next n tokens, and the token that follows it.
@@ -73,11 +75,13 @@ class Run:
             self._taken += n
         return share.to(self.device, non_blocking=True)
 
-    def accumulate(self, loss_sum: LossSum, x: Tensor, y: Tensor) -> Tensor:
+    def accumulate(self, loss_sum: LossSum, x: Tensor, y: Tensor, plain: bool = True) -> Tensor:
         """Set every parameter's .grad to the mean gradient over the tokens of all ranks (collective).
 
         loss_sum(net, x, y) returns the loss summed over tokens; it is called on one micro-batch of rows after
-        the other. Returns their mean, a scalar on the device, which is logged as train_loss.
+        the other. Returns their mean, a scalar on the device, which is logged as train_loss. plain: whether
+        that is the cross-entropy of the tokens and nothing else; where it is not, no tool compares it with
+        another run's.
         """
         rows = self._plan.rows
         passes = list(zip(x.split(rows), y.split(rows)))
@@ -91,6 +95,8 @@ class Run:
             raise BadInput(f"out of memory with {rows} sequences a pass; use --{flag} {fits} "
                            f"({str(error).splitlines()[0]})") from None
         self.log(train_loss=loss)
+        if not plain and not self._warming:
+            self._report.objective(self._step)
         return loss
 
     def log(self, **scalars: float | Tensor) -> None:
@@ -111,6 +117,7 @@ class Run:
         state is put back before the clock starts.
         """
         self._prepare(model, optimizers)
+        self._report.line(f"{'compiling and ' * self._compiles}warming up")
         with self._clock.spending("warmup"):
             snapshot = Snapshot(model, optimizers)
             self._warming = True
@@ -141,8 +148,9 @@ class Run:
                 break
             if not self._clock.running:
                 self._clock.start()
+            self._step = step + 1  # of which logs speak: it is done when the loop comes back
             yield step
-            self._report.trained(step + 1, self._scalars, self._clock.train_time_ns)
+            self._report.trained(self._step, self._scalars, self._clock.train_time_ns, self._taken)
             self._scalars = {}
         self.result["weights_sha256"] = weights_sha256(self._model)
         self._check_tripwires(final=stop == last)
@@ -182,10 +190,6 @@ class Run:
             if not math.isfinite(loss):
                 dist.barrier()  # rank 0 has its result before another rank leaves
                 raise NonFinite(f"val_loss is {loss} at step {step}")
-            tenth = -(-self.hp.num_iterations // 10)
-            if step in (0, self.hp.num_iterations) or 0 <= step - tenth < self.hp.val_every:
-                self._report.sample(lambda ids: self._validation.logits(ids, compiled=False), self.hp.seq_len,
-                                    self.device)
 
     def _check_tripwires(self, final: bool = False) -> None:
         self._watch.check()
@@ -205,10 +209,12 @@ class Run:
 
     def _save(self, step: int) -> None:
         with self._clock.spending("checkpoint"):
-            folder = (self.log_path or Path("unused")).with_suffix(".checkpoints")
-            checkpoint.save(folder, step, self._model, self._optimizers, {
+            checkpoint.save(self._checkpoints(), step, self._model, self._optimizers, {
                 **self._identity(), "run_id": self._log.run_id, "taken": self._taken,
                 "train_time_ns": self._clock.train_time_ns})
+
+    def _checkpoints(self) -> Path:
+        return (self.log_path or Path("unused")).with_suffix(".checkpoints")
 
     def _identity(self) -> dict[str, str]:
         """Return what a resumed run must share with the one before."""
@@ -237,6 +243,16 @@ class Run:
             seconds = self.result["train_time_ns"] / 1e9
             self._report.line(f"{self.status}: val_loss {loss:.4f} after {step} steps and {seconds:.1f} s "
                               f"of training; log: {self.log_path}")
+
+    def farewell(self, status: str) -> str:
+        """Return the last words on a run in trouble: where its log lies and, where it helps, how to go on."""
+        words, folder = f"log: {self.log_path}\n" if self.log_path else "", self._checkpoints()
+        if not words or status not in ("interrupted", "rank_lost", "disk_full"):
+            return words * (status != "refused")  # of which one line says all
+        if any(folder.glob("step*/COMPLETE")):
+            flag = shlex.quote(f"--resume={os.path.relpath(folder)}")
+            return f"{words}to go on from the last checkpoint: {self._command} {flag}\n"
+        return f"{words}there is no checkpoint (--checkpoint_every); to start again: {self._command}\n"
 
     def close(self) -> None:
         """End what runs beside the training."""
@@ -269,7 +285,7 @@ def open_run(script: str, recipes: dict[str, Any], argv: list[str] | None = None
         refuse(error)
     with environment.process_group(plan.device):
         run = Run(plan, path, argv)
-        endings, environ_class = Endings(run.end), type(os.environ)
+        endings, environ_class = Endings(run.end, run.farewell), type(os.environ)
         try:
             with endings:
                 os.environ.__class__ = WatchedEnvironment

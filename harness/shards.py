@@ -119,27 +119,22 @@ def scan_shards(paths: list[Path]) -> dict[Path, Scan]:
     """
     for path in paths:
         check_shard(path)
+    caches: dict[Path, dict] = {}
     with contextlib.ExitStack() as locks:
         for folder in sorted({path.parent for path in paths}):
             handle = os.open(folder, os.O_RDONLY)
             locks.callback(os.close, handle)
             fcntl.flock(handle, fcntl.LOCK_EX)
-        return _scan_shards(paths)
-
-
-def _scan_shards(paths: list[Path]) -> dict[Path, Scan]:
-    keys = {path: [path.stat().st_size, path.stat().st_mtime_ns] for path in paths}
-    caches: dict[Path, dict] = {}
-    for folder in {path.parent for path in paths}:
-        try:
-            caches[folder] = json.loads((folder / CACHE_NAME).read_text())
-        except (OSError, ValueError):
-            caches[folder] = {}
-    stale = [path for path in paths if caches[path.parent].get(path.name, [None])[0] != keys[path]]
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        for path, scan in zip(stale, pool.map(scan_shard, stale)):
-            caches[path.parent][path.name] = [keys[path], list(scan)]
-    for folder in {path.parent for path in stale}:
-        with contextlib.suppress(OSError):  # a read-only data folder is scanned anew each time
-            write_atomically(folder / CACHE_NAME, json.dumps(caches[folder]).encode())
+            try:
+                caches[folder] = json.loads((folder / CACHE_NAME).read_text())
+            except (OSError, ValueError):
+                caches[folder] = {}
+        keys = {path: [path.stat().st_size, path.stat().st_mtime_ns] for path in paths}
+        stale = [path for path in paths if caches[path.parent].get(path.name, [None])[0] != keys[path]]
+        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+            for path, scan in zip(stale, pool.map(scan_shard, stale)):
+                caches[path.parent][path.name] = [keys[path], list(scan)]
+        for folder in {path.parent for path in stale}:
+            with contextlib.suppress(OSError):  # a read-only data folder is scanned anew each time
+                write_atomically(folder / CACHE_NAME, json.dumps(caches[folder]).encode())
     return {path: Scan(*caches[path.parent][path.name][1]) for path in paths}

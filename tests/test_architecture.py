@@ -9,7 +9,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from harness.front.launch import OWN_FLAGS
+from harness.front.launch import Place
 from harness.plan import Options
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -120,10 +120,10 @@ def test_names_say_what_a_file_is_about():
 
 def test_the_set_of_flags_is_frozen():
     """A new flag changes this test."""
-    assert set(OWN_FLAGS) == {"script", "nproc_per_node", "nnodes", "rdzv_endpoint", "rdzv_id"}
+    assert set(Place._fields) == {"script", "nproc_per_node", "nnodes", "rdzv_endpoint", "rdzv_id"}
     assert set(Options.__dataclass_fields__) == {
         "track", "device", "device_batch_size", "compile", "data", "resume", "checkpoint_every", "seed",
-        "stop_at_step", "against"}
+        "stop_at_step", "log_every", "against", "name", "note"}
 
 
 def test_text_files_name_no_machine_and_no_registry():

@@ -1,14 +1,28 @@
 """run.sh as a person types it: any folder, no terminal, twice at once, no hub, the wrong Python."""
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from tiny import ROOT, TINY, environment, events, result
+from tiny import ROOT, TINY, environment, events, result, submission
 
+from harness.front.launch import Place
+from harness.plan import Options
+
+ODD = """raise SystemExit
+
+class Hyperparameters:
+    width: tuple[int, int] = (1, 2)  # 100% of it
+    depth: int
+
+RECIPES = {"a": Hyperparameters(depth=3), "b": Hyperparameters(depth=4)}
+"""
+PYTHONS = ("python3", "python3.14", "python3.13", "python3.12", "python3.11", "python")
 TRAIN = ["--track", "tiny", "--nproc_per_node", "1", *TINY]
 
 
@@ -21,15 +35,28 @@ def shell(project, *words, code=0, cwd=None, **variables):
     return done
 
 
+def stand_in(file, *lines):
+    """Write a shell script that stands for a program; return a PATH with its folder in front."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("\n".join(["#!/bin/sh", *lines]) + "\n")
+    file.chmod(0o755)
+    return f"{file.parent}:/usr/bin:/bin"
+
+
 def test_it_runs_from_another_folder_prints_its_command_and_ends_with_loss_time_and_log(project, tmp_path):
     """The project's path has a space in it."""
     assert " " in str(project.folder)
     done = shell(project, *TRAIN, cwd=tmp_path)
-    assert "+ python -m torch.distributed.run --standalone --nproc_per_node=1" in done.stdout
     last = done.stdout.strip().split("\n")[-1]
     assert last.startswith("ok: val_loss ") and " s of training; log: " in last
     assert Path(last.split("log: ")[1]) == project.logs()[0]
-    assert done.stderr == ""
+    assert done.stderr == "" and done.stdout.startswith("loading torch\nchecking the data\ntrack tiny: ")
+    assert "\nstarting 1 rank; each loads torch\nwarming up\nstep:0/6" in done.stdout
+    [command] = re.findall(r"^\+ (.* -m torch.distributed.run .*)$", done.stdout, re.M)
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment(), check=True, capture_output=True,
+                   timeout=120)
+    first, second = map(result, project.logs())
+    assert first["weights_sha256"] == second["weights_sha256"]
 
 
 def test_two_at_once_write_two_logs(project):
@@ -66,11 +93,66 @@ def test_without_a_hub_it_says_how_to_fetch_later_and_offers_the_sample(project)
     assert "5.2 GB" in done.stdout
 
 
-def test_help_names_every_launch_option(project):
-    from harness.plan import Options
-    text = shell(project, "--help").stdout
-    assert all(f"--{name}" in text for name in Options.__dataclass_fields__)
-    assert "example: ./run.sh --seed 1" in text
+def test_help_gives_meaning_type_and_default_of_every_flag_with_plain_python_and_makes_nothing(project):
+    """Before any environment is made, and without a line of the script executed."""
+    path = stand_in(project.folder / "bin" / "python3", f'exec {sys.executable} -S "$@"')
+    (project.folder / "odd.py").write_text(ODD)
+    before = sorted(project.folder.glob("*"))
+    said = " ".join(shell(project, "--help", PATH=path).stdout.split())
+    fields = [*Options.__dataclass_fields__, *submission().Hyperparameters.__dataclass_fields__]
+    assert [name for name in (*Place._fields, *fields) if f" --{name} " not in said] == []
+    for words in ("--seed int of the weights, and of whatever a submission draws (default: 0) --stop",
+                  "--compile bool compile the model; default: on a GPU --data",
+                  "--seq_len int tokens (default: 256) --batch_tokens int tokens a step",
+                  "--nnodes int hosts; start the command on each (default: 1) --rdzv_endpoint",
+                  "./run.sh --seeds auto|N [flags]", "example: ./run.sh --seed 1"):
+        assert words in said, words
+    said = " ".join(shell(project, "--script=odd.py", "--help", PATH=path, cwd=project.folder).stdout.split())
+    assert "--width tuple[int, int] 100% of it (default: (1, 2)) --depth int (default: a 3, b 4)" in said
+    assert sorted(project.folder.glob("*")) == before
+    for text, words in (("def (", "invalid syntax"), ("x = 1", "no class Hyperparameters")):
+        (project.folder / "odd.py").write_text(text)
+        done = shell(project, "--help", "--script", "odd.py", PATH=path, cwd=project.folder, code=2)
+        assert words in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_version_is_that_of_pyproject_with_the_commit_where_git_tells_it(project):
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    shutil.copy(ROOT / "pyproject.toml", project.folder)
+    assert shell(project, "--version").stdout == f"gpt2-speedrun {version}\n"
+    project.add_records()
+    commit = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=project.folder, text=True)
+    assert shell(project, "--version").stdout == f"gpt2-speedrun {version}, commit {commit}"
+
+
+def test_pip_says_what_it_loads_in_few_lines_and_the_echoed_command_can_be_pasted(project):
+    """A stand-in for the environment's Python has no packages, and a pip that says a line of each kind."""
+    path = stand_in(project.folder / "bin" / "python3", 'case "$*" in *ensurepip*) exit 0;; esac', "exit 1")
+    stand_in(project.folder / ".venv" / "bin" / "python", 'case "$*" in "-m pip --version") exit 0;;', *(
+        '*install*) [ "$*" = "$(cat asked 2>/dev/null)" ] && echo pasted; printf "%s" "$*" >asked',
+        "printf '%s\\n' 'Collecting torch' '  Downloading torch.whl (9 MB)' 'Successfully installed x' ;;",
+        "*) exit 1;; esac"))
+    done = shell(project, "--environment", PATH=path, cwd=project.folder)
+    assert done.stdout == f"{project.folder}/.venv/bin/python\n" and "Collecting" not in done.stderr
+    assert "  Downloading torch.whl (9 MB)\nSuccessfully installed x\n" in done.stderr
+    command = re.findall(r"^\+ (.*)$", done.stderr, re.M)[-1]
+    assert subprocess.check_output(["bash", "-c", command], cwd=project.folder).startswith(b"pasted\n")
+
+
+@pytest.mark.parametrize("cuda, cure", [
+    ("13.0", "-m pip install --force-reinstall 'torch>=2.11' (see docs/machines.md), or name"),
+    ("12.4", "--force-reinstall 'torch>=2.11' --index-url https://download.pytorch.org/whl/cu126 (see")])
+def test_a_driver_with_gpus_that_torch_does_not_see_is_refused_with_what_mends_it(project, cuda, cure):
+    """A silent run of the laptop's track would be no favour; who names track or device wants it."""
+    path = stand_in(project.folder / "bin" / "nvidia-smi",
+                    'case "$1" in -L) echo "GPU 0: H100 (UUID: GPU-1)"; echo "GPU 1: H100 (UUID: GPU-2)";;',
+                    f'*) echo "| NVIDIA-SMI 550 Driver Version: 550 CUDA Version: {cuda} |";; esac')
+    path = f"{Path(sys.executable).parent}:{path}"
+    said = shell(project, "--nproc_per_node=1", *TINY, code=2, PATH=path).stderr
+    assert "the driver lists 2 GPUs, torch" in said and " sees 0; " in said and said.count("\n") == 1
+    assert cure in said and project.logs() == []
+    shell(project, *TRAIN, "--stop_at_step=1", PATH=path)
+    assert len(project.logs()) == 1
 
 
 @pytest.mark.parametrize("words, message", [
@@ -88,11 +170,9 @@ def test_wrong_words_get_one_line_and_exit_code_2(project, words, message):
 
 
 def test_without_any_fitting_python_it_says_so(project, tmp_path):
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    for name in ("python3", "python3.14", "python3.13", "python3.12", "python3.11", "python"):
-        (folder / name).write_text("#!/bin/sh\nexit 1\n")
-        (folder / name).chmod(0o755)
-    done = shell(project, code=2, PATH=f"{folder}:/usr/bin:/bin")
+    for name in PYTHONS:
+        path = stand_in(tmp_path / "bin" / name, "exit 1")
+    done = shell(project, code=2, PATH=path)
     assert "found no Python of 3.11 or later" in done.stderr
+    assert "./run.sh --from RECORD|LOG [flags]" in shell(project, "--help", PATH=path).stdout
     assert not (project.folder / ".venv").exists() and not (project.folder / ".venv.lock").exists()

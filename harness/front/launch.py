@@ -1,67 +1,68 @@
-"""What ./run.sh starts: settle track, processes and data, say what it will cost, launch the ranks of a host.
-
-Flags of its own: --script FILE, --nproc_per_node N, --nnodes N, --rdzv_endpoint HOST:PORT, --rdzv_id ID;
-all others go to the run.
-"""
-import importlib.util
+"""What ./run.sh starts: settle track, processes and data, launch the ranks of a host; say each step of it."""
 import logging
 import os
+import re
+import runpy
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness.front.cores import physical_cores
-from harness.plan import Options, choose_track, make_plan, parse_flags, world_sizes
+from harness.plan import choose_track, make_plan, parse_flags, world_sizes
 from harness.runlog import ROOT, read_source
 from harness.shards import ShardError
 
 # imported above is only what every accepted harness has: `rerun` starts them all with this file
-OWN_FLAGS = {"script": str(ROOT / "train_gpt2.py"), "nproc_per_node": None, "nnodes": "1",
-             "rdzv_endpoint": None, "rdzv_id": None}
+
+
+class Place(NamedTuple):
+    """Which script runs, and where: flags of the launcher's own. --help shows the comments."""
+
+    script: str = "train_gpt2.py"  # the submission, a file of any name and place
+    nproc_per_node: int | None = None  # ranks of this host; default: as many as it has GPUs or cores for
+    nnodes: int = 1  # hosts; start the command on each
+    rdzv_endpoint: str | None = None  # HOST:PORT of one of several hosts, the same on all
+    rdzv_id: str | None = None  # any word, the same on several hosts
 
 
 def main() -> int:
     """Run the command line; return the exit code: 2 where the input cannot be run, else that of the run."""
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(usage())
-        return 0
     try:
         return launch(sys.argv[1:])
     except (ValueError, OSError) as error:
         print(f"run.sh: {error}", file=sys.stderr)
         return 2
-
-
-def usage() -> str:
-    """Return the help text, launch options and hyperparameters included."""
-    options = ", ".join(f"--{name}" for name in Options.__dataclass_fields__)
-    return (f"usage: ./run.sh [--seeds auto|N] [--name value ...]\n\n{__doc__.strip()}\n\n"
-            f"Launch options, which leave the training as it is: {options}; --python FILE for run.sh.\n"
-            f"Every field of the submission's Hyperparameters is a flag too; an override is logged, and such "
-            f"a run is no record.\n\nexample: ./run.sh --seed 1")
+    except KeyboardInterrupt:
+        print("run.sh: interrupted before the ranks were started; there is no log", file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
 def launch(argv: list[str]) -> int:
     """Settle what is open, get the data, start the ranks; return the exit code."""
     flags = parse_flags(argv)
-    own = {name: flags.pop(name, default) for name, default in OWN_FLAGS.items()}
-    script = Path(own["script"])
+    own = {name: flags.pop(name) for name in Place._fields if name in flags}
+    own |= {name: number(name, own[name]) for name in ("nproc_per_node", "nnodes") if name in own}
+    place = Place(**{"script": str(ROOT / "train_gpt2.py")} | own)
+    script, ranks, nodes = Path(place.script), place.nproc_per_node, place.nnodes
+    rest = [f"--{name}={value}" for name, value in flags.items()]
     if not script.is_file():
         raise ValueError(f"--script {script}: no such file")
-    read_source(script, script=True)
-    recipes = load_recipes(script)
-    rest = [f"--{name}={value}" for name, value in flags.items()]
-    import torch  # --help and what is refused above do without
-    cuda = torch.cuda.is_available()
-    nodes = number("nnodes", own["nnodes"])
-    if nodes > 1 and not (own["rdzv_endpoint"] and own["rdzv_id"]):
+    if nodes > 1 and not (place.rdzv_endpoint and place.rdzv_id):
         raise ValueError(f"--nnodes {nodes} needs --rdzv_endpoint HOST:PORT and --rdzv_id ID, on every node")
-    ranks = own["nproc_per_node"] and number("nproc_per_node", own["nproc_per_node"])
+    read_source(script, script=True)
+    print("loading torch", flush=True)
+    recipes = load_recipes(script)
+    import torch  # what is refused above does without
+    cuda = torch.cuda.is_available()
+    if not {"track", "device"} & flags.keys():
+        check_gpus(torch.cuda.device_count() if cuda else 0, torch.version)
+    print("checking the data", flush=True)
     plan = plan_with_data(recipes, rest, ranks and ranks * nodes, cuda)
     places = torch.cuda.device_count() if plan.device == "cuda" else min(8, physical_cores())
     if ranks is None:
@@ -69,12 +70,39 @@ def launch(argv: list[str]) -> int:
     elif plan.device == "cuda" and ranks > places:
         raise ValueError(f"--nproc_per_node {ranks}: this host has {places} GPUs")
     print(f"track {plan.track.name}: {plan.tokens / 1e6:.1f} M tokens in {plan.hp.num_iterations} steps, to "
-          f"{plan.track.target} nats; {plan.track.cost}")
-    where = "--standalone" if nodes == 1 else (f"--nnodes={nodes} --rdzv_backend=c10d --rdzv_endpoint="
-                                               f"{own['rdzv_endpoint']} --rdzv_id={own['rdzv_id']}")
-    command = f"python -m torch.distributed.run {where} --nproc_per_node={ranks}"
-    print(f"+ {command} {shlex.join([os.path.relpath(script), *rest])}", flush=True)
-    return start([str(script), *rest], ranks, nodes, own["rdzv_endpoint"], own["rdzv_id"])
+          f"{plan.track.target} nats; a full run takes {plan.track.cost}")
+    where = ["--standalone"] if nodes == 1 else [f"--nnodes={nodes}", "--rdzv_backend=c10d", *(
+        f"--{name}={getattr(place, name)}" for name in ("rdzv_endpoint", "rdzv_id"))]
+    tell(script, [*where, f"--nproc_per_node={ranks}", os.path.relpath(script), *rest], argv)
+    print(f"starting {ranks} rank{'s' * (ranks > 1)}; each loads torch", flush=True)
+    return start([str(script), *rest], ranks, nodes, place.rdzv_endpoint, place.rdzv_id)
+
+
+def tell(script: Path, words: list[str], argv: list[str]) -> None:
+    """Show what is started, to be typed here, and let ranks know the command; not for a temporary copy."""
+    folder = Path(tempfile.gettempdir()).resolve()
+    if Path.cwd().is_relative_to(folder) or not script.resolve().is_relative_to(folder):
+        python = ["env", f"PYTHONPATH={os.path.relpath(ROOT)}", sys.executable]
+        print("+", shlex.join([*python, "-m", "torch.distributed.run", *words]))
+        os.environ["SPEEDRUN_COMMAND"] = shlex.join([str(ROOT / "run.sh"), *argv])
+
+
+def check_gpus(seen: int, torch: Any) -> None:
+    """Raise ValueError where the driver lists more GPUs than torch sees: another run would be meant."""
+    told = "CUDA_VISIBLE_DEVICES" not in os.environ and shutil.which("nvidia-smi")
+    driver = "".join(subprocess.run([told, *words], capture_output=True, text=True).stdout
+                     for words in ([["-L"], []] if told else []))
+    if (listed := len(re.findall(r"^GPU \d+:", driver, re.M))) <= seen:
+        return
+    cuda, python = re.search(r"CUDA Version: (\d+)", driver), shlex.quote(sys.executable)
+    serves = int(cuda[1]) if cuda else 0
+    if torch.cuda and serves >= int(torch.cuda.split(".")[0]):
+        cure = f"let torch say why: {python} -c 'import torch; torch.cuda.init()'"
+    else:
+        wheel = "" if serves >= 13 else " --index-url https://download.pytorch.org/whl/cu126"
+        cure = f"install another build: {python} -m pip install --force-reinstall 'torch>=2.11'{wheel}"
+    raise ValueError(f"the driver lists {listed} GPUs, torch {torch.__version__} sees {seen}; {cure} "
+                     f"(see docs/machines.md), or name what to train on: --track sample --device cpu")
 
 
 def choose_ranks(plan: Any, places: int, nodes: int) -> int:
@@ -95,12 +123,9 @@ def number(name: str, text: str) -> int:
 
 
 def load_recipes(script: Path) -> dict[str, Any]:
-    """Return RECIPES of a submission; importing one does nothing else."""
-    spec = importlib.util.spec_from_file_location("submission", script)
-    module = sys.modules["submission"] = importlib.util.module_from_spec(spec)
+    """Return RECIPES of a submission; running it under this name does nothing else."""
     try:
-        spec.loader.exec_module(module)
-        return module.RECIPES
+        return runpy.run_path(str(script), run_name="submission")["RECIPES"]
     except Exception as error:  # whatever a stranger's script raises, say it in one line
         raise ValueError(f"--script {script.name}: {type(error).__name__}: {error}") from error
 

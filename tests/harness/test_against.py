@@ -20,8 +20,8 @@ def test_differences_at_equal_step_and_equal_time_lie_on_the_line_between_points
     other = against("step:0/20 val_loss:8.0000 train_time:0ms step_avg:nanms",
                     "step:10/20 val_loss:6.0000 train_time:1000ms step_avg:100.00ms",
                     "step:20/20 val_loss:5.0000 train_time:3000ms step_avg:150.00ms")
-    words = other.validated(15, 500, 5.25)  # the other one: 5.5 at step 15, 7.0 after 500 ms
-    assert words == "-0.2500 at equal step, -1.7500 at equal time, projected final loss 4.7500"
+    words = other.validated(15, 1500, 5.25)  # the other one: 5.5 at step 15, 5.75 after 1500 ms
+    assert words == "-0.2500 at equal step, -0.5000 at equal time, projected final loss 4.7500"
     assert other.validated(20, 4000, 5.1) == "+0.1000 at equal step, projected final loss 5.1000"
     assert other.validated(30, 4000, 5.0) == ""
 
@@ -62,3 +62,16 @@ def test_what_is_no_log_is_refused_in_one_line(against, tmp_path):
             Against(path)
     with pytest.raises(ValueError, match="no line step"):
         against("step:1/2 val_loss:many train_time:1ms step_avg:1ms")
+
+
+def test_no_line_is_drawn_from_step_0_nor_to_training_losses_of_another_objective(against):
+    """Halfway to the first validation the line is 1.0 above this curve, which falls steeply at first."""
+    lines = ["step:0/20 val_loss:8.0000 train_time:0ms step_avg:nanms",
+             "step:5/20 train_loss:6.0000 train_time:500ms step_avg:100.00ms",
+             "step:10/20 val_loss:6.0000 train_time:1000ms step_avg:100.00ms"]
+    other = against(*lines)
+    assert other.validated(5, 500, 6.0) == "" and other.trained(5, 500, 6.0) != ""
+    assert other.validated(0, 0, 8.5) == "+0.5000 at equal step, +0.5000 at equal time"
+    assert other.validated(10, 500, 6.0) == "+0.0000 at equal step, projected final loss 6.0000"
+    lines.insert(1, '#:objective {"plain":false,"seq":4,"step":1}')
+    assert against(*lines).trained(5, 500, 6.0) == ""

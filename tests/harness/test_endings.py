@@ -2,6 +2,7 @@
 import math
 import os
 import re
+import shlex
 import signal
 import subprocess
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 from tiny import TAKE, Project, environment, events
 
-LONG = ["--num_iterations=100000", "--cooldown_iters=100000", "--val_every=100000", "--epochs=100000"]
+LONG = ["--num_iterations=100000", "--cooldown_iters=100000", "--val_every=100000", "--epochs=100000",
+        "--log_every=1"]
 BOUND_S = 30  # the limit of a wait for the end, which comes within seconds
 
 
@@ -98,3 +100,23 @@ def test_a_full_disk_ends_the_run_with_whole_lines_in_the_log(project):
     [log] = project.logs()
     assert log.read_bytes().endswith(b"\n") and not list(log.parent.glob(".*spare"))
     assert "disk_full" in errors
+
+
+def test_after_ctrl_c_the_last_words_say_where_the_log_lies_and_how_to_go_on(project):
+    """The command that they give is typed as it stands: with checkpoints it goes on, else it starts anew."""
+    script = project.adds("stops.py", "if step == 5 and run._first_step == 0 and not run._warming:",
+                          "    import os, signal, threading", "    os.kill(os.getpid(), signal.SIGINT)",
+                          "    threading.Event().wait()")  # takes no step more
+    stopped = [subprocess.run(project.command(1, *LONG, *flags, script=script), cwd=project.folder, text=True,
+                              env=environment(), capture_output=True, preexec_fn=hear, timeout=120)
+               for flags in ([], ["--checkpoint_every=2"])]
+    assert [done.returncode for done in stopped] == [130, 130]
+    first, said = project.logs()[0], stopped[0].stderr
+    again = "there is no checkpoint (--checkpoint_every); to start again: "
+    again += shlex.quote(str(project.folder / "run.sh"))
+    assert f"\nlog: {first}\n{again} " in said and "--resume" not in said
+    [command] = re.findall("to go on from the last checkpoint: (.*)", stopped[1].stderr)
+    subprocess.run(["bash", "-c", f"{command} --stop_at_step=7"], cwd=project.folder, env=environment(),
+                   check=True, capture_output=True, timeout=120)
+    manifest, [val] = events(project.logs()[-1], "manifest")[0], events(project.logs()[-1], "val")
+    assert manifest["resumed_from"]["step"] == 4 and val["step"] == 7
