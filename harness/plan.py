@@ -37,6 +37,7 @@ class Plan(NamedTuple):
     hp: Any  # the submission's Hyperparameters
     overrides: dict[str, Any]
     data: Data
+    vocabulary: Path
     tokens: int  # that the run takes
     rows: int  # sequences of one forward and backward pass
     device: str
@@ -180,4 +181,7 @@ def make_plan(recipes: dict[str, Any], argv: list[str], world_size: int | None, 
     tokens = getattr(hp, "train_tokens", hp.num_iterations * hp.batch_tokens)  # its own, where batches differ
     data = find_data(track, folder, tokens, hp.epochs)
     against = Against(Path(options.against).expanduser()) if options.against else None
-    return Plan(options, track, hp, overrides, data, tokens, rows, device, against)
+    vocabularies = [path for path in (folder / "vocab.bpe", ROOT / track.vocabulary) if path.is_file()]
+    if not vocabularies:
+        raise ValueError(f"{track.vocabulary}: no such vocabulary, nor {folder}/vocab.bpe")
+    return Plan(options, track, hp, overrides, data, vocabularies[0], tokens, rows, device, against)

@@ -3,6 +3,7 @@ import contextlib
 import math
 import shutil
 import sys
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -10,6 +11,8 @@ from tqdm import tqdm
 
 from harness.plan import Plan
 from harness.runlog import RunLog
+from harness.validate import write_text
+from harness.vocabulary import decode, token_bytes
 
 MEASURED_STEPS = 10  # the first, from which a run's cost on its host is told
 BAR_COLUMNS = 48  # but for what is said of the last step
@@ -20,7 +23,7 @@ class Report:
     """Writes each line to the log and shows it; on ranks other than 0 nothing is written or shown."""
 
     def __init__(self, plan: Plan, log: RunLog, rank: int):
-        self.track, self.against = plan.track, plan.against
+        self.track, self.vocabulary, self.against = plan.track, plan.vocabulary, plan.against
         self.log, self.steps, self.rank = log, plan.hp.num_iterations, rank
         self.stop = min(self.steps, plan.options.stop_at_step or self.steps)
         self.best = math.inf
@@ -43,7 +46,10 @@ class Report:
                 print(text, flush=True) if self.bar.disable else tqdm.write(text, file=sys.stdout)
 
     def trained(self, step: int, scalars: dict, train_time_ns: int, tokens: int) -> None:
-        """Take a step's numbers, all tokens and time so far; log the step before while the device goes on."""
+        """Take a step's numbers, and log those of the step before: the device goes on meanwhile.
+
+        tokens: taken so far, in train_time_ns.
+        """
         arriving = {k: v.detach().to("cpu", non_blocking=True) if isinstance(v, Tensor) else v
                     for k, v in scalars.items()}
         arrival = torch.cuda.Event() if torch.cuda.is_initialized() else None
@@ -122,6 +128,14 @@ class Report:
         """Log and show words that are no measurement."""
         self.log.text(text)
         self.line(text)
+
+    def sample(self, logits_of: Callable[[Tensor], Tensor], seq_len: int, device: torch.device) -> None:
+        """Show what the model writes; rank 0 only, the others go on."""
+        if self.rank == 0:
+            table = token_bytes(self.vocabulary)
+            ids = write_text(logits_of, self.track.vocab_size - 1, self.track.vocab_size, seq_len, device)
+            words = " ".join(decode(ids, table).split())
+            self.say(f"the model writes: {''.join(c if c.isprintable() else '?' for c in words)}")
 
     def _times(self, step: int, train_time_ns: int) -> str:
         milliseconds = train_time_ns / 1e6

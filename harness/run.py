@@ -190,6 +190,10 @@ class Run:
             if not math.isfinite(loss):
                 dist.barrier()  # rank 0 has its result before another rank leaves
                 raise NonFinite(f"val_loss is {loss} at step {step}")
+            tenth = -(-self.hp.num_iterations // 10)
+            if step in (0, self.hp.num_iterations) or 0 <= step - tenth < self.hp.val_every:
+                self._report.sample(lambda ids: self._validation.logits(ids, compiled=False), self.hp.seq_len,
+                                    self.device)
 
     def _check_tripwires(self, final: bool = False) -> None:
         self._watch.check()

@@ -28,11 +28,11 @@ class Validation:
         self.inputs = self.tokens[:track.val_piece].view(-1, self.seq_len)
 
     @torch.no_grad()
-    def logits(self, inputs: Tensor) -> Tensor:
-        """Return the logits in eval mode."""
+    def logits(self, inputs: Tensor, compiled: bool = True) -> Tensor:
+        """Return the logits in eval mode; not compiled where another input shape would compile anew."""
         self.model.eval()
         try:
-            return self.net(inputs)
+            return self.net(inputs) if compiled else self.model(inputs)
         finally:
             self.model.train()
 
@@ -84,3 +84,20 @@ def checked_logits(logits: Any, batch: int, seq_len: int) -> Tensor:
         raise ValueError(f"model(inputs) returned {found}, expected logits of shape ({batch}, {seq_len}, "
                          f"vocabulary)")
     return logits
+
+
+@torch.no_grad()
+def write_text(logits_of: Callable[[Tensor], Tensor], end_of_text: int, vocab_size: int, seq_len: int,
+               device: torch.device, length: int = 64) -> list[int]:
+    """Return token ids drawn from the model after an end of text, always with the same random numbers.
+
+    Inputs have the shape (1, seq_len) throughout: a causal model does not see the padding behind.
+    """
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.full((1, seq_len), end_of_text, device=device)
+    length = min(length, seq_len - 1)
+    for i in range(length):
+        logits = logits_of(ids)[0, i, :vocab_size].float().cpu()
+        top, candidates = logits.topk(min(50, vocab_size))
+        ids[0, i + 1] = candidates[torch.multinomial(top.softmax(-1), 1, generator=generator)].to(device)
+    return ids[0, 1:length + 1].tolist()

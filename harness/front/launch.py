@@ -79,7 +79,10 @@ def launch(argv: list[str]) -> int:
 
 
 def tell(script: Path, words: list[str], argv: list[str]) -> None:
-    """Show what is started, to be typed here, and let ranks know the command; not for a temporary copy."""
+    """Show what is started as it can be typed here, and let the ranks know the command line.
+
+    Not for a copy in a temporary folder, from which nobody would start it again.
+    """
     folder = Path(tempfile.gettempdir()).resolve()
     if Path.cwd().is_relative_to(folder) or not script.resolve().is_relative_to(folder):
         python = ["env", f"PYTHONPATH={os.path.relpath(ROOT)}", sys.executable]

@@ -24,7 +24,7 @@ def report(folder, steps=1400, val_every=140, against=None, **options) -> Report
     """Return the report of a run whose target is 4.0, with an open log."""
     track = SimpleNamespace(target=4.0, baselines={"unigram": 6.0})
     hp = SimpleNamespace(num_iterations=steps, val_every=val_every)
-    plan = SimpleNamespace(track=track, against=against, hp=hp, options=Options(**options))
+    plan = SimpleNamespace(track=track, vocabulary=None, against=against, hp=hp, options=Options(**options))
     return Report(plan, new_log(folder), 0)
 
 

@@ -9,7 +9,7 @@ from tiny import small_model
 from harness.runlog import first_import
 from harness.shards import write_shard
 from harness.tripwires import Tripwire
-from harness.validate import Validation, checked_logits, validate
+from harness.validate import Validation, checked_logits, validate, write_text
 
 
 def tokens(n=1025):
@@ -133,3 +133,11 @@ def test_the_first_import_of_a_script_is_found():
     assert first_import(b'"""doc"""\nfrom harness.run import Run\nimport torch\n') == "harness.run"
     assert first_import(b"import torch, harness\n") == "torch"
     assert first_import(b"x = 1\n") == "nothing"
+
+
+def test_text_is_written_from_the_model_with_the_same_random_numbers_each_time():
+    gpt = small_model()
+    with torch.no_grad():
+        first, again = (write_text(gpt, 256, 257, 16, torch.device("cpu"), length=12) for _ in range(2))
+    assert first == again and len(first) == 12 and all(0 <= i < 257 for i in first)
+    assert len(set(first)) > 3
