@@ -2,6 +2,7 @@
 import ast
 import errno
 import fcntl
+import functools
 import hashlib
 import json
 import math
@@ -75,15 +76,18 @@ def is_ours(path: Path) -> bool:
     return path.is_relative_to(ROOT) and not inside
 
 
+@functools.cache  # of some 2,000 modules, at every validation
+def _own_file(file: str) -> Path | None:
+    """Return where a module's file lies, if it is a source of the project's."""
+    path = Path(file).resolve()
+    return path if is_ours(path) and Path(file).is_absolute() and path.suffix == ".py" else None
+
+
 def loaded_files() -> dict[str, Path]:
     """Return the project's files among the loaded modules: path relative to the repository root -> file."""
-    files = {}
-    for module in list(sys.modules.values()):
-        if file := getattr(module, "__file__", None):
-            path = Path(file).resolve()
-            if is_ours(path) and Path(file).is_absolute() and path.suffix == ".py":
-                files[path.relative_to(ROOT).as_posix()] = path
-    return dict(sorted(files.items()))
+    files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+    paths = {path for file in files if file and (path := _own_file(file))}
+    return {path.relative_to(ROOT).as_posix(): path for path in sorted(paths)}
 
 
 def new_run_id(code_digest: str) -> str:
