@@ -1,5 +1,6 @@
 """Fixtures of all tests: ranks as forked processes, a group of one, a tiny project."""
 import pickle
+import signal
 import tempfile
 from collections.abc import Callable
 from datetime import timedelta
@@ -13,6 +14,11 @@ from tiny import Project
 from torch.multiprocessing import start_processes
 
 torch.set_num_threads(1)
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C through to what tests start; a shell that starts pytest behind its back ignores it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_terminal_summary(terminalreporter) -> None:

@@ -102,6 +102,7 @@ def test_a_full_disk_ends_the_run_with_whole_lines_in_the_log(project):
     assert "disk_full" in errors
 
 
+@pytest.mark.slow
 def test_after_ctrl_c_the_last_words_say_where_the_log_lies_and_how_to_go_on(project):
     """The command that they give is typed as it stands: with checkpoints it goes on, else it starts anew."""
     script = project.adds("stops.py", "if step == 5 and run._first_step == 0 and not run._warming:",
