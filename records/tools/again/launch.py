@@ -15,7 +15,7 @@ from records.tools.check.claim import code_digest, harness_digest
 from records.tools.check.of_a_run import row_differences
 from records.tools.read.extract import sources_of, write_files
 from records.tools.read.log import Log, is_log, read_bytes, read_log
-from records.tools.read.logs import run_of
+from records.tools.read.logs import log_of, run_of
 from records.tools.read.scan import scan
 from records.tools.read.tracks import ROOT, accepted_harnesses, own_row
 from records.tools.read.values import ReadError, shown, write_whole
@@ -65,12 +65,7 @@ def load(path: Path) -> Code:
 
 def find_log(path: Path) -> Log:
     """Return a log, or the first one of a record's folder."""
-    if path.is_dir():
-        logs = sorted((path / "logs").glob("*.txt"))
-        if not logs:
-            raise ReadError(f"{shown(str(path))}: neither a working tree (no run.sh) nor a record "
-                            f"(no logs/*.txt)")
-        path = logs[0]
+    path = log_of(path)
     data = read_bytes(path)
     if not is_log(data):
         raise ReadError(f"{shown(path.name)}: no log of format 1; could not tell how to run it, for logs of "

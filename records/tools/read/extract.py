@@ -6,7 +6,7 @@ import shlex
 import unicodedata
 from pathlib import Path
 
-from records.tools.read.logs import LOG, load_runs
+from records.tools.read.logs import LOG, load_runs, log_of
 from records.tools.read.run import Run
 from records.tools.read.values import ReadError, shown
 
@@ -22,7 +22,7 @@ ARGUMENTS = {
 
 def main(arguments: argparse.Namespace) -> int:
     """Extract and say what was written; return the exit code."""
-    run = load_runs(arguments.log)[0]
+    run = load_runs(log_of(arguments.log))[0]
     sources, log = sources_of(run), run.log
     script = next(iter(sources))
     write_files(sources, arguments.folder)

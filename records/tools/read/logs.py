@@ -10,6 +10,7 @@ from records.tools.read import tracks
 from records.tools.read.log import Log, is_log, read_bytes, read_log, sha256
 from records.tools.read.public import read_public
 from records.tools.read.run import Point, Run
+from records.tools.read.values import ReadError, shown
 
 T = TypeVar("T")
 SUFFIXES = (".txt", ".log", ".stdout", ".out")
@@ -30,7 +31,8 @@ def locate(word: str) -> Path:
     if word[0] in "-@":
         place = 1 if word[0] == "@" else int(word[1:])
         if not 0 < place <= len(runs):
-            raise ArgumentTypeError(f"{word}: there are {len(runs)} logs in records/runs, the last one is -1")
+            raise ArgumentTypeError(f"{word}: there are {len(runs) or 'no'} logs in records/runs; -1 is the "
+                                    f"last one")
         return runs[-place]
     folders = (file.parent for file in records.glob("*/*/record.json"))
     found = [run for run in runs if run.name.startswith(word)]
@@ -39,6 +41,15 @@ def locate(word: str) -> Path:
         raise ArgumentTypeError(f"{word}: {len(found)} runs or records have that name or begin so, like "
                                 f"{found[0].name} and {found[1].name}; name one whole, or its folder")
     return found[0] if found else Path(word)
+
+
+def log_of(path: Path) -> Path:
+    """Return the log at a path, of a record's folder its first one. Raises ReadError for another folder."""
+    if not os.path.isdir(path):  # Path.is_dir raises where a name is too long
+        return path
+    if logs := sorted((path / "logs").glob("*.txt")):
+        return logs[0]
+    raise ReadError(f"{shown(str(path))}: neither a working tree (no run.sh) nor a record (no logs/*.txt)")
 
 
 def load_runs(path: Path, data: bytes | None = None) -> list[Run]:
@@ -79,7 +90,7 @@ def find_logs(paths: Iterable[Path]) -> Iterator[Path]:
     in its logs/. Symbolic links below a folder are not followed.
     """
     for path in paths:
-        if not os.path.isdir(path):  # Path.is_dir raises where a name is too long
+        if not os.path.isdir(path):
             yield path
             continue
         for folder, folders, files in os.walk(path / "logs" if (path / "logs").is_dir() else path):

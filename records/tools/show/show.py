@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 from records.tools.read.log import sha256
-from records.tools.read.logs import LOG, load_runs
+from records.tools.read.logs import LOG, load_runs, log_of
 from records.tools.read.run import Point, Run
 from records.tools.read.values import ReadError, is_finite, json_text, number, shown
 from records.tools.show.group import between
@@ -29,7 +29,7 @@ ARGUMENTS = {
 
 def main(arguments: argparse.Namespace) -> int:
     """Show a run; return the exit code."""
-    runs = load_runs(arguments.log)
+    runs = load_runs(log_of(arguments.log))
     if not 0 <= (arguments.trial or 0) < len(runs):
         raise ReadError(f"{shown(arguments.log.name)}: no run {arguments.trial}, expected one of 0 to "
                         f"{len(runs) - 1}")

@@ -38,6 +38,14 @@ def test_a_record_is_named_by_its_folder_with_or_without_its_date(runs):
         assert locate(word) == runs[0].parents[1] / "tiny" / "2026-01-01_Muon"
 
 
+def test_a_record_stands_for_its_first_log_where_a_command_takes_one(record, tmp_path, call, refused):
+    """The help of show and extract takes the name of a record; they called it a directory."""
+    first = sorted((record / "logs").glob("*.txt"))[0]
+    assert call("show", "A_b-1").out == call("show", first).out
+    assert call("extract", "A_b-1", tmp_path / "out").out.startswith("wrote ")
+    assert "nor a record (no logs/*.txt)" in refused("show", tmp_path)
+
+
 @pytest.mark.parametrize("word, says", [
     ("2026", "3 runs or records"), ("Both", "2 runs or records"), ("-4", "there are 3 logs"),
     ("-0", "there are 3 logs")])
