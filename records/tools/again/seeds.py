@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from records.tools.again import launch as launches
-from records.tools.check.claim import ENDED_BY_USER
-from records.tools.check.significance import LOOKS, Verdict, decide
+from records.tools.check.race import ENDED_BY_USER
+from records.tools.check.significance import ALPHA, LOOKS, Verdict, decide
 from records.tools.read.log import Log, read_bytes, read_log, sha256
 from records.tools.read.tracks import own_row
 from records.tools.read.values import ReadError, canonical, need, parse_json, shown, write_whole
@@ -41,7 +41,7 @@ def main(arguments: argparse.Namespace) -> int:
     device = [f"--device={flags['device']}"] if "device" in flags else []
     track = flags.pop("track", None) or launches.default_track(device)
     row = own_row(track, launches.ROOT)
-    alpha = row.get("significance", {}).get("alpha", 0.01)
+    alpha = row.get("significance", {}).get("alpha", ALPHA)
     file, state = open_campaign({"code": code.digest, "track": track, "flags": dict(sorted(flags.items())),
                                  "target": row["target"], "alpha": alpha, "looks": list(LOOKS)})
     verdict = Verdict("NOT SHOWN", "no runs", None)
@@ -81,6 +81,8 @@ def next_step(verdict: Verdict, losses: list[float], target: float, names: list[
         return "nothing to submit"
     above = statistics.fmean(losses) - target
     if verdict.word == "NOT SHOWN" and above < 0:
+        if len(losses) >= LOOKS[-1]:
+            return "nothing to submit: no declared look is left"
         return f"nothing to submit yet: n={len(losses)}, too few or too far apart; --seeds auto goes on"
     return f"nothing to submit: the mean loss is {above:.4g} above the target {target:g}"
 

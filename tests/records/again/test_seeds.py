@@ -74,9 +74,11 @@ def test_a_clear_campaign_is_proven_at_the_first_look_and_not_before(campaign, c
     ([6.1], "1", "nothing to submit: the mean loss is 1.1 above the target 5"),
     ([4.9], "1", "nothing to submit yet: n=1, too few"), (["failed"], "1", "nothing to submit"),
     ([5.5, 5.51, 5.52, 5.5], "4", "nothing to submit: the mean loss is 0.5075 above the target 5"),
+    ([4.8, 5.1] * 16, "auto", "nothing to submit: no declared look is left"),
     ([4.9, 4.91, 4.9], "3", "+ python -m records submit ")])
 def test_only_what_could_be_a_record_is_proposed_as_one(losses, count, says, campaign, capsys):
-    """Of one run 1.1 nats above the target, too, it said how to submit it."""
+    """Of one run 1.1 nats above the target, too, it said how to submit it; and after the last look that
+    `--seeds auto` goes on."""
     assert campaign.run(losses, count) == 1
     assert capsys.readouterr().out.split("\n")[1].startswith(says)
 
