@@ -100,7 +100,7 @@ def missing(judgement: Judgement) -> list[str]:
     folder, n = judgement.claim.record, len(judgement.claim.losses())
     assert folder is not None
     lines = [f"README.md: section {title}" for title in unanswered((folder / "README.md").read_text())]
-    if judgement.word != "PROVEN":
+    if judgement.claim.decide().word != "PROVEN":
         look = next((look for look in LOOKS if look >= n + (n in LOOKS)), None)
         lines.append(f"runs with other seeds: {look - n} more, up to the declared look at {look}" if look else
                      "a proof: no declared look is left")
@@ -111,6 +111,6 @@ def missing(judgement: Judgement) -> list[str]:
                      "submit with --race")
     lines += [f"a reader's eye on {name}: {judgement.checks[name].evidence}"
               for name in judgement.having("review")]
-    if judgement.checks["all_attempts"].state != "ok":
-        lines.append(f"attempts: {judgement.checks['all_attempts'].evidence}")
-    return lines
+    return lines + [f"{what}: {judgement.checks[name].evidence}"
+                    for what, name in (("attempts", "all_attempts"), ("data", "data"))
+                    if judgement.checks[name].state != "ok"]

@@ -65,7 +65,16 @@ def test_what_is_no_proof_is_written_with_the_exit_code_of_the_record(
     logs = campaign(root, n, change, which=None)
     if not ledger:
         (root / "runs" / "ledger.jsonl").unlink()
-    assert words in submit(logs[first:], code=code).out and folder.is_dir()
+    out = submit(logs[first:], code=code).out
+    assert words in out and folder.is_dir()
+    assert ("missing: runs with other seeds" in out) == ledger
+
+
+def test_a_proof_without_the_track_s_data_lacks_the_data_and_no_runs(root, submit):
+    """It asked for four more runs, which would have changed nothing."""
+    (root / "data" / "tiny" / "manifest.json").unlink()
+    out = submit(campaign(root)).out
+    assert "missing: data: this checkout pins no shards" in out and "other seeds" not in out
 
 
 def test_json_is_what_verify_says_and_what_is_missing(root, submit, folder, call):
