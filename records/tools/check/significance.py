@@ -66,13 +66,13 @@ def welch(a: Sequence[Number], b: Sequence[Number], margin: Number = 0) -> Test:
 
 def lower(new: Mapping[Hashable, Number], old: Mapping[Hashable, Number],
           margin: Number = 0) -> tuple[str, Test]:
-    """Return "paired" or "welch", and that test of new - old < margin: the one answer to "is this better".
+    """Return "paired" or "Welch", and that test of new - old < margin: the one answer to "is this better".
 
     new, old: a value for each seed, a whole number; any other key is no seed and is paired with none.
     """
     if len(new) > 1 and new.keys() == old.keys() and all(isinstance(seed, int) for seed in new):
         return "paired", paired(list(new.values()), [old[seed] for seed in new], margin)
-    return "welch", welch(list(new.values()), list(old.values()), margin)
+    return "Welch", welch(list(new.values()), list(old.values()), margin)
 
 
 def upper_bound(test: Test, confidence: float = 0.99) -> float:

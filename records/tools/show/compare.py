@@ -203,7 +203,6 @@ def verdict(a: Group, b: Group) -> dict[str, Any]:
         few = "one run against one run" if len(x.losses) == len(y.losses) == 1 else "a side of one seed"
         return {**found, "words": f"{lead}; {few} decides nothing"}
     (way, test), (_, mirrored) = lower(y.losses, x.losses), lower(x.losses, y.losses)
-    way = way if way == "paired" else "Welch"
     found |= {"test": way, "t": test.t, "df": test.df, "p_b_lower": test.p, "p_b_higher": mirrored.p}
     if test.degenerate:
         return {**found, "words": f"{lead}; the runs do not spread, so there is no test"}

@@ -52,16 +52,16 @@ def test_the_tests_give_the_known_answers(kind, case):
         assert s.one_sample(case["x"], s.upper_bound(test, 0.95)).p == pytest.approx(0.05, rel=1e-6)
     if kind == "welch_less":
         assert s.lower(dict(enumerate(case["a"])), {("run", i): b for i, b in enumerate(case["b"])},
-                       case["margin"]) == ("welch", test)
+                       case["margin"]) == ("Welch", test)
 
 
 def test_equal_seeds_are_compared_in_pairs_whatever_their_order_and_others_are_not():
     new, old = {0: 3.1, 1: 3.2, 2: 3.4}, {2: 3.5, 0: 3.3, 1: 3.3}
     assert s.lower(new, old) == ("paired", s.paired([3.1, 3.2, 3.4], [3.3, 3.3, 3.5]))
     assert s.lower(new, old, 0.5) == ("paired", s.paired([3.1, 3.2, 3.4], [3.3, 3.3, 3.5], 0.5))
-    assert s.lower(new, {0: 3.3, 1: 3.3})[0] == s.lower({"a": 1, "b": 2}, {"a": 3, "b": 3})[0] == "welch"
+    assert s.lower(new, {0: 3.3, 1: 3.3})[0] == s.lower({"a": 1, "b": 2}, {"a": 3, "b": 3})[0] == "Welch"
     way, test = s.lower({0: 3.1}, {0: 3.3})
-    assert way == "welch" and test.degenerate
+    assert way == "Welch" and test.degenerate
 
 
 def test_gains_that_are_equal_in_every_pair_are_no_test():
