@@ -12,7 +12,7 @@ from records.tools.read.logs import NAMES, locate
 from records.tools.read.run import Run
 from records.tools.read.values import json_text, shown
 from records.tools.show import compare
-from records.tools.show.group import IN_TURNS, Group, places, read_runs
+from records.tools.show.group import IN_TURNS, WINDOW, Group, places, read_runs
 from records.tools.show.listing import columns
 from records.tools.show.source import FileDiff, file_diffs
 
@@ -26,7 +26,8 @@ ARGUMENTS = {
     "--stat": "count the lines that differ, do not show them",
     "--harness": "show the harness's files too",
     "--json": "print one JSON object",
-    "--color": {"choices": ("auto", "always", "never"), "default": "auto"},
+    "--color": {"choices": ("auto", "always", "never"), "default": "auto",
+                "help": "auto: on a terminal (default: %(default)s)"},
 }
 
 
@@ -160,19 +161,20 @@ def loss_lines(table: dict[str, Any], title: str) -> Iterator[str]:
     rows, unit = table["rows"], table["unit"]
     last = len(rows) - 1
     kept = rows if last < ROWS else [rows[round(i * last / (ROWS - 1))] for i in range(ROWS)]
-    how = " (mean of the 21 steps around)" if table["loss"] == "training" else ""
+    how = f" (mean of the {WINDOW} steps around)" if table["loss"] == "training" else ""
+    digits = ".1f" if unit == "time_s" else "d"
     yield f"{table['loss']} loss {title}{how}"
     spread = any(row[sd] is not None for row in rows for sd in ("a_sd", "b_sd"))
     cells = [["time (s)" if unit == "time_s" else unit, "A", "B", "B - A", *["sd of A", "sd of B"] * spread]]
     for row in kept:
         sds = ("-" if row[sd] is None else f"{row[sd]:.4f}" for sd in ("a_sd", "b_sd"))
-        cells.append([f"{row[unit]:.1f}" if unit == "time_s" else str(row[unit]), f"{row['a']:.4f}",
-                      f"{row['b']:.4f}", f"{row['difference']:+.4f}", *list(sds) * spread])
+        cells.append([f"{row[unit]:{digits}}", f"{row['a']:.4f}", f"{row['b']:.4f}",
+                      f"{row['difference']:+.4f}", *list(sds) * spread])
     yield from columns(cells, ">" * len(cells[0]))
     lower = [row["difference"] < 0 for row in rows]
     since = next((row for i, row in enumerate(rows) if all(lower[i:])), None)
     text = f" B is lower at {sum(lower)} of {len(rows)}"
-    yield text + (f", and at all from {since[unit]:g} on" if since else "")
+    yield text + (f", and at all from {since[unit]:{digits}} on" if since else "")
 
 
 def time_lines(time: dict[str, Any]) -> Iterable[str]:

@@ -118,6 +118,7 @@ def test_losses_at_equal_time_lie_on_the_lines_between_validations_after_step_0(
     assert found["loss"] == "validation"
     rows = [[round(row[name], 6) for name in ("time_s", "a", "b")] for row in found["rows"]]
     assert rows == [[0.02, 5, 4], [0.025, 4.75, 3.5], [0.03, 4.5, 3], [0.035, 4.25, 2.5], [0.04, 4, 2]]
+    assert " B is lower at 5 of 5, and at all from 0.0 on\n" in told(a, b)  # in tenths, as in the table
     assert not compare.at_equal_times(a, side(run(60.0, 4.0)))["rows"]  # no time behind its first
 
 
