@@ -9,7 +9,7 @@ from records.tools.show.figure import GREY, PALETTE, figure_for, titles
 
 
 def read_records(folder: Path) -> list[Standing]:
-    """Return the records and attempts in a track's folder, in the order in which they were made.
+    """Return the records in a track's folder and the attempts that were raced, in order of their making.
 
     Raises ReadError where one is bad, or none stands.
     """
@@ -17,7 +17,7 @@ def read_records(folder: Path) -> list[Standing]:
     if not any(each.number for each in found):
         raise ReadError(f"{shown(str(folder))}: {len(found)} */record.json in it, none of them PROVEN; "
                         "name a track's folder in records/")
-    return found
+    return [each for each in found if each.ratio]
 
 
 def draw_history(records: list[Standing], output: Path) -> None:
@@ -29,7 +29,7 @@ def draw_history(records: list[Standing], output: Path) -> None:
         figure.set_size_inches(8, 1.5 + 3.5 * len(classes))
         panels = figure.subplots(len(classes), squeeze=False)[:, 0]
         for axes, hardware in zip(panels, classes):
-            draw_class(axes, [each for each in records if each.ratio and each.hardware == hardware])
+            draw_class(axes, [each for each in records if each.hardware == hardware])
             axes.set_title(shown(hardware), loc="right", fontsize=9, color=GREY)
         titles(panels[0], tracks[0])
         marks = {label: mark for axes in panels for mark, label in zip(*axes.get_legend_handles_labels())}
@@ -37,7 +37,7 @@ def draw_history(records: list[Standing], output: Path) -> None:
 
 
 def draw_class(axes: Any, records: list[Standing]) -> None:
-    """Draw records as a staircase, and behind the record that stood then the attempts that were raced."""
+    """Draw records as a staircase, and the attempts behind the record that stood then."""
     from matplotlib import ticker
     places, after = [], Counter()
     for each in records:

@@ -44,7 +44,8 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.history:
         records = [record for folder in arguments.logs for record in read_records(folder)]
         draw_history(records, arguments.output)
-        drawn = {"records": len(records)}
+        stand = sum(bool(each.number) for each in records)
+        drawn = {"records": stand, "attempts": len(records) - stand}
     else:
         runs = load(arguments.logs)
         if len(tracks := sorted({run.track or FALLBACK for run in runs})) > 1:
@@ -53,7 +54,7 @@ def main(arguments: argparse.Namespace) -> int:
         draw(groups, arguments)
         drawn = {"runs": len(runs), "groups": len(groups)}
     print(json.dumps({"file": str(arguments.output), **drawn}) if arguments.json else
-          f"{arguments.output}: {' in '.join(f'{n} {what}' for what, n in drawn.items())}")
+          f"{arguments.output}: {', '.join(f'{n} {what}' for what, n in drawn.items())}")
     return 0
 
 

@@ -123,7 +123,7 @@ def test_public_logs_of_one_code_share_a_line(tmp_path, call):
     (tmp_path / "logs" / "requirements.txt").write_text("no log\n")
     (tmp_path / "logs" / "cut.txt").write_text("#:val {}\n")
     out, err = call("plot", tmp_path / "logs", "-o", tmp_path / "a.png", "--x", "time")
-    assert out.endswith("a.png: 3 runs in 2 groups\n")
+    assert out.endswith("a.png: 3 runs, 2 groups\n")
     assert "passed over cut.txt" in err and err.count("\n") == 1
     assert kind(a) == kind(b) and plot.curve(group(a, b), "time").mean == [5.25, 4.25]
     words = f"script {a.script_sha256[:8]} (2 runs: mean, lowest and highest)"
