@@ -1,10 +1,8 @@
 """Lists runs, one line a run."""
 import argparse
 import math
-import os
 import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from records.tools.check.significance import Test
@@ -25,26 +23,19 @@ def main(arguments: argparse.Namespace) -> int:
     """List runs; return the exit code: 2 where a file that was named is no log."""
     rows: list[dict[str, Any]] = []
     code, paths = 0, list(find_logs(arguments.logs))
-    named = set(map(os.fspath, arguments.logs))
-    for path, found in zip(paths, map(facts_of, paths)):
-        if isinstance(found, list):
-            rows += [row for row in found if arguments.track in (None, row["track"])]
-        elif os.fspath(path) in named or not isinstance(found, NoLog):
-            print(f"records list: {found}", file=sys.stderr)
-            code = 2 if os.fspath(path) in named else code
     if not paths:
         raise ReadError(f"{shown(', '.join(map(str, arguments.logs)))}: no logs there")
+    for path in paths:
+        try:
+            rows += [run.facts() for run in load_runs(path) if arguments.track in (None, run.track)]
+        except ReadError as error:
+            named = path in arguments.logs
+            if named or not isinstance(error, NoLog):
+                print(f"records list: {error}", file=sys.stderr)
+            code = 2 if named else code
     lines = columns([HEAD, *map(line_of, rows)], "<<>>>><<<<")
     print(json_text(rows) if arguments.json else "".join(f"{line[1:]}\n" for line in lines), end="")
     return code
-
-
-def facts_of(path: Path) -> list[dict[str, Any]] | ReadError:
-    """Return the facts of a file's runs, or why it has none."""
-    try:
-        return [run.facts() for run in load_runs(path)]
-    except ReadError as error:
-        return error
 
 
 def line_of(facts: dict[str, Any]) -> list[str]:
