@@ -7,6 +7,8 @@ import pytest
 from synthetic import HARNESS, campaign, change, digest, runnable, setting, sound, write
 from tiny import RECORD, ROOT, result
 
+from harness.front.launch import Place
+from harness.plan import Options
 from records.tools.again import launch as launches
 from records.tools.read.log import read_log
 from records.tools.read.logs import locate
@@ -124,6 +126,10 @@ def test_a_shipped_record_runs_again_from_its_log(record, tmp_path):
 def test_a_log_that_cannot_be_run_as_it_was_is_refused_in_one_line(break_it, message, root, tmp_path):
     words = refused(campaign(tmp_path, 1, break_it)[0])
     assert message in words and "\n" not in words
+
+
+def test_no_flag_of_the_launcher_is_taken_for_a_hyperparameter_of_a_log():
+    assert {*Options.__dataclass_fields__, *Place._fields} <= launches.RESERVED
 
 
 @pytest.mark.parametrize("script", ["../up.py", "/abs.py", "a/../../b.py", ".hidden.py", "RUN.SH"])
