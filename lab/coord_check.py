@@ -110,7 +110,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=4, help="default: 4")
     parser.add_argument("--seeds", type=int, default=2, help="default: 2")
     parser.add_argument("--kinds", nargs="+", choices=["sp", "mup"], help="default: the recipe's own")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("-o", "--output", type=Path, help="a figure, .png or .svg")
     parser.epilog = "example: python -m lab coord-check --config transfer_proxy --kinds sp mup --widths 32 64"
 

@@ -17,7 +17,6 @@ WORDS = {  # a type -> what it takes, for messages
     int: "a whole number", bool: "true or false", str: "text", type(None): "null"}
 
 
-
 def unknown(what: str, key: object, known: Iterable[str]) -> ValueError:
     """Return the error of a name that is none of those known: it names the closest."""
     return ValueError(f"unknown {what} {key}; the closest is {get_close_matches(str(key), known, 1, 0)[0]}")

@@ -47,7 +47,7 @@ def read_public(path: Path, data: bytes) -> list[Run]:
         found = _runs(path, STEP, data) or _runs(path, LLMC, data)
         if not found:
             raise NoLog("no log of a run: no validation line like step:1/2 val_loss:3.28 train_time:3ms "
-                            "step_avg:1.50ms or s:1 tel:3.28")
+                        "step_avg:1.50ms or s:1 tel:3.28")
         starts, runs = [start for start, _ in found], [run for _, run in found]
         layout, code, below = _layout(data, starts[0])
         script, files = _split(code)

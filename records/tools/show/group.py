@@ -17,8 +17,6 @@ from records.tools.read.run import Point, Run
 from records.tools.read.values import NoLog, ReadError, is_finite, shown
 
 SEED = re.compile(rb"(?im)^(\s*seed\s*=\s*)\d+")  # public scripts that differ in this line alone are one code
-
-
 IN_TURNS = "compare only where all ran in turns on one host; logs do not tell it, see race"
 WINDOW = 21  # training losses in a mean; odd, so that one of them is the middle
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from records.tools.check import significance
-from records.tools.read.logs import LOGS
-from records.tools.read.tracks import row_of
 from records.tools.check.significance import ALPHA, SIGMA
+from records.tools.read.logs import LOGS
 from records.tools.read.run import Run
+from records.tools.read.tracks import row_of
 from records.tools.read.values import ReadError, is_finite, json_text, number, shown
 from records.tools.show.group import IN_TURNS, Group, Outcome, groups_of, kind, outcome, places, read_runs
 from records.tools.show.listing import report_lines
