@@ -31,8 +31,7 @@ def main(arguments: argparse.Namespace) -> int:
     """Show a run; return the exit code."""
     runs = load_runs(log_of(arguments.log))
     if not 0 <= (arguments.trial or 0) < len(runs):
-        raise ReadError(f"{shown(arguments.log.name)}: no run {arguments.trial}, expected one of 0 to "
-                        f"{len(runs) - 1}")
+        raise ReadError(f"{runs[0].name}: no run {arguments.trial}, expected one of 0 to {len(runs) - 1}")
     run = runs[arguments.trial or 0]
     if arguments.json:
         sys.stdout.write(json_text(whole(run)))

@@ -43,6 +43,7 @@ def test_a_record_stands_for_its_first_log_where_a_command_takes_one(record, tmp
     first = sorted((record / "logs").glob("*.txt"))[0]
     assert call("show", "A_b-1").out == call("show", first).out
     assert call("extract", "A_b-1", tmp_path / "out").out.startswith("wrote ")
+    assert f"{first.name}: no run 1, expected one of 0 to 0" in refused("show", "A_b-1", "--trial", 1)
     assert "nor a record (no logs/*.txt)" in refused("show", tmp_path)
 
 
