@@ -16,17 +16,17 @@ def git(folder: Path, *words: str) -> None:
 
 @pytest.fixture
 def change(project):
-    """Commit what stands in the project; return what the judge says of it, after its exit code."""
+    """Commit what stands in the project; return what the judge of a base says of it, after its exit code."""
     project.add_records()
     (project.folder / "data" / "sample").mkdir()
     shutil.copy(ROOT / "data" / "sample" / "manifest.json", project.folder / "data" / "sample")
     git(project.folder, "add", "-A")
     git(project.folder, "commit", "-qm", "Pin the sample's shards")
 
-    def change() -> tuple[int, str]:
+    def change(base: str = "HEAD~1") -> tuple[int, str]:
         git(project.folder, "add", "-A")
         git(project.folder, "commit", "-qm", "Change", "--allow-empty")
-        done = subprocess.run([sys.executable, ROOT / ".ci" / "verify_changed", "HEAD~1"], text=True,
+        done = subprocess.run([sys.executable, ROOT / ".ci" / "verify_changed", base], text=True,
                               cwd=project.folder, env=environment(), capture_output=True)
         assert done.stderr == ""
         return done.returncode, done.stdout
@@ -51,6 +51,10 @@ def test_a_change_is_judged_by_the_base_and_edits_no_published_log(project, chan
     assert code == 1 and f"    {log.relative_to(project.folder)}: published" in said
     assert "    INVALID" in said and "by the change itself" not in said, said
 
+    (folder / "record.json").unlink()
+    code, said = change()
+    assert code == 1 and f"    {RECORD}/record.json: published" in said
+
 
 def test_a_log_outside_of_a_record_is_judged_and_its_words_stay_in_their_block(project, change):
     log = project.folder / "records" / "others" / "run.txt"
@@ -59,3 +63,17 @@ def test_a_log_outside_of_a_record_is_judged_and_its_words_stay_in_their_block(p
     code, said = change()
     assert code == 1 and "    records/others/run.txt" in said
     assert all(line == "" or line.startswith(("    ", "### Records")) for line in said.splitlines()), said
+
+
+def test_the_judge_is_that_of_the_base_now_and_not_of_where_the_change_left_it(project, change):
+    """A change could choose among all rules that ever held."""
+    git(project.folder, "branch", "base")
+    (project.folder / "records" / "others").mkdir()
+    (project.folder / "records" / "others" / "run.txt").write_text("no log\n")
+    change()
+    git(project.folder, "checkout", "-q", "base")
+    (project.folder / "records" / "__main__.py").write_text("print('by the newest rules')\n")
+    git(project.folder, "commit", "-qam", "Change the rules")
+    git(project.folder, "checkout", "-q", "-")
+    code, said = change("base")
+    assert code == 0 and "by the newest rules" in said and "records/others/run.txt" in said, said
