@@ -101,6 +101,8 @@ def check_gpus(seen: int, torch: Any) -> None:
     serves = int(cuda[1]) if cuda else 0
     if torch.cuda and serves >= int(torch.cuda.split(".")[0]):
         cure = f"let torch say why: {python} -c 'import torch; torch.cuda.init()'"
+    elif 0 < serves < 12:
+        cure = "no wheel of torch 2.11 or later serves it: update the driver to R525 or later"
     else:
         wheel = "" if serves >= 13 else " --index-url https://download.pytorch.org/whl/cu126"
         cure = f"install another build: {python} -m pip install --force-reinstall 'torch>=2.11'{wheel}"
@@ -110,9 +112,10 @@ def check_gpus(seen: int, torch: Any) -> None:
 
 def choose_ranks(plan: Any, places: int, nodes: int) -> int:
     """Return the ranks of this host: as many as it has places for, and as a step divides over."""
-    legal = [n for n in world_sizes(plan.hp, plan.track, plan.rows) if n <= places * nodes and n % nodes == 0]
+    legal = [n for n in world_sizes(plan.hp, plan.track, plan.rows, places * nodes) if n % nodes == 0]
     if not legal:
-        raise ValueError(f"a step of {plan.hp.batch_tokens} tokens divides over no ranks on {nodes} nodes")
+        raise ValueError(f"a step of {plan.hp.batch_tokens} tokens divides over no ranks on {nodes} nodes; "
+                         f"take fewer --nnodes, or a smaller --device_batch_size")
     if legal[-1] < places * nodes:
         print(f"{legal[-1] // nodes} ranks for {places} GPUs or cores: a step does not divide over more")
     return legal[-1] // nodes

@@ -38,6 +38,7 @@ def test_it_takes_as_many_ranks_as_there_are_places_and_says_when_a_step_does_no
 def test_nodes_share_a_step_evenly():
     assert choose_ranks(plan("fineweb"), 4, 2) == 4
     assert choose_ranks(plan("fineweb", rows=32), 8, 2) == 8
+    assert choose_ranks(plan("fineweb", rows=4), 8, 16) == 8  # once never more than 64 in all
     with pytest.raises(ValueError, match="divides over no ranks on 3 nodes"):
         choose_ranks(plan("fineweb"), 8, 3)
 
