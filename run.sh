@@ -34,7 +34,7 @@ find_python() {
     return 1
 }
 
-# ready PYTHON FILE...: are the packages of these requirement files there, and torch 2.11 or later?
+# ready PYTHON FILE...: are the packages of these requirement files there, as new as asked, and torch 2.11 or later?
 ready() {
     "$1" - "${@:2}" >/dev/null 2>&1 <<'END'
 import re, sys
@@ -42,9 +42,10 @@ from importlib.metadata import version
 assert sys.version_info >= (3, 11)
 for file in sys.argv[1:]:
     for line in open(file):
-        if name := re.match(r"[\w.-]+", line):
-            found = version(name[0])
-            assert name[0] != "torch" or tuple(map(int, found.split(".")[:2])) >= (2, 11)
+        if asked := re.match(r"([\w.-]+)(?:>=([\d.]+))?", line):
+            least = "2.11" if asked[1] == "torch" else asked[2] or "0"  # older than the pinned one
+            found, least = (list(map(int, re.findall(r"\d+", text))) for text in (version(asked[1]), least))
+            assert found >= least
 END
 }
 
@@ -92,11 +93,10 @@ requirements=("$root/requirements.txt")
 arguments=()
 while [ $# -gt 0 ]; do
     case "$1" in
-        --python) [ $# -ge 2 ] || { say "run.sh: --python has no value"; exit 2; }; python="$2"; shift 2 ;;
+        --python|--seeds|--from) word="$1=${2:-}"; shift; shift || true; set -- "$word" "$@" ;;
+        --python=|--seeds=|--from=) say "run.sh: ${1%=} has no value"; exit 2 ;;
         --python=*) python="${1#*=}"; shift ;;
-        --seeds) [ $# -ge 2 ] || { say "run.sh: --seeds has no value"; exit 2; }; seeds="$2"; shift 2 ;;
-        --seeds=*) seeds="${1#*=}"; seeds="${seeds:-none}"; shift ;;
-        --from) [ $# -ge 2 ] || { say "run.sh: --from has no value"; exit 2; }; from="$2"; shift 2 ;;
+        --seeds=*) seeds="${1#*=}"; shift ;;
         --from=*) from="${1#*=}"; shift ;;
         --yes) yes=--yes; shift ;;
         -h|--help) help=yes; shift ;;
@@ -123,7 +123,10 @@ if [ -n "$from" ] && [ -n "$seeds" ]; then
     say "run.sh: --from together with --seeds: python3 -m records checkout '$from' FILE, then --script FILE"
     exit 2
 fi
-[ -n "$from" ] || [ -z "$yes" ] || arguments+=("$yes")
+if [ -n "$yes" ] && [ -z "$from" ]; then
+    say "run.sh: --yes goes with --from RECORD|LOG"
+    exit 2
+fi
 [ -z "$seeds" ] || requirements+=("$root/records/requirements.txt")
 
 if [ -n "$python" ]; then

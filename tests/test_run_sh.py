@@ -140,6 +140,7 @@ def test_pip_says_what_it_loads_in_few_lines_and_the_echoed_command_can_be_paste
 
 
 @pytest.mark.parametrize("cuda, cure", [
+    ("11.4", "update the driver to R525 or later (see docs/machines.md), or name"),
     ("13.0", "-m pip install --force-reinstall 'torch>=2.11' (see docs/machines.md), or name"),
     ("12.4", "--force-reinstall 'torch>=2.11' --index-url https://download.pytorch.org/whl/cu126 (see")])
 def test_a_driver_with_gpus_that_torch_does_not_see_is_refused_with_what_mends_it(project, cuda, cure):
@@ -157,9 +158,10 @@ def test_a_driver_with_gpus_that_torch_does_not_see_is_refused_with_what_mends_i
 
 @pytest.mark.parametrize("words, message", [
     (["--python"], "--python has no value"),
-    (["--from"], "--from has no value"),
+    (["--from"], "--from has no value"), (["--from", "", "--seed=1"], "--from has no value"),
+    (["--python="], "--python has no value"),
     (["--from", "a_record", "--seeds", "auto"], "--from together with --seeds"),
-    (["--yes"], "--yes has no value"),
+    (["--yes"], "--yes goes with --from"), (["--seeds", "2", "--yes"], "--yes goes with --from"),
     (["--python", "/no/such/python"], "not a Python of 3.11 or later with torch 2.11"),
     (["--nproc_per_node", "two"], "--nproc_per_node two: expected a whole number"),
     (["--track", "tiny", "--nproc_per_node", "0"], "expected a whole number of at least 1"),
@@ -167,6 +169,17 @@ def test_a_driver_with_gpus_that_torch_does_not_see_is_refused_with_what_mends_i
 def test_wrong_words_get_one_line_and_exit_code_2(project, words, message):
     done = shell(project, *words, code=2)
     assert message in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_package_older_than_asked_for_counts_as_missing(project, tmp_path):
+    """An old hub client was taken as it was, and the download ended in a traceback."""
+    (tmp_path / "huggingface_hub-0.36.0.dist-info").mkdir()
+    (tmp_path / "huggingface_hub-0.36.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: huggingface_hub\nVersion: 0.36.0\n")
+    words = ["--python", sys.executable, "--environment"]
+    assert shell(project, *words).stdout == f"{sys.executable}\n"
+    said = shell(project, *words, code=2, PYTHONPATH=str(tmp_path)).stderr
+    assert "not a Python of 3.11 or later with" in said and said.count("\n") == 1
 
 
 def test_without_any_fitting_python_it_says_so(project, tmp_path):
