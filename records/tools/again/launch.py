@@ -1,5 +1,6 @@
 """Runs code again, out of a log on the harness that it carries or out of a working tree; gives the log."""
 import ast
+import importlib.util
 import os
 import re
 import signal
@@ -169,11 +170,22 @@ def table_of(track: str) -> bytes:
     return table[0].encode()
 
 
+def torch_python() -> str:
+    """Return a Python that can train: this one, else the one of ./run.sh, which makes it where it must."""
+    if importlib.util.find_spec("torch"):
+        return sys.executable
+    words = ["bash", str(ROOT / "run.sh"), "--environment", str(ROOT / "requirements.txt")]
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise ReadError(f"{sys.executable} has no torch, and ./run.sh could make no Python that has it")
+    return done.stdout.strip()
+
+
 def default_track(flags: list[str]) -> str:
     """Return the track that the launcher takes for some flags on this host."""
     code = ("import sys, torch; from harness.plan import choose_track; "
             "print(choose_track(sys.argv[1:], torch.cuda.is_available())[0].name)")
-    done = subprocess.run([sys.executable, "-c", code, *flags], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([torch_python(), "-c", code, *flags], cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         raise ReadError(shown((done.stderr.strip().split("\n") or ["no track"])[-1], 300))
     return done.stdout.strip()
@@ -252,7 +264,7 @@ def launch(tree: Path, flags: list[str], folder: Path, signals: "Signals") -> li
     before = set(runs.glob("*.txt"))
     paths = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and Path(p).resolve() != ROOT]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    command = ["bash", str(tree / "run.sh"), "--python", sys.executable, *flags]
+    command = ["bash", str(tree / "run.sh"), "--python", torch_python(), *flags]
     signals.child = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=2, env=environment)
     code = signals.child.wait()
     if new := sorted(set(runs.glob("*.txt")) - before):

@@ -1,7 +1,9 @@
 """Runs submissions in turns on this host, ABBA ABBA ..., and tests which is faster to an equal loss."""
 import argparse
 import json
+import math
 import shlex
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from records.tools.again import launch as launches
 from records.tools.check.race import ENDED_BY_USER, RACE, SIDES, Race, declaration
 from records.tools.read.log import read_log
 from records.tools.read.logs import locate
-from records.tools.read.tracks import own_row
+from records.tools.read.tracks import load_rows, own_row
 from records.tools.read.values import ReadError, json_text, shown, write_whole
 
 ARGUMENTS = {
@@ -125,6 +127,10 @@ def report(race: Race, side: str, found: dict[str, Any]) -> list[str]:
     if found["pairs"] and (found["verdict"] == "faster" or len(race.sides) == 2):
         logs = [str(folder / attempt["log"]) for attempt in race.plan["attempts"] if attempt["status"] == "ok"
                 and attempt["run"] >= len(race.sides) and race.plan["order"][attempt["run"]] == side]
-        lines.append(f"+ python -m records submit {shlex.join(logs)} --name NAME --race "
+        mean = statistics.fmean(a for a, _ in found["losses"])
+        target = load_rows().get(race.plan["track"], {}).get("target", math.inf)
+        lines.append(f"{side} is no record: its mean loss {mean:.4f} is above the target {target:g}"
+                     if mean > target else
+                     f"+ python -m records submit {shlex.join(logs)} --name NAME --race "
                      f"{shlex.quote(str(folder))}")
     return lines

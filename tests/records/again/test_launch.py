@@ -187,3 +187,14 @@ def test_without_terminal_and_yes_nothing_is_run(root, tmp_path, capsys, monkeyp
         launches.consent([code], yes=False)
     assert "lab/a.py:1: builds or loads code: exec('x')" in capsys.readouterr().err
     assert launches.consent([code], yes=True)
+
+
+def test_where_this_python_lacks_torch_that_of_run_sh_trains(root, monkeypatch):
+    """`python3 -m records race` after ./run.sh had made a .venv was refused: the tools need no torch."""
+    assert launches.torch_python() == launches.sys.executable
+    monkeypatch.setattr(launches.importlib.util, "find_spec", lambda name: None)
+    (root / "run.sh").write_text('[ "$1" = --environment ] && [ -f "$2" ] && echo /some/python\n')
+    assert launches.torch_python() == "/some/python"
+    (root / "run.sh").write_text("exit 2\n")
+    with pytest.raises(ReadError, match="has no torch"):
+        launches.torch_python()

@@ -47,7 +47,8 @@ def plan_of(folder: Path) -> dict:
     return json.loads((folder / "to" / "race.json").read_text())
 
 
-def test_the_plan_is_written_before_the_first_run_and_a_killed_race_goes_on(sides, tmp_path, capsys):
+def test_the_plan_is_written_before_the_first_run_and_a_killed_race_goes_on(
+        sides, tmp_path, capsys, monkeypatch):
     ENDS.extend([None, None, None, SystemExit])
     with pytest.raises(SystemExit):  # stands for a kill: nothing is written after it
         main(sides)
@@ -64,6 +65,9 @@ def test_the_plan_is_written_before_the_first_run_and_a_killed_race_goes_on(side
             if a["status"] == "ok" and a["run"] in (3, 4, 7)]  # A's of ABBAABBA, without the first pair's
     assert verdict == "A is faster than B"
     assert command.split()[4:-4] == ["submit", *kept] and command.endswith(f"--race {tmp_path / 'to'}")
+    monkeypatch.setattr("records.tools.again.race.load_rows", lambda: {"tiny": {"target": 4.5}})
+    assert main(sides) == 0  # a race alone makes no record of a loss above the track's target
+    assert "A is no record: its mean loss 4.90" in capsys.readouterr().out.strip().split("\n")[-1]
 
 
 def test_an_interrupted_run_stops_the_race_and_a_failed_one_decides_it(sides, capsys):
