@@ -4,6 +4,7 @@ import importlib
 import io
 import os
 import sys
+from typing import NoReturn
 
 from records.tools.read.values import ReadError
 
@@ -42,10 +43,18 @@ COMMANDS = {
 }
 
 
+class Parser(argparse.ArgumentParser):
+    """Refuses a command line in one line, as a command refuses a file."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise ReadError with what is wrong and where help is."""
+        raise ReadError(f"{message}; see {self.prog} --help")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run a command line; return the exit code: 0 holds, 1 does not hold, 2 could not tell."""
-    parser = argparse.ArgumentParser(prog="python -m records", description=__doc__,
-                                     epilog="example: python -m records plot --help")
+    parser = Parser(prog="python -m records", description=__doc__,
+                    epilog="example: python -m records plot --help")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     argv = sys.argv[1:] if argv is None else argv
     asked = next((word for word in argv if not word.startswith("-")), None)
@@ -73,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
         words = str(error) or "interrupted"  # Ctrl-C has no words
         if isinstance(error, ModuleNotFoundError):
             words = f"{error.name} is missing; pip install -r records/requirements.txt"
-        print(f"records {asked}: {words}", file=sys.stderr, flush=True)
+        print(f"records{f' {asked}' if asked else ''}: {words}", file=sys.stderr, flush=True)
         if isinstance(error, OSError):
             os._exit(2)  # Python would fail once more to write what is left
         return 130 if isinstance(error, KeyboardInterrupt) else 2

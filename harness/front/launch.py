@@ -132,7 +132,7 @@ def load_recipes(script: Path) -> dict[str, Any]:
     """Return RECIPES of a submission; running it under this name does nothing else."""
     try:
         return runpy.run_path(str(script), run_name="submission")["RECIPES"]
-    except Exception as error:  # whatever a stranger's script raises, say it in one line
+    except (Exception, SystemExit) as error:  # whatever a stranger's script raises, say it in one line
         raise ValueError(f"--script {script.name}: {type(error).__name__}: {error}") from error
 
 

@@ -21,8 +21,8 @@ def locate(word: str) -> Path:
     """Return the file or folder that a word of the command line names: a path, a run, or a record.
 
     A run of records/runs is named by -1 (the last), -2, ..., @latest, or the beginning of its id; a record
-    by its folder's name, with or without its date. A word that names nothing is taken for a path. Raises
-    ArgumentTypeError for one that names several.
+    by its folder's name, with or without its date. Raises ArgumentTypeError for a word that names several, or
+    none and is no path either.
     """
     if os.path.lexists(word) or not re.fullmatch(r"-\d{1,9}|@latest|\w[\w.-]{0,200}", word):
         return Path(word)
@@ -34,12 +34,15 @@ def locate(word: str) -> Path:
             raise ArgumentTypeError(f"{word}: there are {len(runs) or 'no'} logs in records/runs; -1 is the "
                                     f"last one")
         return runs[-place]
-    folders = (file.parent for file in records.glob("*/*/record.json"))
+    folders = sorted(file.parent for file in records.glob("*/*/record.json"))
     found = [run for run in runs if run.name.startswith(word)]
     found += [folder for folder in folders if word in (folder.name, folder.name.partition("_")[2])]
     if len(found) > 1:
         raise ArgumentTypeError(f"{word}: {len(found)} runs or records have that name or begin so, like "
                                 f"{found[0].name} and {found[1].name}; name one whole, or its folder")
+    if not found and word.isidentifier():
+        raise ArgumentTypeError(f"{word}: no file, and no run of records/runs or record is named so; records "
+                                f"are {', '.join(folder.name for folder in folders) or 'not here'}")
     return found[0] if found else Path(word)
 
 

@@ -180,7 +180,8 @@ def loss_lines(table: dict[str, Any], title: str) -> Iterator[str]:
 def time_lines(time: dict[str, Any]) -> Iterable[str]:
     """Yield time per step and in all."""
     cells = []
-    for title, key, unit in (("a step", "ms_per_step", "ms"), ("in all", "total_s", "s")):
+    for title, key, unit in (("a step from the first validation on", "ms_per_step", "ms"),
+                             ("in all", "total_s", "s")):
         x, y = time["a"][key], time["b"][key]
         cells.append([title, *("unknown" if value is None else f"{value:.2f} {unit}" for value in (x, y)),
                       f"{y / x - 1:+.1%}" if x and y is not None else ""])

@@ -95,7 +95,8 @@ def test_a_script_with_helpers_is_refused_unless_the_checkout_has_them_so(root, 
 
 
 @pytest.mark.parametrize("words, message", [
-    (["nowhere"], "cannot be read"), (["train_gpt2.py"], "no log of format 1"),
+    (["nowhere"], "nowhere: no file, and no run"), (["no.txt"], "cannot be read"),
+    (["train_gpt2.py"], "no log of format 1"),
     (["records"], "neither a working tree (no run.sh) nor a record"),
     (["a_record", "--run", "--script", "x.py"], "--script together with --from"),
 ])

@@ -58,7 +58,7 @@ def test_a_word_that_names_several_or_none_from_the_end_is_refused(runs, word, s
 def test_a_path_that_is_there_is_no_name_and_any_other_word_is_a_path(runs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "Muon").touch()
-    for word in ("Muon", "nowhere", "../up", "*", "a\0b", "x" * 5000):
+    for word in ("Muon", "nowhere.txt", "../up", "*", "a\0b", "x" * 5000):
         assert locate(word) == Path(word)
 
 
@@ -67,3 +67,8 @@ def test_commands_take_minus_one_for_the_last_run(runs, command, call):
     """argparse could take it for an option; the empty file says that it was found."""
     words = {"diff": ["@latest"], "plot": ["-o", "a.png"], "extract": ["out"]}.get(command, [])
     assert f"{runs[2].name}: no log of " in call(command, "-1", *words, code=2).err
+
+
+def test_a_word_that_names_nothing_is_answered_with_the_records_that_there_are():
+    with pytest.raises(ArgumentTypeError, match="Nope: no file, and no run .* records are .*2026-11-22_Muon"):
+        locate("Nope")
