@@ -2,6 +2,7 @@
 import argparse
 import os
 import pprint
+import shlex
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -261,7 +262,7 @@ def main(arguments: argparse.Namespace) -> int:
         if arguments.write.exists():
             raise ValueError(f"--write {arguments.write}: there is such a file; name a new one")
         arguments.write.write_text(script_text(recipe))
-        print(f"./run.sh --track {recipe.data.track} --script {arguments.write}")
+        print(f"./run.sh --track {recipe.data.track} --script {shlex.quote(str(arguments.write))}")
         return 0
     train_recipe(recipe, arguments.seed)
     return 0

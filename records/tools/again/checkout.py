@@ -13,7 +13,7 @@ from records.tools.read.log import RULE, Log, read_bytes
 from records.tools.read.logs import LOG
 from records.tools.read.values import ReadError, shown, write_whole
 
-
+OTHERS = {"harness", "records", "data", "lab", "bench", "tests"}  # folders of this checkout's own code
 ARGUMENTS = {
     "log": LOG,
     "file": {"metavar": "FILE", "type": Path, "nargs": "?", "help": "default: train_gpt2.py"},
@@ -64,6 +64,9 @@ def check_replaceable(file: Path, script: bytes) -> None:
     """Raise ReadError where a file holds what would be lost: no commit and no record's log holds it."""
     if file.exists() and not file.is_file():
         raise ReadError(f"{file}: not a file; name another")
+    own = any(file.resolve().is_relative_to(launches.ROOT / name) for name in OTHERS)
+    if own or file.suffix != ".py":
+        raise ReadError(f"{file}: no place for a submission; name a .py file at the top or in submissions/")
     found = read_bytes(file) if file.exists() else script
     if found == script or any(log.startswith(found + RULE + b"\n") for log in shipped_logs()):
         return

@@ -64,6 +64,12 @@ def test_an_untracked_file_stays_and_a_records_script_may_go(root, call):
     assert "not a file" in call("checkout", "a_record", "records", code=2).err
 
 
+@pytest.mark.parametrize("file", ["harness/run.py", "records/mine.py", "README.md"])
+def test_no_script_lands_where_the_projects_own_code_or_pages_lie(file, root, call):
+    """A record's script took the referee's place, for it was in a commit and so not lost."""
+    assert "no place for a submission" in call("checkout", "a_record", root / file, code=2).err
+
+
 def test_a_folder_without_git_loses_nothing_either(root, tmp_path, call):
     (tmp_path / "there.py").write_text("x = 1\n")
     call("checkout", "a_record", tmp_path / "there.py", code=2)
