@@ -49,7 +49,8 @@ def each_run(check: Callable[[Run, Claim], str], claim: Claim) -> Result:
         except Wrong as error:
             wrong.setdefault(str(error), []).append(run.name)
         except IMPOSSIBLE as error:
-            wrong.setdefault(impossible_value(error), []).append(run.name)
+            what = "cut off, it has no end line" if run.log.end is None else impossible_value(error)
+            wrong.setdefault(what, []).append(run.name)
     found = result_of([f"{first_of(names, 2)}: {what}" for what, names in wrong.items()], first_of(fine))
     return found if claim.own else Result("unknown", NOT_SHOWN)
 

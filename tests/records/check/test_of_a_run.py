@@ -80,3 +80,10 @@ def test_a_value_that_no_harness_writes_names_its_log_and_hides_no_other_run(roo
 def test_a_value_of_another_type_never_ends_in_a_traceback(field, value, root):
     logs = campaign(root, n=1, change=change(field, value))
     check_all(load_claim(logs))
+
+
+def test_a_log_that_was_cut_off_is_said_to_be(root):
+    """Its missing end line was a KeyError in Python's words."""
+    [log] = campaign(root, 1)
+    log.write_bytes(log.read_bytes().rpartition(b"#:end")[0])
+    assert check_all(load_claim([log]))["clocks"].evidence == f"{log.name}: cut off, it has no end line"
