@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import torch
 
+from harness import tokens
 from harness.shards import write_shard
 from harness.tokens import EndOfData, TokenStream
 
@@ -13,8 +14,8 @@ SIZES = (1000, 1, 0, 777, 1500)
 def shards(tmp_path):
     """Shards of odd sizes that hold 0, 1, 2, ... in order."""
     paths = [tmp_path / f"t{i}.bin" for i in range(len(SIZES))]
-    for path, tokens in zip(paths, np.split(np.arange(sum(SIZES)), np.cumsum(SIZES)[:-1])):
-        write_shard(path, tokens)
+    for path, part in zip(paths, np.split(np.arange(sum(SIZES)), np.cumsum(SIZES)[:-1])):
+        write_shard(path, part)
     return paths
 
 
@@ -57,10 +58,22 @@ def test_a_stream_resumes_at_any_position(shards):
 
 def test_prefetching_changes_nothing_when_the_batch_changes(shards):
     stream = TokenStream(shards)
-    for tokens in torch.arange(540).split((100, 100, 60, 60, 200, 10, 10)):
-        assert torch.equal(take(stream, len(tokens)), tokens)
+    for expected in torch.arange(540).split((100, 100, 60, 60, 200, 10, 10)):
+        assert torch.equal(take(stream, len(expected)), expected)
 
 
 def test_what_does_not_divide_is_refused(shards):
     with pytest.raises(ValueError, match="100 tokens do not divide by world_size 3"):
         TokenStream(shards).take_share(100, 0, 3)
+
+
+def test_what_is_read_ahead_changes_nothing_however_much_that_is(shards, monkeypatch):
+    """Steps of changing sizes, of the first of two ranks, within what was read at once and beyond it."""
+    whole = take(TokenStream(shards), sum(SIZES))
+    for ahead in (0, 64, 500, 2**16):
+        monkeypatch.setattr(tokens, "AHEAD", ahead)
+        stream, start = TokenStream(shards), 0
+        for n in (20, 20, 20, 90, 20, 600, 600, 20, 1800):
+            share = stream.take_share(n, 0, 2)
+            assert torch.equal(share, whole[start:start + n // 2 + 1])
+            start += n
