@@ -44,7 +44,7 @@ class Steps:
 
     def accumulate(self, loss_sum: Callable, x: Tensor, y: Tensor) -> None:
         """Set the gradients, as Run.accumulate does."""
-        self.loss = self.reducer(loss_sum, list(zip(x.split(self.rows), y.split(self.rows))), y.numel())
+        self.loss = self.reducer(loss_sum, list(zip(x.split(self.rows), y.split(self.rows))))
 
     def steps(self, model: nn.Module, optimizers: list) -> Iterator[int]:
         """Yield as many steps as run() was asked for."""

@@ -103,35 +103,45 @@ class Orders:
     def accumulate(self, loss_sum: Callable, x: Tensor, y: Tensor) -> None:
         """Set the gradients, as Run.accumulate does."""
         rows = self.hp.micro_batch
-        self.reducer(loss_sum, list(zip(x.split(rows), y.split(rows))), y.numel() * self.world_size)
+        self.reducer(loss_sum, list(zip(x.split(rows), y.split(rows))))
 
     def steps(self, model: nn.Module, optimizers: list) -> Iterator[int]:
-        """Yield steps as ordered: ("steps", k) answers the nanoseconds of k steps and of each optimizer."""
+        """Yield steps as ordered: ("steps", k) answers what k steps took, each optimizer, and CPU time.
+
+        That is of the process, gloo's threads included, and does not grow where others keep it waiting.
+        """
         self.reducer = REDUCERS[self.reduction](model, model)
         spent = {type(optimizer).__name__: 0 for optimizer in optimizers}
+        spent |= {"over_ranks_cpu": 0, "step_cpu": 0}
         for optimizer in optimizers:
-            optimizer.step = _timed(optimizer.step, spent, type(optimizer).__name__)
+            step_of = _timed(optimizer.step, spent, type(optimizer).__name__)
+            optimizer.step = _timed(step_of, spent, "step_cpu", time.process_time_ns)
+        if self.reduction == "exact":
+            self.reducer._over_ranks = _timed(self.reducer._over_ranks, spent, "over_ranks_cpu",
+                                              time.process_time_ns)
         step = 0
         while order := self.orders.recv():
             if order[0] == "steps":
                 spent.update(dict.fromkeys(spent, 0))
                 dist.barrier()
-                begin = time.monotonic_ns()
+                begin, cpu = time.monotonic_ns(), time.process_time_ns()
                 for _ in range(order[1]):
                     yield step % self.hp.num_iterations
                     step += 1
+                cpu = time.process_time_ns() - cpu
                 dist.barrier()
-                self.orders.send({"ns": time.monotonic_ns() - begin, **spent})
+                self.orders.send({"ns": time.monotonic_ns() - begin, "cpu": cpu, **spent})
             else:
                 self.orders.send(gemm_gflops(*order[1:]))
         self.stream.close()
 
 
-def _timed(function: Callable, spent: dict[str, int], name: str) -> Callable:
-    def timed() -> None:
-        begin = time.monotonic_ns()
-        function()
-        spent[name] += time.monotonic_ns() - begin
+def _timed(function: Callable, spent: dict[str, int], name: str,
+           now: Callable[[], int] = time.monotonic_ns) -> Callable:
+    def timed(*arguments: Any) -> None:
+        begin = now()
+        function(*arguments)
+        spent[name] += now() - begin
     return timed
 
 

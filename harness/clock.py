@@ -1,7 +1,10 @@
 """Training time: monotonic nanoseconds from validation to validation, and where the rest of the time went."""
+import statistics
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -21,6 +24,9 @@ class Clock:
         self.spent_ns = {"setup": 0, "warmup": 0, "validation": 0, "checkpoint": 0}
         self._segment_ns: int | None = None
         self._timed_ns = 0
+        # of a step (the mean of each timed segment), of one in the warm-up, of a piece of the validation
+        self.lengths_ns: dict[str, list[int]] = {"step": [], "warmup_step": [], "piece": []}
+        self._compiled_ns = compiled_ns()
 
     def synchronize(self) -> None:
         """Wait until the device has done all work that was issued to it."""
@@ -34,8 +40,8 @@ class Clock:
         _barrier()
         self._segment_ns = _now_ns()
 
-    def stop(self) -> None:
-        """Close the segment and charge its length on the slowest rank (collective)."""
+    def stop(self, steps: int = 1) -> None:
+        """Close the segment, of some steps, and charge its length on the slowest rank (collective)."""
         assert self._segment_ns is not None, "no timed segment is open"
         self.synchronize()
         length = torch.tensor(_now_ns() - self._segment_ns, dtype=torch.int64, device=self.device)
@@ -43,6 +49,7 @@ class Clock:
         self._segment_ns = None
         self.charged_ns += int(length)
         self._timed_ns += int(length)
+        self.lengths_ns["step"].append(int(length) // steps)
 
     @property
     def running(self) -> bool:
@@ -65,14 +72,27 @@ class Clock:
             self.synchronize()
             self.spent_ns[what] += _now_ns() - begin
 
-    def account(self) -> dict[str, int]:
-        """Return the wall time since the run was opened and its parts, in ns; they add up exactly."""
+    def account(self) -> dict[str, Any]:
+        """Return the wall time since the run was opened and its parts, in ns; they add up exactly.
+
+        untimed: what a reader needs to tell how much of warm-up and validation their own work explains:
+        numbers and median lengths of their parts on this rank, and what torch compiled.
+        """
         now = _now_ns()
         wall = now - self.opened_ns
         timed = self._timed_ns + (0 if self._segment_ns is None else now - self._segment_ns)
         parts = {f"{what}_ns": spent for what, spent in self.spent_ns.items()}
-        return {"wall_ns": wall, "timed_ns": timed, **parts,
+        medians = {f"{what}_ns": int(statistics.median(ns or [0])) for what, ns in self.lengths_ns.items()}
+        untimed = {**medians, "warmup_steps": len(self.lengths_ns["warmup_step"]),
+                   "pieces": len(self.lengths_ns["piece"]), "compile_ns": compiled_ns() - self._compiled_ns}
+        return {"wall_ns": wall, "timed_ns": timed, **parts, "untimed": untimed,
                 "unexplained_ns": wall - timed - sum(parts.values())}
+
+
+def compiled_ns() -> int:
+    """Return the time that torch says this process has spent compiling; 0 where nothing was compiled."""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    return int(dynamo.calculate_time_spent()["total_wall_time"] * 1e9) if dynamo else 0
 
 
 def host_clocks() -> dict[str, int | None]:

@@ -2,6 +2,7 @@
 import ast
 import dataclasses
 import difflib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,45 +100,63 @@ def sort_flags(flags: dict[str, str], hyperparameters: Any) -> tuple[Options, di
     return Options(**chosen), overrides
 
 
+def stages(hp: Any) -> list[tuple[int, int]]:
+    """Return (step, tokens) for each batch of a run: from that step on a step takes so many tokens.
+
+    The first is (0, hp.batch_tokens), the others stand in hp.batch_stages where a submission has that field.
+    They are data, so that all are checked before launch and a reader of the log can add them up.
+    """
+    return [(0, hp.batch_tokens), *getattr(hp, "batch_stages", ())]
+
+
+def run_tokens(hp: Any) -> int:
+    """Return the tokens that a run takes: hp.train_tokens where there is such a field, else its steps'."""
+    borders = [min(first, hp.num_iterations) for first, _ in stages(hp)] + [hp.num_iterations]
+    planned = sum((end - begin) * n for (_, n), begin, end in zip(stages(hp), borders, borders[1:]))
+    return getattr(hp, "train_tokens", planned)
+
+
 def world_sizes(hp: Any, track: Track, rows: int, most: int = 64) -> list[int]:
-    """Return the world sizes that divide a step evenly; where reduction is `exact`, powers of two only."""
-    passes = hp.batch_tokens // (rows * hp.seq_len)
+    """Return the world sizes that divide each step evenly; where reduction is `exact`, powers of two only."""
+    passes = math.gcd(*(tokens // (rows * hp.seq_len) for _, tokens in stages(hp)))
     sizes = [n for n in range(1, most + 1) if passes % n == 0]
     return [n for n in sizes if n & (n - 1) == 0] if track.reduction == "exact" else sizes
 
 
 def check_batch(hp: Any, track: Track, device_batch_size: int | None, world_size: int | None) -> int:
-    """Return the sequences of one forward pass, after checking that step, ranks and validation divide."""
+    """Return the sequences of one forward pass, after checking that steps, ranks and validation divide."""
+    val_seq_len = getattr(hp, "val_seq_len", hp.seq_len)
     for name in ("num_iterations", "batch_tokens", "micro_batch", "seq_len", "val_every", "epochs"):
-        if getattr(hp, name) < 1:
-            raise ValueError(f"{name}={getattr(hp, name)}, expected at least 1")
+        if (value := getattr(hp, name)) < 1:
+            raise ValueError(f"{name}={value}, expected at least 1")
     if (dtype := getattr(hp, "dtype", "float32")) not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"dtype={dtype}, expected float32, bfloat16 or float16")
-    unit = hp.micro_batch * hp.seq_len
-    if hp.batch_tokens % unit:
-        raise ValueError(f"batch_tokens={hp.batch_tokens} is not a multiple of micro_batch*seq_len = "
-                         f"{hp.micro_batch}*{hp.seq_len} = {unit}; choose a micro_batch that divides "
-                         f"{hp.batch_tokens / hp.seq_len:g}")
-    micro_batches = hp.batch_tokens // unit
-    if track.reduction == "exact":
-        if device_batch_size not in (None, hp.micro_batch):
-            raise ValueError(f"--device_batch_size {device_batch_size}: track {track.name} reduces exactly, "
-                             f"in micro-batches of {hp.micro_batch} sequences; leave the flag out")
-        if micro_batches & (micro_batches - 1):
-            raise ValueError(f"batch_tokens={hp.batch_tokens} makes {micro_batches} micro-batches of {unit} "
-                             f"tokens; exact reduction needs a power of two: choose another micro_batch")
-    rows = device_batch_size or hp.micro_batch
-    sequences = hp.batch_tokens // hp.seq_len
-    if sequences % rows:
-        divisors = [n for n in range(1, sequences + 1) if sequences % n == 0]
-        raise ValueError(f"--device_batch_size {rows} does not divide the {sequences} sequences of a step; "
-                         f"use {', '.join(map(str, divisors))}")
+    firsts, tokens = zip(*stages(hp))
+    if list(firsts) != sorted(set(firsts)) or min(tokens) < 1:
+        raise ValueError(f"batch_stages={hp.batch_stages}, expected (step, tokens) with steps rising from 1")
+    if track.reduction == "exact" and device_batch_size not in (None, hp.micro_batch):
+        raise ValueError(f"--device_batch_size {device_batch_size}: track {track.name} reduces exactly, "
+                         f"in micro-batches of {hp.micro_batch} sequences; leave the flag out")
+    rows, unit = device_batch_size or hp.micro_batch, hp.micro_batch * hp.seq_len
+    for first, tokens in stages(hp):
+        batch = f"batch_tokens={tokens}" if not first else f"batch_stages: {tokens} from step {first} on"
+        if tokens % unit:
+            raise ValueError(f"{batch} is not a multiple of micro_batch*seq_len = {hp.micro_batch}*"
+                             f"{hp.seq_len} = {unit}; choose a micro_batch that divides "
+                             f"{tokens / hp.seq_len:g}")
+        sequences = tokens // hp.seq_len
+        if sequences % rows:
+            divisors = [n for n in range(1, sequences + 1) if sequences % n == 0]
+            raise ValueError(f"--device_batch_size {rows} does not divide the {sequences} sequences of a "
+                             f"step; use {', '.join(map(str, divisors))}")
     sizes = world_sizes(hp, track, rows, max(64, world_size or 1))
     if world_size is not None and world_size not in sizes:
-        raise ValueError(f"batch_tokens={hp.batch_tokens} does not divide over world_size={world_size} ranks "
+        batches = ", ".join(str(tokens) for _, tokens in stages(hp))
+        raise ValueError(f"batch_tokens={batches} does not divide over world_size={world_size} ranks "
                          f"of {rows} sequences of {hp.seq_len}; use {', '.join(map(str, sizes))} ranks")
-    if track.val_piece % hp.seq_len:
-        raise ValueError(f"seq_len={hp.seq_len} does not divide the track's validation piece of "
+    if val_seq_len < 1 or track.val_piece % val_seq_len:
+        name = "val_seq_len" if hasattr(hp, "val_seq_len") else "seq_len"
+        raise ValueError(f"{name}={val_seq_len} does not divide the track's validation piece of "
                          f"{track.val_piece} tokens; use a power of two up to {track.val_piece}")
     return rows
 
@@ -178,7 +197,7 @@ def make_plan(recipes: dict[str, Any], argv: list[str], world_size: int | None, 
     folder = Path(options.data).expanduser() if options.data else ROOT / track.data
     if options.resume and not Path(options.resume).is_dir():
         raise ValueError(f"--resume {options.resume}: no such folder of checkpoints")
-    tokens = getattr(hp, "train_tokens", hp.num_iterations * hp.batch_tokens)  # its own, where batches differ
+    tokens = run_tokens(hp)
     data = find_data(track, folder, tokens, hp.epochs)
     against = Against(Path(options.against).expanduser()) if options.against else None
     vocabularies = [path for path in (folder / "vocab.bpe", ROOT / track.vocabulary) if path.is_file()]

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
@@ -29,7 +30,7 @@ class Report:
         self.best = math.inf
         self._said: set[str] = set()
         self._plain = True
-        self._pending: tuple | None = None
+        self._pending: list[tuple] = []
         self._first: tuple[int, int] | None = None  # step and time from which the cost is measured
         words = "{desc}{percentage:3.0f}%|{bar}| {n}/{total} {elapsed}<{remaining}{postfix}"
         self.bar = tqdm(total=self.stop, dynamic_ncols=True, smoothing=0.05, bar_format=words,
@@ -45,26 +46,39 @@ class Report:
             with contextlib.suppress(OSError):  # a terminal that was closed ends no run
                 print(text, flush=True) if self.bar.disable else tqdm.write(text, file=sys.stdout)
 
-    def trained(self, step: int, scalars: dict, train_time_ns: int, tokens: int) -> None:
+    def trained(self, step: int, scalars: dict, train_time_ns: int, tokens: int,
+                reduced: bool = True) -> None:
         """Take a step's numbers, and log those of the step before: the device goes on meanwhile.
 
-        tokens: taken so far, in train_time_ns.
+        tokens: taken so far, in train_time_ns. Where train_loss is not reduced over the ranks, it and what
+        follows it wait for flush.
         """
-        arriving = {k: v.detach().to("cpu", non_blocking=True) if isinstance(v, Tensor) else v
-                    for k, v in scalars.items()}
+        arriving = {k: v.detach().to("cpu", non_blocking=True) if isinstance(v, Tensor) and (
+            reduced or k != "train_loss") else v for k, v in scalars.items()}
         arrival = torch.cuda.Event() if torch.cuda.is_initialized() else None
         if arrival:
             arrival.record()
-        self.flush()
-        self._pending = arrival, step, arriving, train_time_ns, tokens
+        if reduced and all(waiting[-1] for waiting in self._pending):
+            self.flush()
+        self._pending.append((arrival, step, arriving, train_time_ns, tokens, reduced))
 
     def flush(self) -> None:
-        """Log the step whose numbers were taken last: train_loss as in the public logs, others as events."""
-        if self._pending is None:
-            return
-        (arrival, step, scalars, train_time_ns, tokens), self._pending = self._pending, None
-        if arrival:
-            arrival.synchronize()
+        """Log the steps whose numbers wait: train_loss as in the public logs, others as events.
+
+        Collective where losses are not reduced: all of them at once.
+        """
+        pending, self._pending = self._pending, []
+        if local := [scalars for _, _, scalars, _, _, reduced in pending if not reduced]:
+            losses = torch.stack([scalars["train_loss"] for scalars in local]).double()
+            dist.all_reduce(losses)
+            for scalars, loss in zip(local, (losses / dist.get_world_size()).tolist()):
+                scalars["train_loss"] = loss
+        for arrival, step, scalars, train_time_ns, tokens, _ in pending:
+            if arrival:
+                arrival.synchronize()
+            self._log_step(step, scalars, train_time_ns, tokens)
+
+    def _log_step(self, step: int, scalars: dict, train_time_ns: int, tokens: int) -> None:
         values = {name: float(value) for name, value in scalars.items()}
         loss = values.pop("train_loss", math.nan)
         text = f"step:{step}/{self.steps} train_loss:{loss:.4f} {self._times(step, train_time_ns)}"
@@ -111,7 +125,7 @@ class Report:
         self.bar.set_description_str(f"best {self.best:.4f} ", refresh=False)
         reached = [f"passed the {name} baseline ({baseline:.4f} nats)"
                    for name, baseline in self.track.baselines.items() if loss < baseline]
-        if loss <= self.track.target:
+        if self.track.target is not None and loss <= self.track.target:
             reached.append(f"target {self.track.target:g} reached")
         for words in reached:
             if words not in self._said:

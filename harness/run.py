@@ -5,12 +5,16 @@
             tokens = run.take(hp.batch_tokens)
             run.accumulate(loss_sum, tokens[:-1].view(-1, hp.seq_len), tokens[1:].view(-1, hp.seq_len))
 """
+import hashlib
+import inspect
 import math
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +26,7 @@ from harness import checkpoint, environment
 from harness.clock import Clock, host_clocks
 from harness.endings import BadInput, Endings, NonFinite, refuse
 from harness.parameters import count, weights_sha256
-from harness.plan import Plan, make_plan
+from harness.plan import Plan, make_plan, stages
 from harness.reduce import REDUCERS, LossSum
 from harness.report import Report
 from harness.runlog import loaded_files, read_source
@@ -47,46 +51,78 @@ class Run:
         self._clock, self._log, self._report = Clock(self.device), None, None
         self._watch = HarnessWatch([m for name, m in sys.modules.items() if name.startswith("harness.")])
         self.result: dict[str, Any] = {}  # of the last validation; the end line has it
-        self._first_step, self._taken, self._warming, self._scalars = 0, 0, False, {}
+        self._first_step, self._taken, self._warming, self._scalars, self._reduced = 0, 0, False, {}, True
         self._generator = torch.Generator().manual_seed(int.from_bytes(os.urandom(7), "little"))
 
     # what a submission calls
 
-    def compile(self, function: Callable) -> Callable:
-        """Return torch.compile(function), or the function itself where the run does not compile."""
+    def compile(self, function: Callable, fullgraph: bool = False,
+                recompile_limit: int | None = None) -> Callable:
+        """Return torch.compile(function), or the function itself where the run does not compile.
+
+        recompile_limit: how many graphs it may have; torch's is 8, what follows runs uncompiled, or fails
+        with fullgraph. It is this function's own: the setting of that name stays as it is, as a record must.
+        """
         asked = self._plan.options.compile
         self._compiles = self.device.type == "cuda" if asked is None else asked
-        return torch.compile(function, dynamic=False) if self._compiles else function
+        if not self._compiles:
+            return function
+        limit = {} if recompile_limit is None else {"recompile_limit": recompile_limit}
+        if limit.keys() - inspect.signature(torch.compile).parameters.keys():
+            raise BadInput(f"recompile_limit={recompile_limit}: torch {torch.__version__} has none for one "
+                           f"function; install torch 2.13, or make fewer graphs")
+        return torch.compile(function, dynamic=False, fullgraph=fullgraph, **limit)
 
-    def take(self, n: int) -> Tensor:
+    def generator(self, step: int) -> torch.Generator:
+        """Return a step's random numbers, on the device: by seed and step alone, the same on all ranks."""
+        digest = hashlib.sha256(f"{self.seed} {step}".encode()).digest()
+        return torch.Generator(self.device).manual_seed(int.from_bytes(digest[:7]))
+
+    def batch_tokens(self, step: int) -> int:
+        """Return the tokens of a step: hp.batch_tokens, or those of its stage in hp.batch_stages."""
+        return max(stage for stage in stages(self.hp) if stage[0] <= step)[1]
+
+    @property
+    def tokens_left(self) -> int:
+        """The tokens that the run has yet to take."""
+        return self._plan.tokens - self._taken
+
+    def take(self, n: int, device: str | None = None) -> Tensor:
         """Return this rank's contiguous share of the stream's next n tokens, and the token that follows it.
 
-        int64 on the device, shape (n / world_size + 1,). Every rank must call it with the same n. In the
-        warm-up the tokens are random and nothing is taken.
+        int64, shape (n / world_size + 1,), on the run's device or another, as "cpu". Every rank must call it
+        with the same n. In the warm-up the tokens are random and nothing is taken.
         """
         if self._warming:
             n_share = n // self.world_size + 1
             share = torch.randint(self.track.vocab_size, (n_share,), generator=self._generator)
         else:
-            if self._taken + n > self._plan.tokens:
+            if n > self.tokens_left:
                 raise Tripwire(f"tokens: {self._taken} + {n} taken, the recipe says {self._plan.tokens}; "
                                f"give Hyperparameters a train_tokens if a step does not take batch_tokens")
             share = self._stream.take_share(n, self.rank, self.world_size)
             self._taken += n
-        return share.to(self.device, non_blocking=True)
+        return share.to(device or self.device, non_blocking=True, copy=True)
 
-    def accumulate(self, loss_sum: LossSum, x: Tensor, y: Tensor, plain: bool = True) -> Tensor:
+    def accumulate(self, loss_sum: LossSum, x: Tensor, y: Tensor, plain: bool = True,
+                   tokens: int | None = None, reduce: bool = True) -> Tensor:
         """Set every parameter's .grad to the mean gradient over the tokens of all ranks (collective).
 
         loss_sum(net, x, y) returns the loss summed over tokens; it is called on one micro-batch of rows after
         the other. Returns their mean, a scalar on the device, which is logged as train_loss. plain: whether
         that is the cross-entropy of the tokens and nothing else; where it is not, no tool compares it with
-        another run's.
+        another run's. tokens: how many of this rank's y count in loss_sum; all ranks then say so.
+        reduce=False leaves it to the submission to sum over ranks, without any collective: .grad is this
+        rank's part of the mean, what is returned the mean over its own tokens; the log gets all ranks' at
+        the segment's end.
         """
+        if tokens is not None and not reduce:
+            raise ValueError("run.accumulate: tokens with reduce=False, but only a reduction adds up the "
+                             "tokens of all ranks; leave one of them out")
         rows = self._plan.rows
         passes = list(zip(x.split(rows), y.split(rows)))
         try:
-            loss = self._reducer(loss_sum, passes, y.numel() * self.world_size)
+            loss = self._reducer(loss_sum, passes, tokens, reduce)
         except torch.OutOfMemoryError as error:
             if not self._warming or rows == 1:
                 raise
@@ -95,6 +131,7 @@ class Run:
             raise BadInput(f"out of memory with {rows} sequences a pass; use --{flag} {fits} "
                            f"({str(error).splitlines()[0]})") from None
         self.log(train_loss=loss)
+        self._reduced = reduce
         if not plain and not self._warming:
             self._report.objective(self._step)
         return loss
@@ -110,20 +147,32 @@ class Run:
         if not self._warming:
             self._report.say(" ".join(map(str, words)))
 
-    def steps(self, model: nn.Module, optimizers: list) -> Iterator[int]:
+    def steps(self, model: nn.Module, optimizers: list, warmup: Iterable[int] | None = None) -> Iterator[int]:
         """Yield the number of each step to take; validate, time and log between them.
 
         The first ones are the warm-up, on random tokens: all that they change in model, optimizers and random
-        state is put back before the clock starts.
+        state is put back before the clock starts. warmup: the steps whose shapes, and whose validation's, it
+        goes through (one a stage of batch, length or window; the model may have as many graphs as that
+        takes); default: the first step, twice. A recipe with ends_on_tokens = True ends with the step that
+        takes the last of its tokens, and num_iterations is a bound.
         """
+        warmed = None if warmup is None else list(warmup)
+        if wrong := [step for step in warmed or () if not 0 <= step < self.hp.num_iterations]:
+            raise BadInput(f"run.steps: warmup has {wrong}, expected steps below num_iterations = "
+                           f"{self.hp.num_iterations}")
+        self._graphs = 2 * len(warmed or ())  # one of training and one of validation a stage
         self._prepare(model, optimizers)
         self._report.line(f"{'compiling and ' * self._compiles}warming up")
         with self._clock.spending("warmup"):
             snapshot = Snapshot(model, optimizers)
             self._warming = True
-            for _ in range(WARMUP_STEPS):
-                yield self._first_step
-            self._validation.logits(self._validation.inputs.clone().fill_(0))
+            for step, same in groupby([self._first_step] * WARMUP_STEPS if warmed is None else warmed):
+                for _ in same:
+                    begin = time.monotonic_ns()
+                    yield step
+                    self._clock.synchronize()
+                    self._clock.lengths_ns["warmup_step"].append(time.monotonic_ns() - begin)
+                self._validation.logits(self._validation.inputs.clone().fill_(0))
             self._warming, self._scalars = False, {}
             snapshot.put_back()
             del snapshot
@@ -133,12 +182,14 @@ class Run:
 
     def _timed_steps(self) -> Iterator[int]:
         every, last = self._plan.options.checkpoint_every, self.hp.num_iterations
-        stop = min(last, self._plan.options.stop_at_step or last)
+        begun, stop = self._first_step, min(last, self._plan.options.stop_at_step or last)
         for step in range(self._first_step, stop + 1):
+            if getattr(self.hp, "ends_on_tokens", False) and not self.tokens_left:
+                stop = last = step
             validates = step % self.hp.val_every == 0 or step == stop
             saves = every and step % every == 0 and step > self._first_step
             if self._clock.running and (validates or saves):
-                self._clock.stop()
+                self._clock.stop(step - begun)
                 self._report.flush()
             if validates:
                 self._validate(step)
@@ -148,10 +199,12 @@ class Run:
                 break
             if not self._clock.running:
                 self._clock.start()
+                begun = step
             self._step = step + 1  # of which logs speak: it is done when the loop comes back
             yield step
-            self._report.trained(self._step, self._scalars, self._clock.train_time_ns, self._taken)
-            self._scalars = {}
+            self._report.trained(self._step, self._scalars, self._clock.train_time_ns, self._taken,
+                                 self._reduced)
+            self._scalars, self._reduced = {}, True
         self.result["weights_sha256"] = weights_sha256(self._model)
         self._check_tripwires(final=stop == last)
         dist.barrier()  # no rank says ok before all have looked
@@ -161,10 +214,12 @@ class Run:
         parameters = count(model, optimizers, self.track)
         self._model, self._optimizers = model, optimizers
         resumed = self._resume()
-        self._stream = TokenStream(self._plan.data.train, self.hp.epochs, self._taken)
+        self._stream = TokenStream(self._plan.data.train, self.hp.epochs, self._taken,
+                                   pin=self.device.type == "cuda")
         self._streams = TokenStream.opened
-        net = self.compile(model)
+        net = self.compile(model, recompile_limit=self._graphs if self._graphs > 8 else None)
         self._validation = Validation(self.track, self._plan.data.val, self.hp, model, net, self.device)
+        self._clock.lengths_ns["piece"] = self._validation.piece_ns
         self._reducer = REDUCERS[self.track.reduction](model, net)
         self._log, self._known = environment.open_log(self._plan, self._script, self._argv, self.device,
                                                       parameters, resumed)

@@ -1,5 +1,6 @@
 """Validation: the model gives logits from inputs alone, the harness computes the loss."""
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ class Validation:
 
     def __init__(self, track: Track, shard: Path, hp: Any, model: nn.Module, net: Callable,
                  device: torch.device):
-        self.track, self.model, self.net, self.seq_len = track, model, net, hp.seq_len
+        self.track, self.model, self.net = track, model, net
+        self.seq_len, self.piece_ns = getattr(hp, "val_seq_len", hp.seq_len), []  # of all pieces so far
         self.dtype = getattr(hp, "dtype", "float32")
         self.tokens = torch.from_numpy(read_shard(shard)[:track.val_tokens + 1].astype("int64")).to(device)
         self.inputs = self.tokens[:track.val_piece].view(-1, self.seq_len)
@@ -48,7 +50,7 @@ class Validation:
         _all_reduce(high, op=dist.ReduceOp.MAX)
         if not torch.equal(low, high):
             raise Tripwire("validation: the ranks hold different weights")
-        loss = validate(self.logits, self.tokens, self.track.val_piece, self.seq_len)
+        loss = validate(self.logits, self.tokens, self.track.val_piece, self.seq_len, self.piece_ns)
         tolerance = CAUSALITY_TOLERANCE[self.dtype]
         if math.isfinite(loss):
             check_causality(self.logits, self.inputs, self.track.vocab_size - 1, tolerance, generator)
@@ -58,21 +60,25 @@ class Validation:
 
 
 @torch.no_grad()
-def validate(logits_of: Callable[[Tensor], Tensor], tokens: Tensor, piece: int, seq_len: int) -> float:
+def validate(logits_of: Callable[[Tensor], Tensor], tokens: Tensor, piece: int, seq_len: int,
+             piece_ns: list[int]) -> float:
     """Return the mean cross-entropy in nats of tokens[1:], each given those before it (collective).
 
     Given are those of its own sequence only. tokens: int64 on the device, shape (n + 1,), n a multiple of
     piece, piece of seq_len. Each piece is one call with inputs (piece / seq_len, seq_len), whatever the world
     size; ranks take pieces in turn. Cross-entropy in float32, summed in float64 in the order of the pieces:
-    each world size gives the same number, on CPU to the last bit. NaN where a loss is not finite.
+    each world size gives the same number, on CPU to the last bit. NaN where a loss is not finite. piece_ns
+    gets the time of each piece that this rank computes.
     """
     n = len(tokens) - 1
     sums = torch.zeros(n // piece, dtype=torch.float64, device=tokens.device)
     for i in range(dist.get_rank(), len(sums), dist.get_world_size()):
+        begin = time.monotonic_ns()
         inputs, targets = tokens[i * piece:(i + 1) * piece], tokens[i * piece + 1:(i + 1) * piece + 1]
         logits = checked_logits(logits_of(inputs.view(-1, seq_len)), piece // seq_len, seq_len)
         losses = _cross_entropy(logits.flatten(0, 1).float(), targets, reduction="none")
-        sums[i] = losses.double().sum()
+        sums[i] = float(losses.double().sum())  # waits for a GPU: the time is this piece's
+        piece_ns.append(time.monotonic_ns() - begin)
     _all_reduce(sums)  # all but one summand of each piece are zeros: exact
     return _fsum(sums.tolist()) / n if torch.isfinite(sums).all() else math.nan
 

@@ -30,12 +30,12 @@ def test_the_loss_is_the_mean_over_exactly_the_tokens_given(alone):
     gpt, ids = small_model(), tokens()
     with torch.no_grad():
         logits = torch.cat([gpt(ids[i:i + 16][None])[0] for i in range(0, 1024, 16)])
-    assert abs(validate(gpt, ids, 128, 16) - mean_loss(logits, ids)) < 1e-6
+    assert abs(validate(gpt, ids, 128, 16, []) - mean_loss(logits, ids)) < 1e-6
 
 
 def test_every_world_size_gives_the_same_bits(ranks):
     def loss():
-        return validate(small_model(), tokens(), 128, 16)
+        return validate(small_model(), tokens(), 128, 16, [])
 
     [single] = ranks(1, loss)
     for world_size in (2, 3, 4):
@@ -43,7 +43,7 @@ def test_every_world_size_gives_the_same_bits(ranks):
 
 
 def test_uniform_logits_give_the_logarithm_of_the_vocabulary(alone):
-    loss = validate(lambda x: torch.zeros(*x.shape, 257), tokens(), 128, 16)
+    loss = validate(lambda x: torch.zeros(*x.shape, 257), tokens(), 128, 16, [])
     assert loss == pytest.approx(math.log(257), abs=1e-6)
 
 
@@ -51,7 +51,7 @@ def test_a_loss_that_is_not_finite_is_a_nan_on_every_rank(ranks):
     def logits_of(x):
         return torch.full((*x.shape, 257), math.nan if x[0, 0] == tokens()[0] else 0.0)
 
-    assert all(math.isnan(loss) for loss in ranks(2, validate, logits_of, tokens(), 128, 16))
+    assert all(math.isnan(loss) for loss in ranks(2, validate, logits_of, tokens(), 128, 16, []))
 
 
 def test_logits_of_another_shape_are_told():
@@ -65,7 +65,7 @@ def test_logits_of_less_precision_are_scored_in_float32(alone):
     """Cross-entropies of bfloat16 logits taken in bfloat16 are off by up to 1 in 256, here 0.01 nats."""
     logits, ids = torch.randn(1024, 257, generator=torch.Generator().manual_seed(5)).bfloat16(), tokens()
     pieces = iter(logits.view(8, 8, 16, 257))
-    assert abs(validate(lambda x: next(pieces), ids, 128, 16) - mean_loss(logits, ids)) < 1e-6
+    assert abs(validate(lambda x: next(pieces), ids, 128, 16, []) - mean_loss(logits, ids)) < 1e-6
 
 
 class Asked(torch.nn.Module):
