@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from harness.against import Against
 from harness.track import ROOT, Data, Track, find_data, load_tracks
+from harness.vocabulary import token_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,4 +185,5 @@ def make_plan(recipes: dict[str, Any], argv: list[str], world_size: int | None, 
     vocabularies = [path for path in (folder / "vocab.bpe", ROOT / track.vocabulary) if path.is_file()]
     if not vocabularies:
         raise ValueError(f"{track.vocabulary}: no such vocabulary, nor {folder}/vocab.bpe")
+    token_bytes(vocabularies[0], track.vocab_size)  # raises where it does not fit
     return Plan(options, track, hp, overrides, data, vocabularies[0], tokens, rows, device, against)
