@@ -1,7 +1,4 @@
-"""What the referee asks of a model's parameters: who trains them, how many are active, their digest."""
-import hashlib
-
-import torch
+"""What the referee asks of a model's parameters: who trains them, how many are active."""
 from torch import nn
 
 from harness.endings import BadInput
@@ -34,12 +31,3 @@ def count(model: nn.Module, optimizers: list, track: Track) -> dict[str, int]:
         raise BadInput(f"the model has {active} active parameters, track {track.name} allows "
                        f"{track.max_active_parameters}")
     return {"active": active, "total": sum(p.numel() for p in model.parameters())}
-
-
-def weights_sha256(model: nn.Module) -> str:
-    """Return the sha256 over all parameters, by name, as stored."""
-    digest = hashlib.sha256()
-    for name, p in sorted(model.named_parameters()):
-        digest.update(name.encode())
-        digest.update(p.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()

@@ -26,6 +26,7 @@ class Options:
     stop_at_step: int | None = None  # leave after this step; such a run is no record
     log_every: int | None = None  # steps between train lines shown; default: 40 lines in all, or a bar
     against: str | None = None  # log of a run to show the differences to
+    weights: bool | None = None  # keep them beside the log; default: where the track has a target
     name: str | None = None  # of the run, in its log: up to 60 characters
     note: str | None = None  # on the run, in its log: up to 200 characters
 

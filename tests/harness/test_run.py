@@ -21,7 +21,7 @@ def test_1_2_and_4_ranks_train_to_the_same_bits_across_shard_borders(project):
                       for log in project.logs()]
     assert one == two == four and [val[:2] for val in one] == [(0, 0), (3, 768), (6, 1536)]
     ends = [result(log) for log in project.logs()]
-    assert len({(end["weights_sha256"], end["val_loss"]) for end in ends}) == 1
+    assert len({(end["state_sha256"], end["val_loss"]) for end in ends}) == 1
     assert ends[0]["val_loss"] < math.log(257) and ends[0]["status"] == "ok"
 
 
@@ -63,7 +63,7 @@ def test_tripwires_trip_each_on_its_own_submission(project):
         assert not message or (end["status"], end["type"]) == ("failed", "Tripwire"), script
         assert not message or message in end["message"], script
     first, *_, again, last, _ = (Path(answer["log"]) for answer in answers.values())
-    assert result(first)["weights_sha256"] == result(again)["weights_sha256"]
+    assert result(first)["state_sha256"] == result(again)["state_sha256"]
     assert [e["path"] for e in events(last, "late")] == ["harness/front/__init__.py",
                                                          "harness/front/cores.py", "late_module.py"]
 
@@ -134,7 +134,7 @@ def test_seeds_differ_one_repeats_to_the_bit_and_a_run_may_stop_early(project):
     [again] = project.many(("train_gpt2.py", ["--seed=0", f"--against={many[0]['log']}"]))
     assert again["stdout"].count("+0.0000 at equal step") == 3  # validations, each equal to the bit
     first, other, second = (Path(answer["log"]) for answer in (*many, again))
-    assert result(first)["weights_sha256"] == result(second)["weights_sha256"]
+    assert result(first)["state_sha256"] == result(second)["state_sha256"]
     assert events(first, "val")[1]["weights"] != events(other, "val")[1]["weights"]
     assert (result(other)["status"], result(other)["step"]) == ("stopped", 4)
 
@@ -202,7 +202,7 @@ def test_the_warm_up_changes_no_bit_of_the_training(project):
     run.write_text(run.read_text().replace("WARMUP_STEPS = 2", "WARMUP_STEPS = 0"))
     project.run(2)
     warm, cold = map(result, project.logs())
-    assert warm["weights_sha256"] == cold["weights_sha256"] and warm["warmup_ns"] > 0
+    assert warm["state_sha256"] == cold["state_sha256"] and warm["warmup_ns"] > 0
 
 
 def test_out_of_memory_in_the_warm_up_names_the_flag_and_the_value_to_use(tmp_path):
