@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from harness import checkpoint, environment, weights
+from harness.checkpoint import Snapshot
 from harness.clock import Clock, host_clocks
 from harness.endings import BadInput, Endings, NonFinite, refuse
 from harness.parameters import count
@@ -28,7 +29,7 @@ from harness.report import Report
 from harness.runlog import loaded_files, read_source
 from harness.shards import write_atomically
 from harness.tokens import TokenStream
-from harness.tripwires import HarnessWatch, Snapshot, Tripwire, WatchedEnvironment
+from harness.tripwires import HarnessWatch, Tripwire, WatchedEnvironment
 from harness.validate import Validation
 
 WARMUP_STEPS = 2
@@ -183,7 +184,7 @@ class Run:
     def _validate(self, step: int) -> None:
         """Validate on the track's tokens, off the clock, and look at the tripwires."""
         with self._clock.spending("validation"):
-            loss, digest = self._validation.measure(self._generator)
+            loss, digest = self._validation.measure(self._generator, probe=step > 0)
             self._check_tripwires()
             facts = {"step": step, "val_loss": loss, "train_time_ns": self._clock.train_time_ns,
                      "tokens": self._taken, "weights": digest}
@@ -243,7 +244,8 @@ class Run:
             return None
         stop = self._plan.options.stop_at_step or self.hp.num_iterations
         try:
-            facts = checkpoint.resume(Path(folder), self._identity(), stop, self._model, self._optimizers)
+            facts = checkpoint.resume(Path(folder), self._identity(), stop, self._plan.tokens, self._model,
+                                      self._optimizers)
         except ValueError as error:
             raise BadInput(f"--resume {folder}: {error}") from None
         self._first_step, self._taken = facts["step"], facts["taken"]

@@ -40,3 +40,14 @@ def test_each_parameter_that_wants_a_gradient_is_in_exactly_one_optimizer():
     net["norm"].requires_grad_(False)
     net["head"].requires_grad_(False)
     check_optimizers(net, [half])
+
+
+def test_an_optimizer_is_whatever_has_parameters_and_a_step():
+    net = model(tied=False)
+    own = SimpleNamespace(parameters=net.parameters, step=lambda: None)
+    check_optimizers(net, [own])
+    with pytest.raises(ValueError, match="parameter table.weight is in 2 optimizer groups"):
+        check_optimizers(net, [own, own])
+    for wrong in (net.parameters, SimpleNamespace(parameters=net.parameters)):
+        with pytest.raises(ValueError, match=r"is no optimizer; it needs step\(\) and either parameters\(\)"):
+            check_optimizers(net, [wrong])

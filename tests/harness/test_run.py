@@ -39,8 +39,7 @@ def test_tripwires_trip_each_on_its_own_submission(project):
     norm, loop = "x_BTC = norm(self.wte(idx_BT))", "    for step in run.steps(model, optimizers):\n"
     trains = f"if not self.training:\n                self.wte.weight.data += 1e-4\n            {norm}"
     ahead = "x_BTC = norm(self.wte(idx_BT).flip(1).cumsum(1).flip(1))"
-    replaces = ("    import harness.validate\n"
-                "    harness.validate._cross_entropy = lambda *a, **k: torch.zeros(128)\n")
+    replaces = "    import harness.validate\n    harness.validate.validate = lambda *a: 1.0\n"
     scripts = {
         "train_gpt2.py": None,
         project.submission("ahead.py", (norm, ahead)): "causality",
@@ -84,6 +83,7 @@ BAD_DATA = [  # what is done to the folder, and what is said of it
     (lambda folder: write_shard(folder / VAL, np.zeros(512)), "validates on 512 and one more"),
     (lambda folder: [path.unlink() for path in folder.glob("tiny_train*")], "no tiny_train_*.bin"),
     (lambda folder: (folder / "manifest.json").write_text(PINS), "manifest.json pins 000000"),
+    (lambda folder: (folder / "vocab.bpe").write_text("#version: 0.2\na b\n"), "258 ids, the track's vocab"),
     (shutil.rmtree, "no such data folder"),
 ]
 

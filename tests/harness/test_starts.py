@@ -55,7 +55,7 @@ def test_a_run_killed_and_resumed_equals_the_uninterrupted_one_bit_for_bit(proje
     project.run(1, f"--resume={folder}")
     assert result(project.logs()[-1])["state_sha256"] == result(whole)["state_sha256"]
     # a damaged newest checkpoint is refused, the one before is used and named
-    state = folder / "step000004" / "state.pt"
+    state = folder / "step000004" / "rank0.pt"
     np.memmap(state, "u1", "r+")[state.stat().st_size // 2] ^= 1
     project.run(1, f"--resume={folder}")
     again = project.logs()[-1]
