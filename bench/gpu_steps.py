@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.submission import load
-from harness.parameters import weights_sha256
+from harness import weights
 from harness.reduce import REDUCERS
 from harness.tokens import TokenStream
 
@@ -68,7 +68,7 @@ class Steps:
 
     def digest(self) -> str:
         """Return the digest of the weights."""
-        return weights_sha256(self.model)
+        return weights.digest(weights.serialized(self.model))
 
     def close(self) -> None:
         """Let go of the memory."""

@@ -34,7 +34,7 @@ def command(*words: str) -> str:
 
 
 def open_log(plan: Plan, script: Path, argv: list[str], device: torch.device, parameters: dict[str, int],
-             resumed: dict | None) -> tuple[RunLog, dict[str, Path]]:
+             resumed: dict | None, init_sha256: str | None) -> tuple[RunLog, dict[str, Path]]:
     """Open the log of a run and write its head; return it and the project's files that are loaded.
 
     On ranks other than 0 the log writes nothing. Raises BadInput where a file or the folder is unfit.
@@ -53,6 +53,7 @@ def open_log(plan: Plan, script: Path, argv: list[str], device: torch.device, pa
     dirty = {"": False, UNKNOWN: UNKNOWN}.get(command("git", "status", "--porcelain"), True)
     manifest = {**run_facts(plan, script, argv, dist.get_world_size()), "code": code,
                 "parameters": parameters, "resumed_from": resumed, "sys": system_facts(device),
+                "init_sha256": init_sha256,
                 "git": {"commit": command("git", "rev-parse", "HEAD"), "dirty": dirty},
                 "calibration": calibrate(device), "clocks": host_clocks(), "format": 1}
     folder = ROOT / "records" / "runs"

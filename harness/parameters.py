@@ -1,21 +1,29 @@
-"""What the referee asks of a model's parameters: who trains them, how many are active, their digest."""
-import hashlib
+"""What the referee asks of a model's parameters: who trains them, how many are active."""
+from collections import Counter
+from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from harness.endings import BadInput
 from harness.track import Track
 
 
+def parameters_of(optimizer: Any) -> list[Tensor]:
+    """Return what an optimizer trains: it has torch's param_groups, or parameters()."""
+    if hasattr(optimizer, "param_groups"):
+        return [p for group in optimizer.param_groups for p in group["params"]]
+    if not (hasattr(optimizer, "parameters") and hasattr(optimizer, "step")):
+        raise BadInput(f"run.steps: {type(optimizer).__name__} is no optimizer; it needs step() and either "
+                       f"parameters() or torch's param_groups")
+    return list(optimizer.parameters())
+
+
 def check_optimizers(model: nn.Module, optimizers: list) -> None:
     """Raise BadInput unless each parameter that wants a gradient is in exactly one optimizer group."""
-    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    held = [id(p) for group in groups for p in group["params"]]
+    held = Counter(id(p) for optimizer in optimizers for p in parameters_of(optimizer))
     for name, p in model.named_parameters():
-        times = held.count(id(p))
-        if p.requires_grad and times != 1:
-            raise BadInput(f"parameter {name} is in {times} optimizer groups, expected exactly 1")
+        if p.requires_grad and held[id(p)] != 1:
+            raise BadInput(f"parameter {name} is in {held[id(p)]} optimizer groups, expected exactly 1")
 
 
 def active_parameters(model: nn.Module) -> int:
@@ -34,12 +42,3 @@ def count(model: nn.Module, optimizers: list, track: Track) -> dict[str, int]:
         raise BadInput(f"the model has {active} active parameters, track {track.name} allows "
                        f"{track.max_active_parameters}")
     return {"active": active, "total": sum(p.numel() for p in model.parameters())}
-
-
-def weights_sha256(model: nn.Module) -> str:
-    """Return the sha256 over all parameters, by name, as stored."""
-    digest = hashlib.sha256()
-    for name, p in sorted(model.named_parameters()):
-        digest.update(name.encode())
-        digest.update(p.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()

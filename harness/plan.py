@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from harness.against import Against
 from harness.track import ROOT, Data, Track, find_data, load_tracks
+from harness.vocabulary import token_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,7 @@ class Options:
     stop_at_step: int | None = None  # leave after this step; such a run is no record
     log_every: int | None = None  # steps between train lines shown; default: 40 lines in all, or a bar
     against: str | None = None  # log of a run to show the differences to
+    weights: bool | None = None  # keep them beside the log; default: where the track has a target
     name: str | None = None  # of the run, in its log: up to 60 characters
     note: str | None = None  # on the run, in its log: up to 200 characters
 
@@ -203,4 +205,5 @@ def make_plan(recipes: dict[str, Any], argv: list[str], world_size: int | None, 
     vocabularies = [path for path in (folder / "vocab.bpe", ROOT / track.vocabulary) if path.is_file()]
     if not vocabularies:
         raise ValueError(f"{track.vocabulary}: no such vocabulary, nor {folder}/vocab.bpe")
+    token_bytes(vocabularies[0], track.vocab_size)  # raises where it does not fit
     return Plan(options, track, hp, overrides, data, vocabularies[0], tokens, rows, device, against)

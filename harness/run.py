@@ -22,16 +22,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from harness import checkpoint, environment
+from harness import checkpoint, environment, weights
+from harness.checkpoint import Snapshot
 from harness.clock import Clock, host_clocks
 from harness.endings import BadInput, Endings, NonFinite, refuse
-from harness.parameters import count, weights_sha256
+from harness.parameters import count
 from harness.plan import Plan, make_plan, stages
 from harness.reduce import REDUCERS, LossSum
 from harness.report import Report
 from harness.runlog import loaded_files, read_source
+from harness.shards import write_atomically
 from harness.tokens import TokenStream
-from harness.tripwires import HarnessWatch, Snapshot, Tripwire, WatchedEnvironment
+from harness.tripwires import HarnessWatch, Tripwire, WatchedEnvironment
 from harness.validate import Validation
 
 WARMUP_STEPS = 2
@@ -205,14 +207,19 @@ class Run:
             self._report.trained(self._step, self._scalars, self._clock.train_time_ns, self._taken,
                                  self._reduced)
             self._scalars, self._reduced = {}, True
-        self.result["weights_sha256"] = weights_sha256(self._model)
         self._check_tripwires(final=stop == last)
         dist.barrier()  # no rank says ok before all have looked
+        if self.rank == 0:
+            self._keep_weights()
         self.status = "ok" if stop == last else "stopped"
 
     def _prepare(self, model: nn.Module, optimizers: list) -> None:
         parameters = count(model, optimizers, self.track)
         self._model, self._optimizers = model, optimizers
+        try:
+            init_sha256 = None if self._plan.options.resume else weights.digest(weights.serialized(model))
+        except ValueError as error:
+            raise BadInput(str(error)) from None
         resumed = self._resume()
         self._stream = TokenStream(self._plan.data.train, self.hp.epochs, self._taken,
                                    pin=self.device.type == "cuda")
@@ -222,7 +229,7 @@ class Run:
         self._clock.lengths_ns["piece"] = self._validation.piece_ns
         self._reducer = REDUCERS[self.track.reduction](model, net)
         self._log, self._known = environment.open_log(self._plan, self._script, self._argv, self.device,
-                                                      parameters, resumed)
+                                                      parameters, resumed, init_sha256)
         self.log_path = self._log.path
         self._report = Report(self._plan, self._log, self.rank)
         self._clock.spent_ns["setup"] = self._clock.account()["wall_ns"]
@@ -232,10 +239,10 @@ class Run:
     def _validate(self, step: int) -> None:
         """Validate on the track's tokens, off the clock, and look at the tripwires."""
         with self._clock.spending("validation"):
-            loss, weights = self._validation.measure(self._generator)
+            loss, digest = self._validation.measure(self._generator, probe=step > 0)
             self._check_tripwires()
             facts = {"step": step, "val_loss": loss, "train_time_ns": self._clock.train_time_ns,
-                     "tokens": self._taken, "weights": weights}
+                     "tokens": self._taken, "weights": digest}
             if self.track.val_bytes:
                 facts["bits_per_byte"] = loss * self.track.val_tokens / math.log(2) / self.track.val_bytes
             if self.device.type == "cuda":
@@ -266,6 +273,13 @@ class Run:
                 if not path.startswith("harness/"):  # of those the log holds every one
                     self._log.file(path, read_source(file))
 
+    def _keep_weights(self) -> None:
+        """Write the weights beside the log, where that is asked for, and their digest into the end line."""
+        state, asked = list(weights.serialized(self._model)), self._plan.options.weights
+        if self.track.target is not None if asked is None else asked:
+            write_atomically(self._log.path.with_suffix(".safetensors"), *state)
+        self.result["state_sha256"] = weights.digest(state)
+
     def _save(self, step: int) -> None:
         with self._clock.spending("checkpoint"):
             checkpoint.save(self._checkpoints(), step, self._model, self._optimizers, {
@@ -285,7 +299,8 @@ class Run:
             return None
         stop = self._plan.options.stop_at_step or self.hp.num_iterations
         try:
-            facts = checkpoint.resume(Path(folder), self._identity(), stop, self._model, self._optimizers)
+            facts = checkpoint.resume(Path(folder), self._identity(), stop, self._plan.tokens, self._model,
+                                      self._optimizers)
         except ValueError as error:
             raise BadInput(f"--resume {folder}: {error}") from None
         self._first_step, self._taken = facts["step"], facts["taken"]

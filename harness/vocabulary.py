@@ -16,8 +16,8 @@ ALPHABET = "".join(map(chr, [*_PRINTED, *range(0x100, 0x100 + len(_HIDDEN))]))
 _BYTE_OF = dict(zip(ALPHABET, BYTE_ORDER))
 
 
-def token_bytes(path: str | Path) -> list[bytes]:
-    """Return the bytes of every id of a vocab.bpe file.
+def token_bytes(path: str | Path, vocab_size: int | None = None) -> list[bytes]:
+    """Return the bytes of every id of a vocab.bpe file, vocab_size of them where that is given.
 
     The last is END_OF_TEXT, a name that stands for no text. A ValueError names the file and
     the line where it breaks the format.
@@ -41,6 +41,9 @@ def token_bytes(path: str | Path) -> list[bytes]:
         if left + right in table:
             raise ValueError(f"{path}: line {number} makes {line[:40]!r} a second time")
         table[left + right] = None
+    if vocab_size not in (None, len(table) + 1):
+        raise ValueError(f"{path}: {len(table) + 1} ids, the track's vocab_size is {vocab_size}; put the "
+                         f"vocab.bpe that the shards were made with there")
     return [*table, END_OF_TEXT]
 
 

@@ -56,7 +56,7 @@ def test_it_runs_from_another_folder_prints_its_command_and_ends_with_loss_time_
     subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment(), check=True, capture_output=True,
                    timeout=120)
     first, second = map(result, project.logs())
-    assert first["weights_sha256"] == second["weights_sha256"]
+    assert first["state_sha256"] == second["state_sha256"]
 
 
 def test_two_at_once_write_two_logs(project):
@@ -77,7 +77,7 @@ def test_from_a_log_its_script_is_trained_and_no_file_of_the_tree_is_touched(pro
     assert "places to read before it runs" in done.stderr
     first, second = sorted(project.logs(), key=lambda path: path != log)
     assert [val["step"] for val in events(second, "val")] == [0, 6]
-    assert result(first)["weights_sha256"] == result(second)["weights_sha256"]
+    assert result(first)["state_sha256"] == result(second)["state_sha256"]
     rip = [path.read_text().partition("=" * 100)[0] for path in (first, second)]
     assert rip[0] == rip[1] and (project.folder / "train_gpt2.py").read_text() == "broken"
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness.parameters import active_parameters, check_optimizers, count, weights_sha256
+from harness.parameters import active_parameters, check_optimizers, count
 
 
 def model(tied: bool) -> nn.Module:
@@ -42,11 +42,12 @@ def test_each_parameter_that_wants_a_gradient_is_in_exactly_one_optimizer():
     check_optimizers(net, [half])
 
 
-def test_the_digest_of_the_weights_tells_values_and_names_apart():
-    net, other = model(tied=False), model(tied=False)
-    other.load_state_dict(net.state_dict())
-    assert weights_sha256(net) == weights_sha256(other)
-    other["head"].weight.data[0, 0] += 1e-6
-    assert weights_sha256(net) != weights_sha256(other)
-    assert weights_sha256(nn.ModuleDict({"other": net["table"]})) != weights_sha256(
-        nn.ModuleDict({"table": net["table"]}))
+def test_an_optimizer_is_whatever_has_parameters_and_a_step():
+    net = model(tied=False)
+    own = SimpleNamespace(parameters=net.parameters, step=lambda: None)
+    check_optimizers(net, [own])
+    with pytest.raises(ValueError, match="parameter table.weight is in 2 optimizer groups"):
+        check_optimizers(net, [own, own])
+    for wrong in (net.parameters, SimpleNamespace(parameters=net.parameters)):
+        with pytest.raises(ValueError, match=r"is no optimizer; it needs step\(\) and either parameters\(\)"):
+            check_optimizers(net, [wrong])

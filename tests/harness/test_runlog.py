@@ -37,7 +37,7 @@ def real(tmp_path_factory) -> Project:
 def bits(log: Path) -> list:
     """Return what two runs of the same training must share to the last bit."""
     [end] = events(log, "end")
-    return [end["status"], end["val_loss"], end["weights_sha256"], [v["weights"] for v in events(log, "val")]]
+    return [end["status"], end["val_loss"], end["state_sha256"], [v["weights"] for v in events(log, "val")]]
 
 
 def test_a_script_ripped_from_its_log_trains_to_the_same_bits(real):

@@ -18,7 +18,7 @@ def test_two_agents_on_one_host_train_what_one_agent_with_two_ranks_does(project
         output, _ = agent.communicate(timeout=120)
         assert agent.returncode == 0, output
     one, two = project.logs()
-    assert result(one)["weights_sha256"] == result(two)["weights_sha256"]
+    assert result(one)["state_sha256"] == result(two)["state_sha256"]
     assert events(two, "manifest")[0]["nodes"] == 2
 
 
@@ -29,7 +29,7 @@ def test_torchrun_as_people_type_it_and_plain_python_give_the_same(project):
         subprocess.run([sys.executable, *start, "train_gpt2.py", "--track=tiny", *flags], env=environment(),
                        cwd=project.folder, check=True, capture_output=True, timeout=120)
     one, two = project.logs()
-    assert result(one)["weights_sha256"] == result(two)["weights_sha256"]
+    assert result(one)["state_sha256"] == result(two)["state_sha256"]
 
 
 def test_a_run_killed_and_resumed_equals_the_uninterrupted_one_bit_for_bit(project):
@@ -43,7 +43,7 @@ def test_a_run_killed_and_resumed_equals_the_uninterrupted_one_bit_for_bit(proje
     assert sorted(p.name for p in folder.iterdir()) == ["step000002", "step000004"]
     project.run(2, f"--resume={folder}")
     resumed = project.logs()[-1]
-    for fact in ("weights_sha256", "val_loss"):
+    for fact in ("state_sha256", "val_loss"):
         assert result(resumed)[fact] == result(whole)[fact]
     assert events(resumed, "manifest")[0]["resumed_from"]["step"] == 4
     assert events(resumed, "val")[-1]["tokens"] == events(whole, "val")[-1]["tokens"]
@@ -53,15 +53,15 @@ def test_a_run_killed_and_resumed_equals_the_uninterrupted_one_bit_for_bit(proje
     assert "stands at step 4, the run is to stop at 3" in said
     # exact reduction: even another world size gives the same bits
     project.run(1, f"--resume={folder}")
-    assert result(project.logs()[-1])["weights_sha256"] == result(whole)["weights_sha256"]
+    assert result(project.logs()[-1])["state_sha256"] == result(whole)["state_sha256"]
     # a damaged newest checkpoint is refused, the one before is used and named
-    state = folder / "step000004" / "state.pt"
+    state = folder / "step000004" / "rank0.pt"
     np.memmap(state, "u1", "r+")[state.stat().st_size // 2] ^= 1
     project.run(1, f"--resume={folder}")
     again = project.logs()[-1]
     source = events(again, "manifest")[0]["resumed_from"]
     assert source["step"] == 2 and "step000004 is not whole" in source["refused"][0]
-    assert result(again)["weights_sha256"] == result(whole)["weights_sha256"]
+    assert result(again)["state_sha256"] == result(whole)["state_sha256"]
     # a half-written one, without its marker, is refused too; where none is left that is told
     (folder / "step000002" / "COMPLETE").unlink()
     done = project.run(1, f"--resume={folder}", code=2)

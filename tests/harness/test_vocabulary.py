@@ -56,6 +56,13 @@ def test_a_malformed_file_is_one_clear_error(tmp_path, content, said):
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_file_of_another_vocabulary_is_told_by_its_size():
+    """It was found at the first text sample, or never: every id of another one's shards may be below it."""
+    assert len(token_bytes(VOCABS[1], 4096)) == 4096
+    with pytest.raises(ValueError, match="vocab.bpe: 4096 ids, the track's vocab_size is 50257; put the"):
+        token_bytes(VOCABS[1], 50257)
+
+
 @pytest.mark.parametrize("token", [-1, 4096])
 def test_an_id_outside_the_vocabulary_is_an_error_not_another_token(token):
     with pytest.raises(ValueError, match=f"token id {token} is outside the vocabulary of 4096"):

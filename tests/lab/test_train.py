@@ -33,7 +33,7 @@ def test_a_log_starts_with_its_recipe_and_what_is_ripped_repeats_it_on_two_ranks
                           env=environment(), cwd=ROOT, timeout=120)
     assert done.returncode == 0, done.stderr
     repeated = result(ROOT / done.stdout.rsplit("log: ", 1)[1].strip())
-    assert repeated["weights_sha256"] == result(log)["weights_sha256"]
+    assert repeated["state_sha256"] == result(log)["state_sha256"]
 
 
 def test_gradients_are_clipped_globally_and_logged_before(capsys):
