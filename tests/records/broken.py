@@ -3,7 +3,7 @@ import types
 from collections.abc import Callable
 from pathlib import Path
 
-from synthetic import HARNESS, SCRIPT, change, ending, setting
+from synthetic import HARNESS, SCRIPT, change, ending, judging, setting
 
 from records.tools.check.claim import load_claim
 from records.tools.publish.verify import check_all
@@ -25,6 +25,11 @@ def other_time(run: types.SimpleNamespace) -> None:
     run.end["setup_ns"] += 10**6
 
 
+def change_untimed(**fields: object) -> Callable:
+    """Return a change of what the end line says of the time that is not charged."""
+    return lambda run: run.end["untimed"].update(fields)
+
+
 def sprint(run: types.SimpleNamespace) -> None:
     run.vals[1][2] = 70_000_000  # then 10 ms for the last four steps
     for step in run.train:
@@ -35,6 +40,15 @@ def step_after_end(run: types.SimpleNamespace) -> None:
     run.train[-1][2] = 80
     run.vals[-1][2] = run.end["timed_ns"] = run.end["timed_ns"] - 5_000_000
     run.end["unexplained_ns"] += 5_000_000
+
+
+def beyond(part: str) -> Callable:
+    """Return a change that makes a part of the wall time 3 s longer."""
+    def apply(run: types.SimpleNamespace) -> None:
+        for name in (part, "wall_ns"):
+            run.end[name] += 3 * 10**9
+        run.end["clocks"] = {name: ns + 3 * 10**9 for name, ns in run.end["clocks"].items()}
+    return apply
 
 
 ONE_RUN = {  # what is changed in one of four runs -> the check that fails, and no other
@@ -58,7 +72,7 @@ ONE_RUN = {  # what is changed in one of four runs -> the check that fails, and 
     "time that stands still": ("monotone", lambda run: run.vals.__setitem__(1, [4, 5.2, 90_000_000])),
     "unexplained time, as of work outside of the timed region": ("wall", unexplained),
     "a time that is missing": ("wall", ending(setup_ns=None)),
-    "parts that do not add up": ("wall", ending(validation_ns=1)),
+    "parts that do not add up": ("wall", ending(validation_ns=190_000_000)),
     "another training time": ("wall", other_time),
     "a clock that was set": ("clocks", later("realtime_ns", 10**8)),
     "a suspended host": ("clocks", later("boottime_ns", 10**9)),
@@ -71,6 +85,23 @@ ONE_RUN = {  # what is changed in one of four runs -> the check that fails, and 
     "a tripwire": ("tripwires", setting(more=[("tripwire", {"what": "causality: logits moved"})])),
     "a tripwire's words": ("tripwires", ending(message="environment: a.py:3 reads SEED; a submission")),
     "an end line that says less": ("lines", ending(val_loss=4.0)),
+    "a verdict that says otherwise": ("judge", judging(ok=False, moved=0.2)),
+    "a verdict of another loss": ("judge", judging(loss=4.8)),
+    "a verdict on other weights": ("judge", judging(state_sha256="6" * 64)),
+    "a verdict on another log": ("judge", judging(log_sha256="6" * 64)),
+    "a median that cannot be": ("untimed", change_untimed(step_ns=10**9)),
+    "a negative time": ("untimed", change_untimed(compile_ns=-1)),
+}
+FOR_A_READER = {  # what is changed in one of four runs -> the check that asks for a reader, and no other
+    "a run before it in its process": ("untimed", change("process.runs_before", 1)),
+    "work before the run": ("untimed", change("process.cpu_ns", 6 * 10**9)),
+    "work in the warm-up": ("untimed", beyond("warmup_ns")),
+    "work in validation": ("untimed", beyond("validation_ns")),
+    "a module of others": ("imports", change("process.modules", {"x": {"version": "1", "sha256": "8" * 64}})),
+    "a model that knows something": ("first_loss", lambda run: run.vals.__setitem__(0, [0, 5.0, 0])),
+    "no sandbox": ("judge", judging(sandbox="none")),
+    "limits that nobody measured": ("judge", judging(limits="unmeasured")),
+    "first weights that nobody compared": ("judge", judging(init="could not tell")),
 }
 
 

@@ -17,6 +17,7 @@ ROW = {"recipe": "tiny", "data": "data/tiny", "train_files": "t_*.bin", "val_fil
        "val_bytes": 500, "target": 5.0, "significance": {"alpha": 0.01}, "max_active_parameters": 1000,
        "reduction": "exact", "fetch": "false", "download": "nothing", "cost": "seconds",
        "baselines": {"unigram": 5.5}}
+OLD_HARNESS = {**HARNESS, "harness/run.py": b"steps = 9\n"}  # accepted once, and closed
 DAY = 1_767_225_600_000_000_000  # 2026-01-01T00:00:00Z, in ns
 
 
@@ -26,12 +27,16 @@ def digest(files: dict[str, bytes]) -> str:
                              if path.startswith("harness/") and path.count("/") == 1}).encode())
 
 
+OLD = digest(OLD_HARNESS)
+
+
 def checkout(root: Path) -> Path:
     """Make a checkout: a track named tiny, its accepted harness, its pinned shards."""
     (root / "harness").mkdir(parents=True)
     (root / "data" / "tiny").mkdir(parents=True)
     row = "".join(f"{k} = {toml(v)}\n" for k, v in ROW.items())
-    accepted = f"[harness]\n{digest(HARNESS)} = \"2026-01-01 the first\"\n"
+    accepted = (f'[harness]\ncurrent = "{digest(HARNESS)}"\n[harness.accepted]\n{digest(HARNESS)} = "new"\n'
+                f'{OLD} = "older"\n[harness.closed]\n{OLD} = []\n')
     (root / "harness" / "tracks.toml").write_text(f"{accepted}[tiny]\n{row}")
     pins = {name: {"sha256": sha256(name.encode())} for name in ("t_0.bin", "v_0.bin")}
     (root / "data" / "tiny" / "manifest.json").write_text(json.dumps({"files": pins}))
@@ -72,12 +77,19 @@ def sound(seed: int) -> types.SimpleNamespace:
         "parameters": {"active": 900, "total": 1200}, "resumed_from": None,
         "data": {"train": shards[:1], "val": shards[1], "tokens": 512, "epochs": 1},
         "git": {"commit": "c" * 40, "dirty": False}, "calibration": {}, "clocks": start,
+        "process": {"runs_before": 0, "cpu_ns": 3 * 10**9, "modules": {}},
         "sys": {"cpu": "Tiny CPU", "gpus": [], "torch": "2.13.0", "python": "3.11.7", "settings": []}}
     train = [[step, 5.5 - step / 50 - seed / 100, 10 * step] for step in range(1, 9)]
     return types.SimpleNamespace(
         script=SCRIPT, files=dict(HARNESS), manifest=manifest, vals=vals, train=train, more=[], late={},
         imported=(),  # the files of harness/front/ that a rank loaded
-        end={"status": "ok", "wall_ns": sum(parts.values()), **parts,
+        verdict={"format": 1, "ok": True, "refused": None, "difference": 0.0,
+                 "moved": 0.0, "peek": 0.0, "peek_se": 0.0, "cuts": 8, "init": "same", "holdout": None,
+                 "sandbox": "landlock7+seccomp", "device": "cpu", "torch": "2.13.0", "judge_sha256": "7" * 64,
+                 "state_sha256": "5" * 64, "import_cpu_ns": 3 * 10**9, "judged_by": "owner"},
+        end={"status": "ok", "wall_ns": sum(parts.values()), **parts, "state_sha256": "5" * 64,
+             "untimed": {"warmup_steps": 2, "warmup_step_ns": 10**8, "step_ns": 10**7, "pieces": 12,
+                         "piece_ns": 10**7, "compile_ns": 0},
              "clocks": {name: ns + lived for name, ns in start.items()}}, name=f"{seed:06x}")
 
 
@@ -109,7 +121,16 @@ def write(folder: Path, run: types.SimpleNamespace) -> Path:
         log.event("late", path=path)
         log.file(path, source)
     log.end(**{**last, **run.end})
+    if run.verdict:
+        bound = {"run_id": run_id, "log_sha256": sha256(log.path.read_bytes()), "loss": last["val_loss"],
+                 "track": manifest["track"], "seed": manifest["seed"]}
+        verdict_file(log.path).write_text(json.dumps(bound | run.verdict))
     return log.path
+
+
+def verdict_file(log: Path) -> Path:
+    """Return where the judge's verdict on a log lies."""
+    return log.with_suffix(".judge.json")
 
 
 def campaign(root: Path, n: int = 4, change: Callable | None = None, which: int | None = 0) -> list[Path]:
@@ -120,6 +141,8 @@ def campaign(root: Path, n: int = 4, change: Callable | None = None, which: int 
         if change and which in (i, None):
             change(run)
         logs.append(write(root / "runs", run))
+    names = [log.name for log in logs]
+    (root / "runs" / "seeds_0.json").write_text(json.dumps({"seed0": 1, "logs": names}))
     return logs
 
 
@@ -219,10 +242,13 @@ def killed(plan: dict) -> None:
 
 
 def resealed(path: Path, old: bytes, new: bytes) -> None:
-    """Replace text in a log and give it the end line that fits: what a careful forger does."""
+    """Replace text in a log and give it the end line and verdict that fit: what a careful forger does."""
     above, _, end = path.read_bytes().replace(old, new, 1).rpartition(b"#:end ")
     fields = json.loads(end)
     path.write_bytes(above + b"#:end " + canonical({**fields, "sha256": sha256(above)}).encode() + b"\n")
+    if (verdict := verdict_file(path)).is_file():
+        found = json.loads(verdict.read_text()) | {"log_sha256": sha256(path.read_bytes())}
+        verdict.write_text(json.dumps(found))
 
 
 def change(path: str, value: object) -> Callable:
@@ -240,6 +266,11 @@ def change(path: str, value: object) -> Callable:
 def ending(**fields: object) -> Callable:
     """Return a change of the end line."""
     return lambda run: run.end.update(fields)
+
+
+def judging(**fields: object) -> Callable:
+    """Return a change of the judge's verdict."""
+    return lambda run: run.verdict.update(fields)
 
 
 def setting(**fields: object) -> Callable:

@@ -221,7 +221,7 @@ def consent(codes: list[Code], yes: bool) -> bool:
     Raises ReadError where nobody is there to ask.
     """
     for code in codes:
-        found = [f for path in sorted(code.files) for f in scan(code.files[path], path)]
+        found = [f for path in sorted(code.files) for f in scan(code.files[path], path, code.files)]
         print(f"{shown(code.script)}, code {code.digest[:8]}: {len(found)} places to read before it runs"
               f"{'' if found else ' (a scan is no proof)'}",
               *(f"  {shown(f.path)}:{f.line}: {f.what}: {f.text}" for f in found), sep="\n", file=sys.stderr)

@@ -2,6 +2,7 @@
 import re
 import statistics
 import sys
+import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +13,9 @@ from records.tools.check.significance import ALPHA, Verdict, decide
 from records.tools.read.log import is_log, read_bytes, read_log, sha256
 from records.tools.read.logs import find_logs, load_runs
 from records.tools.read.run import Run
-from records.tools.read.tracks import accepted_harnesses, own_row, pinned_hashes
-from records.tools.read.values import ReadError, canonical, parse_json, shown
+from records.tools.read import tracks
+from records.tools.read.tracks import Harnesses, load_harnesses, own_row, pinned_hashes
+from records.tools.read.values import ReadError, canonical, need, parse_json, shown
 
 FALLBACK = "fineweb"  # the track of public logs, which name none
 LEDGER = "ledger.jsonl"
@@ -30,11 +32,12 @@ class Claim:
     track: str
     row: dict[str, Any]  # of the track, from this checkout
     pinned: dict[str, str]  # shard -> sha256, from this checkout's data folder; empty where there is none
-    accepted: dict[str, str]  # digests of the harnesses that this checkout accepts
+    harnesses: Harnesses  # that this checkout accepts
     ledgers: list[Path] = field(default_factory=list)
     damage: dict[Path, ReadError] = field(default_factory=dict)  # of logs that are broken or were changed
     record: Path | None = None  # the folder of a published record
     races: list[Race] = field(default_factory=list)  # whose runs these may be
+    campaigns: list[Path] = field(default_factory=list)  # files of `./run.sh --seeds` that name these logs
 
     @property
     def own(self) -> list[Run]:
@@ -45,6 +48,10 @@ class Claim:
     def race(self) -> Race | None:
         """The race of a published record, if it has one."""
         return self.races[0] if self.record and self.races else None
+
+    def standing(self, word: str) -> list[Run]:
+        """Return the runs of ours whose harness is current, listed, closed or unknown, as Harnesses says."""
+        return [run for run in self.own if self.harnesses.standing(run) == word]
 
     def losses(self) -> list[float]:
         """Return the last loss of each seed; the runs of one seed are one observation, their mean."""
@@ -57,6 +64,8 @@ class Claim:
 
     def decide(self) -> Verdict:
         """Apply the declared rule, at the track's level, to the losses of the seeds."""
+        if not self.row.get("target"):
+            return Verdict("NOT SHOWN", "no target: the track is no contest", None)
         return decide(self.losses(), self.row["target"], self.row.get("significance", {}).get("alpha", ALPHA))
 
 
@@ -95,7 +104,11 @@ def load_claim(paths: Iterable[Path], track: str | None = None, ledger: Path | N
     row = own_row(track)
     races = [Race(f) for f in sorted(folders) if not record and (f / RACE).is_file()]
     races += [Race(record / "race")] if record and (record / "race").is_dir() else []
-    return Claim(runs, track, row, pinned_hashes(row), accepted_harnesses(), ledgers, damage, record, races)
+    names = [run.path.name.encode() for run in runs]
+    campaigns = [file for f in sorted(folders) for file in sorted(f.glob("seeds_*.json"))
+                 if any(map(read_bytes(file).__contains__, names))]
+    return Claim(runs, track, row, pinned_hashes(row), load_harnesses(), ledgers, damage, record, races,
+                 campaigns)
 
 
 def attempts(ledger: Path, code: str, track: str) -> list[dict[str, Any]]:
@@ -130,6 +143,23 @@ def overridden(folder: Path, run_id: str) -> bool:
         return bool(read_log(path).manifest.get("overrides"))
     except ReadError:
         return False  # cut off, changed: it counts
+
+
+def taken_reviews() -> dict[str, set[str]]:
+    """Return check -> the sha256 of logs whose REVIEW by it this checkout's records/accepted.toml takes.
+
+    Raises ReadError for an entry without check, logs and a reason.
+    """
+    found: dict[str, set[str]] = {}
+    path = tracks.ROOT / "records" / "accepted.toml"
+    try:
+        entries = tomllib.loads(path.read_text()).get("review", []) if path.is_file() else []
+    except ValueError as error:
+        raise ReadError(f"records/{path.name}: {error}") from None
+    for entry in entries:
+        need(entry, "reason", str)
+        found.setdefault(need(entry, "check", str), set()).update(map(str, need(entry, "logs", list)))
+    return found
 
 
 def harness_digest(files: dict[str, bytes]) -> str:

@@ -8,19 +8,21 @@ from records.tools.check import of_a_run
 from records.tools.check.claim import ENDED_BY_OTHERS, FEWEST, Claim, attempts
 from records.tools.check.of_a_run import (NOT_SHOWN, OF_A_RUN, Result, each_run, first_of, number_of,
     result_of)
-from records.tools.check.race import ENDED_BY_USER
+from records.tools.check.race import ENDED_BY_USER, RACE
 from records.tools.check.significance import Verdict
-from records.tools.read.log import ChangedLog
+from records.tools.read.log import ChangedLog, read_bytes
 from records.tools.read.run import Run
 from records.tools.read.scan import scan as findings
-from records.tools.read.values import json_text, shown
+from records.tools.read.values import json_text, need, parse_json, shown
 
 FIRST = 20  # training losses that tell two seeds apart; the very first is ln(vocabulary) for a head of zeros
 
 
 def framing(claim: Claim) -> Result:
-    """Every log is laid out as its format says, line by line."""
+    """Every log is laid out as its format says, line by line; what it is named and counts by fits."""
     wrong = [str(error) for error in claim.damage.values() if not isinstance(error, ChangedLog)]
+    named = each_run(of_a_run.fields, claim)
+    wrong += [named.evidence] * (named.state == "fail")
     return result_of(wrong, f"{number_of(claim.runs, 'run')} read")
 
 
@@ -146,6 +148,28 @@ def counted_attempts(claim: Claim, digest: str) -> dict[str, dict[str, Any]]:
     return {str(entry["run_id"]): {"seed": None} | entry for entry in begun}
 
 
+def seeds(claim: Claim) -> Result:
+    """The seeds are the unbroken row of the campaign's or race's own file, written before its first run."""
+    if claim.damage:
+        return Result("unknown", "not every log can be read")
+    ours = sorted({run.seed for run in claim.own if run.seed is not None})
+    found: list[tuple[str, list[int]]] = []
+    for file in claim.campaigns:
+        state = parse_json(read_bytes(file).decode(errors="replace"))
+        first, logs = need({"seed0": 0} | state, "seed0", int), need(state, "logs", list)
+        found.append((file.name, list(range(first, first + len(logs)))))
+    for race in claim.races:
+        if race.attempts_of(str(claim.own[0].at("code", "digest"))):
+            found += [(RACE, race.plan["seeds"][dropped:]) for dropped in (1, 0)]
+    if any(ours == row == list(range(ours[0], ours[0] + len(ours))) for _, row in found):
+        return Result("ok", f"seeds {ours[0]} to {ours[-1]}, as declared")
+    numbers = f"seeds {', '.join(map(str, ours))}"
+    if not found:  # fewer runs claim nothing; of older harnesses no campaign's file was kept
+        asked = claim.standing("current") and len(claim.runs) >= FEWEST
+        return Result("review" if asked else "unknown", f"{numbers}: no campaign's or race's file names them")
+    return Result("review", f"{numbers}; {found[0][0]} says {', '.join(map(str, found[0][1]))}")
+
+
 def scan(claim: Claim) -> Result:
     """Nothing in the submission's code asks for a reader's eye."""
     sources = {}
@@ -155,7 +179,9 @@ def scan(claim: Claim) -> Result:
         sources |= {pair: None for pair in run.files.items() if not pair[0].startswith("harness/")}
     if not sources:
         return Result("unknown", "the logs hold no code")
-    found = [f"{f.path}:{f.line}: {f.what}" for path, source in sources for f in findings(source, path)]
+    paths = [path for path, _ in sources]
+    found = [f"{f.path}:{f.line}: {f.what}"
+             for path, source in sources for f in findings(source, path, paths)]
     return result_of(found, number_of(sources, "file"), "review")
 
 
@@ -171,14 +197,16 @@ def race(claim: Claim) -> Result:
     if (race := claim.race) is None:
         return Result("unknown", "no race: no claim of speed")
     found = race.judge(race.side_of(str(claim.own[0].at("code", "digest"))))
-    raced = Claim([run for run in race.runs if run and run.status not in ENDED_BY_USER], race.plan["track"],
-                  claim.row, claim.pinned, claim.accepted)
+    raced = dataclasses.replace(claim, track=race.plan["track"], runs=[
+        run for run in race.runs if run and run.status not in ENDED_BY_USER])
     wrong = [f"{check.__name__}: {result.evidence}" for check in OF_A_RUN
              if (result := each_run(check, raced)).state == "fail"]
     if raced.track != claim.track:
         wrong.append(f"track {raced.track}, the logs are of {claim.track}")
     killed = f"; {found['killed']} of {found['attempts']} attempts were killed" if found["killed"] else ""
     state = "review" if killed or found["verdict"] == "could not tell" else "ok"
+    if closed := raced.standing("closed"):
+        return Result("unknown", f"{closed[0].name}: its harness is closed, and its list lacks this log")
     return Result("fail", first_of(wrong)) if wrong else Result(
         state, f"{found['verdict']}: {found['reason']}{killed}")
 
@@ -186,7 +214,8 @@ def race(claim: Claim) -> Result:
 CHECKS = (framing, hashes, of_a_run.sequence, of_a_run.harness, code, distinct, of_a_run.track, data,
           of_a_run.tokens, of_a_run.parameters, of_a_run.status, of_a_run.complete, of_a_run.monotone,
           of_a_run.wall, of_a_run.clocks, pace, place, of_a_run.nothing_late, of_a_run.settings,
-          of_a_run.tripwires, of_a_run.lines, of_a_run.git, all_attempts, scan, significance, race)
+          of_a_run.tripwires, of_a_run.lines, of_a_run.git, of_a_run.first_loss, of_a_run.untimed,
+          of_a_run.imports, of_a_run.judge, all_attempts, seeds, scan, significance, race)
 
 
 def conclude(claim: Claim, *needed: Result) -> Verdict:

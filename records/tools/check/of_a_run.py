@@ -2,22 +2,28 @@
 import math
 import re
 from collections.abc import Callable, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from records.tools.check.claim import Claim, code_digest, harness_digest
+from records.tools.check.verdict import JUDGES, verdict_on
 from records.tools.read.log import File
 from records.tools.read.run import Run
-from records.tools.read.values import json_text, number, shown
+from records.tools.read.values import ReadError, json_text, number, shown
 
-# in these a run's track row may differ from the verifier's: words, and the set of accepted harnesses
-FREE_WORDS = {"name", "harness", "cost", "download", "fetch", "baselines"}
+# in these a run's track row must be the verifier's; all else in it are words, of any harness
+RULES = ("data", "max_active_parameters", "recipe", "reduction", "significance", "target", "train_files",
+         "val_bytes", "val_files", "val_piece", "val_tokens", "vocab_size", "vocabulary")
 FRONT = "harness/front/"  # the launcher, in the log but outside of both digests: no rank imports it
 PARTS = ("timed_ns", "setup_ns", "warmup_ns", "validation_ns", "checkpoint_ns", "unexplained_ns")
 TRIPWIRE = re.compile(r"(causality|environment|harness|tokens|validation|warmup): ")
 IMPOSSIBLE = (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError)
 NOT_SHOWN = "the logs' format does not show it"
 SLACK_NS = 50_000_000  # two clocks are not read at one moment; NTP may steer by 200 ppm more
+STEERING = re.compile("[\0\r\x1b]")
+RUN_ID = re.compile(r"\d{8}T\d{6}Z_[0-9a-f]{8}_[0-9a-f]{6}", re.ASCII)
+UNTRAINED = 0.5  # nats below ln(vocabulary) at which a fresh model would have learned something
+GAP_SD = (4, 8)  # how far above that of honest runs a holdout's gap asks for a reader, and fails
 
 
 @dataclass(frozen=True)
@@ -26,38 +32,49 @@ class Result:
 
     state: str
     evidence: str
+    logs: tuple[str, ...] = field(default=(), compare=False)  # sha256 of those that ask for a reader; (): all
 
 
 class Wrong(Exception):
-    """What a check of one run objects to."""
+    """What a check of one run objects to, and the state that follows."""
 
 
-def require(holds: Any, what: str, fine: str = "") -> str:
+def require(holds: Any, what: str, fine: str = "", state: str = "fail") -> str:
     """Raise Wrong, with what is wrong, unless something holds; return the evidence that all is fine."""
     if not holds:
-        raise Wrong(what)
+        raise Wrong(what, state)
     return fine
 
 
 def each_run(check: Callable[[Run, Claim], str], claim: Claim) -> Result:
-    """Return what a check that looks at one run of ours, and returns its evidence, finds of all of them."""
+    """Return what a check that looks at one run of ours, and returns its evidence, finds of all of them.
+
+    That is the worst that it finds of one: fail, review, unknown, ok.
+    """
     fine: list[str] = []
-    wrong: dict[str, list[str]] = {}
+    wrong: dict[str, dict[str, list[Run]]] = {"fail": {}, "review": {}, "unknown": {}}
     for run in claim.own:
         try:
             fine.append(check(run, claim))
         except Wrong as error:
-            wrong.setdefault(str(error), []).append(run.name)
+            what, state = error.args
+            wrong[state].setdefault(what, []).append(run)
         except IMPOSSIBLE as error:
             what = "cut off, it has no end line" if run.log.end is None else impossible_value(error)
-            wrong.setdefault(what, []).append(run.name)
-    found = result_of([f"{first_of(names, 2)}: {what}" for what, names in wrong.items()], first_of(fine))
-    return found if claim.own else Result("unknown", NOT_SHOWN)
+            wrong["fail"].setdefault(what, []).append(run)
+    if not claim.own:
+        return Result("unknown", NOT_SHOWN)
+    state = next((state for state, found in wrong.items() if found), "ok")
+    worst = wrong.get(state, {})
+    found = [f"{first_of([run.name for run in runs], 2)}: {what}" for what, runs in worst.items()]
+    logs = tuple(run.sha256 for runs in worst.values() for run in runs)
+    return Result(state, first_of(found or fine), logs)
 
 
 def impossible_value(error: Exception) -> str:
-    """Return in words that a log holds a value where no harness writes one."""
-    return f"a value that no harness writes ({shown(f'{type(error).__name__}: {error}', 200)})"
+    """Return in words that a file holds a value where no harness writes one."""
+    return str(error) if isinstance(error, ReadError) else (
+        f"a value that no harness writes ({shown(f'{type(error).__name__}: {error}', 200)})")
 
 
 def first_of(texts: list[str], most: int = 3) -> str:
@@ -81,6 +98,26 @@ def loaded(run: Run) -> dict[str, File]:
     """Return the project files that a run had loaded when it began."""
     late = {event.get("path") for event in run.of_kind("late")}
     return {path: file for path, file in run.log.files.items() if path not in late}
+
+
+def fields(run: Run, claim: Claim) -> str:
+    """Seed, run id and ranks are what a harness writes, and no text of the log steers a terminal."""
+    seed, ranks, nodes = run.at("seed"), run.at("world_size"), run.at("nodes")
+    require(type(seed) is int and seed >= 0, f"seed {shown(repr(seed))}, expected a whole number from 0")
+    require(not RUN_ID.fullmatch(run.path.stem) or run.run_id == run.path.stem,
+            f"run_id {shown(run.run_id)}, which is not the file's name")
+    batch = run.at("hyperparameters", "batch_tokens")
+    fits = type(ranks) is type(nodes) is int and 0 < nodes <= ranks and ranks % nodes == 0
+    require(fits and (type(batch) is not int or batch % ranks == 0), f"world_size {shown(repr(ranks))} on "
+            f"{shown(repr(nodes))} nodes with batch_tokens {shown(repr(batch))}")
+    texts: list[Any] = [run.log.environment, run.log.text, *(event.fields for event in run.events)]
+    while texts:
+        text = texts.pop()
+        if isinstance(text, (dict, list)):
+            texts += [*text, *text.values()] if isinstance(text, dict) else text
+        elif isinstance(text, str):
+            require(not STEERING.search(text), f"a character that steers a terminal in {shown(text)}")
+    return ""
 
 
 def code_hashes(run: Run, claim: Claim) -> str:
@@ -121,9 +158,11 @@ def harness(run: Run, claim: Claim) -> str:
     front = [path for path in run.at("code", "others") if path.startswith(FRONT)]
     require(not front, f"a rank imported {first_of(front)}, which the harness digest leaves out")
     require(harness_digest(inside) == found, "the harness in the log is not the one of the manifest's digest")
-    return require(found in claim.accepted,
-                   f"harness {found[:8]} is not accepted by this checkout's harness/tracks.toml",
-                   f"harness {found[:8]}")
+    standing = claim.harnesses.standing(run)
+    require(standing != "unknown",
+            f"harness {found[:8]} is not accepted by this checkout's harness/tracks.toml")
+    return require(standing != "closed", f"harness {found[:8]} is closed, and its list lacks this log",
+                   f"harness {found[:8]}, {standing}", "unknown")
 
 
 def track(run: Run, claim: Claim) -> str:
@@ -135,11 +174,12 @@ def track(run: Run, claim: Claim) -> str:
 
 
 def row_differences(row: dict[str, Any], own: dict[str, Any]) -> list[str]:
-    """Return in what a track's row, out of a log, differs from this checkout's; free words do not count."""
-    theirs, ours = ({k: v for k, v in r.items() if k not in FREE_WORDS and v not in (None, {})}
-                    for r in (row, own))
-    return [f"{k} is {theirs.get(k)}, this checkout says {ours.get(k)}"
-            for k in sorted(theirs.keys() | ours.keys()) if theirs.get(k) != ours.get(k)]
+    """Return in which rules a track's row, out of a log, differs from this checkout's.
+
+    None, nothing and the target 0 of older rows of the lab are the same: no such rule.
+    """
+    return [f"{k} is {row.get(k)}, this checkout says {own.get(k)}"
+            for k in RULES if (row.get(k) or None) != (own.get(k) or None)]
 
 
 def data(run: Run, claim: Claim) -> str:
@@ -280,5 +320,72 @@ def git(run: Run, claim: Claim) -> str:
     return f"commit {commit if commit == 'unavailable' else commit[:8]}{dirty}"
 
 
-OF_A_RUN = (code_hashes, sequence, harness, no_overrides, track, data, tokens, parameters, status, complete,
-            monotone, wall, clocks, nothing_late, settings, tripwires, lines, git)
+def first_loss(run: Run, claim: Claim) -> str:
+    """The first validation is that of a model which knows nothing yet."""
+    loss, least = run.log.vals[0].val_loss, math.log(claim.row["vocab_size"]) - UNTRAINED
+    return require(loss >= least, f"{loss:.4f} nats at step 0, ln V - {UNTRAINED} is {least:.4f}",
+                   f"{loss:.4f} nats at step {run.log.vals[0].step}", "review")
+
+
+def untimed(run: Run, claim: Claim) -> str:
+    """Nothing ran before the run in its process, and what is not timed took no longer than it has to.
+
+    That is the process's CPU time when the run was opened beyond the judge's child's for the same imports,
+    and warm-up and validation beyond what their steps and pieces take by the median.
+    """
+    process, spare = run.at("process"), run.end.get("untimed")
+    require(process and spare, "the log does not tell", state="unknown")
+    require(process["runs_before"] == 0, f"{process['runs_before']} runs before it in its process",
+            state="review")
+    numbers = (process["cpu_ns"], *spare.values())
+    require(all(type(n) is int and n >= 0 for n in numbers), "times are missing or negative")
+    charged, validated = run.end["timed_ns"], run.end["validation_ns"]
+    require(spare["step_ns"] * run.end["step"] <= 2 * charged and
+            spare["pieces"] * spare["piece_ns"] <= 2 * validated, "a median of over twice the mean")
+    try:
+        judged = verdict_on(run) or {}
+    except ReadError:
+        judged = {}  # which `judge` tells
+    parts = {"start": process["cpu_ns"] - (judged.get("import_cpu_ns") or process["cpu_ns"]),
+             "warm-up": run.end["warmup_ns"] - spare["warmup_steps"] * spare["step_ns"] - spare["compile_ns"],
+             "validation": validated - spare["pieces"] * spare["piece_ns"]}
+    excess = sum(max(0, ns) for ns in parts.values())
+    named = ", ".join(f"{what} {ns / 1e9:.2f}" for what, ns in parts.items())
+    words = f"{excess / 1e9:.2f} s beyond what is needed ({named})"
+    return require(excess <= 0.1 * charged + 2e9, words, words, "review")
+
+
+def imports(run: Run, claim: Claim) -> str:
+    """No module was loaded from outside the log, the standard library and what torch brings."""
+    modules = run.at("process", "modules")
+    require(modules is not None, "the log does not tell", state="unknown")
+    found = [f"{name} {of.get('version')} ({str(of.get('sha256'))[:16]})" for name, of in modules.items()]
+    return require(not found, first_of(found), "none", "review")
+
+
+def judge(run: Run, claim: Claim) -> str:
+    """The judge, who knows only log and weights, finds the log's loss, and no look ahead."""
+    found = verdict_on(run)
+    require(found, "no verdict of the judge; `python -m records judge LOG` makes one", state="unknown")
+    by = f"judged by {JUDGES[found['judged_by']]}"
+    refused = shown(str(found.get("refused")), 200)
+    require(found.get("ok") is not None, f"not judged: {refused}", state="unknown")
+    require(found["ok"], f"{refused}; loss {shown(str(found.get('loss')))}, {by}")
+    init, apart = found["init"], number(found["loss"]) - run.log.vals[-1].val_loss
+    require(math.isclose(abs(apart), abs(number(found["difference"])), abs_tol=1e-9),
+            f"a loss {apart:+.1e} from the log's, of which the verdict says {found['difference']}")
+    if (holdout := found.get("holdout")) and (honest := claim.row.get("gap")):
+        off = (number(holdout["gap"]) - honest["mean"]) / honest["sd"]
+        what = f"the gap to the holdout is {off:.1f} sd above that of honest runs, {by}"
+        require(off <= GAP_SD[1], what)
+        require(off <= GAP_SD[0], what, state="review")
+    for what, settled in (("no sandbox", found["sandbox"] != "none"),
+                          ("limits that nobody measured", found.get("limits") != "unmeasured"),
+                          (f"first weights {shown(init)}", init == "same" or found["judged_by"] != "owner")):
+        require(settled, f"{what}, {by}", state="review")
+    return f"{apart:+.1e} nats from the log's loss, {found['cuts']} cuts, {shown(found['sandbox'])}, {by}"
+
+
+OF_A_RUN = (fields, code_hashes, sequence, harness, no_overrides, track, data, tokens, parameters, status,
+            complete, monotone, wall, clocks, nothing_late, settings, tripwires, lines, git, first_loss,
+            untimed, imports, judge)

@@ -7,6 +7,9 @@ from typing import Any
 from records.tools.check.race import Race
 from records.tools.check.student import t_quantile
 from records.tools.read.log import read_bytes
+from records.tools.read.logs import load_runs
+from records.tools.read.run import Run
+from records.tools.read.tracks import load_harnesses
 from records.tools.read.values import ReadError, need, parse_json, shown
 
 # of a record.json, what tables and figures use; losses and significance are objects
@@ -62,17 +65,20 @@ def hardware_of(device: str | None, world_size: int | None) -> str:
     return f"{device}, {world_size} rank{'s' * (world_size != 1)}"
 
 
-def standings(folder: Path) -> list[Standing]:
+def standings(folder: Path, words: dict[str, str] | None = None) -> list[Standing]:
     """Return the records in a track's folder, those of each class in the order in which they were made.
 
-    Raises ReadError for a record.json of which a field has another type.
+    words: name of a folder -> what verify says, where that is less than its record.json says. Raises
+    ReadError for a record.json of which a field has another type.
     """
     found = sorted((Standing(path.parent, read_record(path)) for path in folder.glob("*/record.json")),
                    key=lambda standing: (standing.record["begun"], standing.folder.name))
     last: dict[str, Standing] = {}
     for standing in found:
         before = standing.before = last.get(standing.hardware)
-        proven = standing.record["significance"].get("word") == "PROVEN"
+        significance = standing.record["significance"]
+        significance["word"] = (words or {}).get(standing.folder.name, significance["word"])
+        proven = significance["word"] == "PROVEN"
         faster, standing.speed = True, "the first"
         if before:
             faster, standing.speed, standing.ratio = compare(standing, before)
@@ -100,6 +106,12 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
+def same_submission(run: Run, folder: Path) -> bool:
+    """Tell whether a run had the script and the files of a record, on whichever harness."""
+    old = [load_runs(log)[0] for log in sorted((folder / "logs").glob("*.txt"))[:1]]
+    return bool(old) and all(run.at("code", what) == old[0].at("code", what) for what in ("script", "others"))
+
+
 def compare(standing: Standing, before: Standing) -> tuple[bool, str, Ratio | None]:
     """Return whether a record's own race shows it faster than the one before it, in words, and its ratio."""
     name, race = before.record["name"], Race(standing.folder / "race")
@@ -109,10 +121,14 @@ def compare(standing: Standing, before: Standing) -> tuple[bool, str, Ratio | No
         found = race.judge(race.side_of(standing.record["code"]))
         rival, places = race.plan[found["against"]].get("code"), {
             hardware_of(run.device, run.world_size) for run in race.runs if run}
+        theirs = next((run for run in race.runs if run and run.at("code", "digest") == rival), None)
+        same = rival == before.record["code"] or theirs and same_submission(theirs, before.folder)
     except ReadError as error:
         return False, f"its race cannot be read: {error}", None
-    if rival != before.record["code"]:
+    if not same:
         return False, f"raced against code {str(rival)[:8]}, not against {name}", None
+    if any(load_harnesses().standing(run) == "closed" for run in race.runs if run):
+        return False, f"raced against {name} on a closed harness", None
     if places != {standing.hardware}:
         return False, f"raced against {name} on other hardware", None
     verdict, total = found["verdict"], None

@@ -34,12 +34,17 @@ def main(arguments: argparse.Namespace) -> int:
     except UnicodeDecodeError as error:
         raise ReadError(f"{readme.name}: {error}") from None
     name = readme.name
-    if refused := [line for track in names for line in invalid(records / track)]:
+    judged = {path.parent: Judgement(load_claim([path.parent])) for track in names
+              for path in sorted((records / track).glob("*/record.json"))}
+    if refused := [f"records leaderboard: {shown(folder.name)} is INVALID, so nothing is written: "
+                   f"{shown(judgement.verdict.reason)}; see `verify` on it"
+                   for folder, judgement in judged.items() if judgement.broken]:
         print(*refused, sep="\n", file=sys.stderr)
         return 1
+    held = {folder.name: judgement.word for folder, judgement in judged.items() if judgement.held}
     for track in names:
         begin, end = MARKER.format(track, "begin"), MARKER.format(track, "end")
-        if (block := table(track, records)) or begin in new:  # a new track may have neither
+        if (block := table(track, records, held)) or begin in new:  # a new track may have neither
             new = replaced(new, begin, end, f"{begin}\n{block}{end}", name)
     if MARKER.partition("{}")[0] not in old:
         raise ReadError(f"{name}: expected {MARKER.format('TRACK', 'begin')} in it; there is no table")
@@ -57,17 +62,12 @@ def main(arguments: argparse.Namespace) -> int:
     return int(arguments.check and new != old)
 
 
-def invalid(folder: Path) -> list[str]:
-    """Return a line on each record in a track's folder in which a check of verify fails."""
-    records = [path.parent for path in sorted(folder.glob("*/record.json"))]
-    return [f"records leaderboard: {shown(record.name)} is INVALID, so nothing is written: "
-            f"{shown(judgement.verdict.reason)}; see `verify` on it"
-            for record in records if (judgement := Judgement(load_claim([record]))).broken]
+def table(track: str, records: Path, held: dict[str, str] | None = None) -> str:
+    """Return a track's block: the records of each class of hardware, then the attempts; empty without any.
 
-
-def table(track: str, records: Path) -> str:
-    """Return a track's block: the records of each class of hardware, then the attempts; empty without any."""
-    found = standings(records / track)
+    held: folder -> its word, of records that something in verify keeps from PROVEN.
+    """
+    found = standings(records / track, held)
     lines = [HEAD.format(track)]
     for hardware in dict.fromkeys(each.hardware for each in found if each.number):
         best = [each for each in found if each.number and each.hardware == hardware]

@@ -91,6 +91,10 @@ def files_of(runs: list[Run], claim: Claim, race: Path | None) -> dict[str, byte
     paths = {f"logs/{run.run_id}.txt": run.path for run in runs}
     if race:
         paths |= {f"race/{path.name}": path for path in (race / RACE, *race.glob("*.txt"))}
+    for name, path in list(paths.items()):  # the judge's verdicts, where there are some
+        if (verdict := path.with_suffix(".judge.json")).is_file():
+            paths[name.replace(".txt", ".judge.json")] = verdict
+    paths |= {f"logs/{path.name}": path for path in claim.campaigns}
     files = {name: read_bytes(path) for name, path in paths.items()}
     return files | {f"logs/{LEDGER}": lines.encode()} if lines else files
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from records.tools.check import of_a_claim
-from records.tools.check.claim import FEWEST, LEDGER, Claim, load_claim
+from records.tools.check.claim import FEWEST, LEDGER, Claim, load_claim, taken_reviews
 from records.tools.check.of_a_claim import conclude
 from records.tools.check.of_a_run import (IMPOSSIBLE, OF_A_RUN, Result, each_run, first_of,
     impossible_value, number_of)
@@ -15,6 +15,7 @@ from records.tools.read.logs import locate
 from records.tools.read.values import ReadError, json_text, shown
 
 NO_RULE = ("significance", "all_attempts")  # a claim that fails these alone is weak, not INVALID
+NEW = ("judge", "untimed", "imports")  # what a claim of the current harness needs, and older logs do not tell
 ARGUMENTS = {
     "paths": {"metavar": "LOG|DIR", "nargs": "+", "type": locate,
               "help": "logs of one claim, a record's folder, or a folder with records below"},
@@ -26,19 +27,34 @@ MARKS = {"ok": "ok     ", "fail": "FAIL   ", "review": "REVIEW ", "unknown": "un
 
 
 class Judgement:
-    """A claim, what each check found, and what follows: the verdict, its word, the exit code."""
+    """A claim, what each check found, and what follows: the verdict, its word, the exit code.
+
+    held: what was found that keeps the word below PROVEN, apart from the losses, attempts and data.
+    """
 
     def __init__(self, claim: Claim):
         self.claim, self.checks = claim, check_all(claim)
         self.broken = [name for name in self.having("fail") if name not in NO_RULE]
-        if self.broken:
+        new = [self.checks[name] for name in NEW if claim.standing("current")]
+        self.held = [result for result in new if result.state == "unknown"] + self.open_reviews()
+        if claim.standing("closed"):
+            self.held = [self.checks["harness"]]
+            self.verdict = Verdict("CLOSED", f"{self.held[0].evidence}; run it on the current one", None)
+        elif self.broken:
             self.verdict = Verdict("INVALID", f"{', '.join(self.broken)} failed", None)
         else:
-            self.verdict = conclude(claim, self.checks["all_attempts"], self.checks["data"])
+            self.verdict = conclude(claim, self.checks["all_attempts"], self.checks["data"], *self.held)
         self.word = self.verdict.word
         # 0 where no check fails and more runs may still show what is claimed
         few = self.word == "NOT SHOWN" and len(claim.runs) < FEWEST
-        self.code = int(bool(self.having("fail")) or not (few or self.word in ("PROVEN", "PROMISING")))
+        self.code = 2 if self.word == "CLOSED" else int(
+            bool(self.having("fail")) or not (few or self.word in ("PROVEN", "PROMISING")))
+
+    def open_reviews(self) -> list[Result]:
+        """Return the reviews that records/accepted.toml does not take; a race's are about speed alone."""
+        every, taken = {run.sha256 for run in self.claim.own}, taken_reviews()
+        return [self.checks[name] for name in self.having("review")
+                if name != "race" and not set(self.checks[name].logs or every) <= taken.get(name, set())]
 
     def having(self, state: str) -> list[str]:
         """Return the names of the checks with a result."""

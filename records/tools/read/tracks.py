@@ -2,7 +2,7 @@
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from records.tools.read.log import read_bytes
 from records.tools.read.run import Run
@@ -17,9 +17,30 @@ def load_rows(root: Path | None = None) -> dict[str, dict[str, Any]]:
     return {name: row for name, row in _tables(root).items() if name != HARNESS}
 
 
+class Harnesses(NamedTuple):
+    """The digests of harness/*.py that this checkout accepts: the current one, and those that are closed."""
+
+    current: str
+    accepted: dict[str, str]  # digest -> since when, and what was new
+    closed: dict[str, list[str]]  # digest -> how the sha256 of each log that counts begins
+
+    def standing(self, run: Run) -> str:
+        """Return "current", "listed" (closed, but the log was there before), "closed" or "unknown"."""
+        digest = str(run.at("code", "harness"))
+        if digest not in self.accepted or digest == self.current:
+            return "current" if digest in self.accepted else "unknown"
+        return "listed" if run.sha256[:16] in self.closed.get(digest, ()) else "closed"
+
+
+def load_harnesses(root: Path | None = None) -> Harnesses:
+    """Return the harnesses of this checkout's tracks.toml."""
+    table = _tables(root).get(HARNESS, {})
+    return Harnesses(table.get("current", ""), table.get("accepted", {}), table.get("closed", {}))
+
+
 def accepted_harnesses(root: Path | None = None) -> dict[str, str]:
     """Return the digests of the harnesses that this checkout accepts: digest -> what it was, in words."""
-    return _tables(root).get(HARNESS, {})
+    return load_harnesses(root).accepted
 
 
 def own_row(track: str, root: Path | None = None) -> dict[str, Any]:

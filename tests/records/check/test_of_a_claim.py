@@ -1,9 +1,10 @@
 """Every check of verify has a log that fails it and no other check."""
+import shutil
 import types
 
 import pytest
 from broken import sprint, states, worse
-from synthetic import SCRIPT, campaign, resealed, setting, sound
+from synthetic import SCRIPT, campaign, change, edited, race_logs, raced, resealed, setting, sound
 
 from harness.runlog import sha256
 from records.tools.check import of_a_claim as checks
@@ -64,6 +65,39 @@ def renumbered(run: types.SimpleNamespace) -> None:
 def test_a_campaign_fails_the_one_check_that_it_breaks(change, which, found, evidence, root):
     logs = campaign(root, change=change, which=which)
     assert states(logs) == found and evidence in check_all(load_claim(logs))[next(iter(found))].evidence
+
+
+def test_seeds_that_are_no_row_of_the_campaigns_own_file_ask_for_a_reader(root):
+    """The best 10 of 15 seeds pass a test at 1 % far too often."""
+    logs = campaign(root, n=5)
+    (root / "runs" / "seeds_1.json").write_text('{"logs": ["another.txt"]}')
+    found = check_all(load_claim(logs))["seeds"]
+    assert found == of_a_run.Result("ok", "seeds 1 to 5, as declared")
+    found = check_all(load_claim([*logs[:2], *logs[3:]]))["seeds"]
+    assert found == of_a_run.Result("review", "seeds 1, 2, 4, 5; seeds_0.json says 1, 2, 3, 4, 5")
+    (root / "runs" / "seeds_0.json").unlink()
+    found = check_all(load_claim(logs))["seeds"]
+    assert found.state == "review" and "no campaign's or race's file names them" in found.evidence
+    assert check_all(load_claim(logs[:3]))["seeds"].state == "unknown"
+
+
+def test_the_seeds_of_a_race_are_those_of_its_own_file(root):
+    logs = race_logs(raced(root / "race"), "A")
+    assert checks.seeds(load_claim(logs)) == of_a_run.Result("ok", "seeds 1 to 4, as declared")
+    assert checks.seeds(load_claim(logs[1:])).state == "review"
+    edited(root / "race", lambda plan: plan.update(seeds=[0, 1, 2, 3, 7]))
+    assert checks.seeds(load_claim(logs)).state == "review"
+
+
+def test_a_track_without_a_target_decides_nothing(root):
+    rows = root / "harness" / "tracks.toml"
+    rows.write_text(rows.read_text().replace("target = 5.0\n", ""))
+    for target in (None, 0.0):
+        logs = campaign(root, change=change("track_row.target", target), which=None)
+        found = check_all(load_claim(logs))
+        assert found["track"].state == "ok"
+        assert found["significance"].evidence == "NOT SHOWN: no target: the track is no contest"
+        shutil.rmtree(root / "runs")
 
 
 def test_the_repeats_of_a_seed_count_once(root):

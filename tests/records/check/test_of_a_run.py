@@ -1,9 +1,10 @@
 """Every check of one run has a log that fails it and no other check."""
+import json
 from pathlib import Path
 
 import pytest
-from broken import ONE_RUN, states
-from synthetic import campaign, change, checkout, resealed
+from broken import FOR_A_READER, ONE_RUN, states
+from synthetic import OLD, OLD_HARNESS, campaign, change, checkout, judging, resealed, verdict_file
 
 from records.tools.check import of_a_run
 from records.tools.check.claim import load_claim
@@ -87,3 +88,83 @@ def test_a_log_that_was_cut_off_is_said_to_be(root):
     [log] = campaign(root, 1)
     log.write_bytes(log.read_bytes().rpartition(b"#:end")[0])
     assert check_all(load_claim([log]))["clocks"].evidence == f"{log.name}: cut off, it has no end line"
+
+
+@pytest.mark.parametrize("what", FOR_A_READER)
+def test_what_only_a_reader_can_settle_is_a_review_of_the_one_check_that_sees_it(what, root):
+    name, change = FOR_A_READER[what]
+    logs = campaign(root, change=change)
+    assert states(logs) == {name: "review"}
+    assert check_all(load_claim(logs))[name].logs == (load_claim(logs[:1]).runs[0].sha256,)
+
+
+def test_a_wrong_verdict_is_told_with_its_numbers_and_who_judged(root):
+    logs = campaign(root, change=judging(ok=False, loss=None, refused="moved 0.25", judged_by="verifier"))
+    evidence = check_all(load_claim(logs))["judge"].evidence
+    assert "moved 0.25; loss None, judged by a verifier" in evidence
+    assert "judged by its owner" in check_all(load_claim(logs[1:]))["judge"].evidence
+
+
+def test_a_file_that_no_judge_writes_fails_in_one_line(root):
+    claim = load_claim(campaign(root))
+    file = verdict_file(claim.runs[0].path)
+    for text in ("", "[]", "{}", "{", "[" * 10**5, '{"ok":true}', '{"ok":1}', " " * (2 << 20), "\0",
+                 '{"judged_by":"owner"}'):
+        file.write_text(text)
+        found = of_a_run.each_run(of_a_run.judge, claim)
+        assert found.state == "fail" and file.name in found.evidence, text[:20]
+
+
+def test_a_verdict_with_a_value_of_another_type_never_ends_in_a_traceback(root):
+    claim = load_claim(campaign(root, n=1))
+    file = verdict_file(claim.runs[0].path)
+    sound = json.loads(file.read_text())
+    for field in sound:
+        for value in (None, [], {}, "x", -1, 1e400, [[]], True):
+            file.write_text(json.dumps(sound | {field: value}))
+            for check in (of_a_run.judge, of_a_run.untimed):
+                of_a_run.each_run(check, claim)
+
+
+@pytest.mark.parametrize("gap, state", [(0.05, "ok"), (0.1, "review"), (-0.5, "ok"), (0.14, "fail"),
+                                        ("nan", "fail")])
+def test_the_gap_to_a_holdout_is_held_against_that_of_honest_runs(gap, state, root):
+    claim = load_claim(campaign(root, change=judging(holdout={"gap": gap})))
+    assert of_a_run.each_run(of_a_run.judge, claim).state == "ok"  # not measured
+    claim.row = claim.row | {"gap": {"mean": 0.05, "sd": 0.01}}
+    assert of_a_run.each_run(of_a_run.judge, claim).state == state
+
+
+@pytest.mark.parametrize("old, new", [
+    (b'"seed":1,"seq"', b'"seed":"1","seq"'), (b'"world_size":1', b'"world_size":0'),
+    (b'"world_size":1', b'"world_size":100000'), (b'"run_id":"2026', b'"run_id":"2025'),
+    (b"Running Python 3.11.7", b"Running \x1b[2J3.11.7"), (b"Running Python 3.11.7", b"Running\r3.11.7"),
+    (b'"cpu":"Tiny', b'"cpu":"\\u0000Tiny'), (b"step:1/8", b"> \x1b]0;x\nstep:1/8")])
+def test_what_no_harness_writes_fails_framing_though_all_sums_fit(old, new, root):
+    """verify passed resealed logs with NUL, CR, ESC in text, a seed that is text, another's run_id."""
+    logs = campaign(root)
+    resealed(logs[0], old, new)
+    assert states(logs)["framing"] == "fail"
+
+
+def test_a_log_of_a_closed_harness_counts_where_the_list_of_its_closing_has_it(root):
+    """It has neither a verdict nor the facts of later harnesses, and its row lacks later fields."""
+    def old(run):
+        run.files, run.verdict = OLD_HARNESS, None
+        del run.manifest["process"], run.end["untimed"], run.end["state_sha256"]
+    logs = campaign(root, change=old, which=None)
+    found = check_all(load_claim(logs))
+    assert found["harness"].state == "unknown" and "closed" in found["harness"].evidence
+    listed = [load_claim([log]).runs[0].sha256[:16] for log in logs]
+    rows = root / "harness" / "tracks.toml"
+    rows.write_text(rows.read_text().replace(f"{OLD} = []", f"{OLD} = {listed}"))
+    found = check_all(load_claim(logs))
+    assert found["harness"].state == "ok" and states(logs) == {}
+    assert {found[name].state for name in ("untimed", "imports", "judge")} == {"unknown"}
+
+
+def test_new_fields_of_a_row_are_words_and_a_target_of_0_is_none():
+    row = {"target": 0.0, "val_tokens": 512}
+    assert of_a_run.row_differences(row, {"val_tokens": 512, "gap": {"mean": 1}}) == []
+    assert of_a_run.row_differences(row, {"val_tokens": 513, "target": 3.0}) == [
+        "target is 0.0, this checkout says 3.0", "val_tokens is 512, this checkout says 513"]

@@ -1,8 +1,9 @@
 """Which records stand: proven ones that beat the one before on the same hardware, by their own race."""
+import json
 import math
 
 import pytest
-from synthetic import change, code_of, edited, write_record
+from synthetic import OLD_HARNESS, change, code_of, edited, script_of, sound, write, write_record
 
 from records.tools.check.standings import Ratio, standings
 from records.tools.read.values import ReadError
@@ -33,6 +34,29 @@ def test_a_record_is_proven_and_faster_than_the_one_before_it(folder):
         ("Weak", None, "faster than Two"), ("Unraced", None, "not raced against Two"),
         ("Stale", None, f"raced against code {code_of('One')[:8]}, not against Two"),
         ("Even", None, "no difference shown against Two"), ("Three", 3, "faster than Two")]
+
+
+def test_a_word_of_verify_counts_before_that_of_record_json(folder):
+    """A record's json is made once; what its judge or a reader says of it may change."""
+    [one, two] = standings(folder, {"2026-01-01_Two": "PROMISING"})
+    assert (one.number, two.number) == (1, None) and two.record["significance"]["word"] == "PROMISING"
+
+
+def test_a_race_is_against_the_script_of_a_record_and_not_on_a_closed_harness(folder, root):
+    """After a freeze no race could be against the record before it: its code digest holds the harness's."""
+    def old(run):
+        run.files = OLD_HARNESS
+    for name in ("One", "Two"):
+        run = sound(1)
+        run.script, run.files = script_of(name), OLD_HARNESS
+        write(folder / f"2026-01-01_{name}" / "logs", run)
+    one = folder / "2026-01-01_One" / "record.json"
+    one.write_text(json.dumps(json.loads(one.read_text()) | {"code": "0" * 64}))
+    assert told(folder)[1] == ("Two", 2, "faster than One")
+    three = write_record(folder, "Three", "Two", -5.0, old)
+    raced = json.loads((three.parent / "race" / "race.json").read_text())
+    three.write_text(json.dumps(json.loads(three.read_text()) | {"code": raced["A"]["code"]}))
+    assert told(folder)[2] == ("Three", None, "raced against Two on a closed harness")
 
 
 def test_each_class_of_hardware_has_records_of_its_own(folder):

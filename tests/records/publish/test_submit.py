@@ -115,7 +115,9 @@ def test_a_record_is_never_overwritten_and_leaves_nothing_behind(root, submit, f
 
 
 def test_a_run_id_that_is_no_file_name_is_refused(root, submit, folder):
-    err = submit(campaign(root, change=change("run_id", "../../escape")), code=2).err
+    logs = campaign(root, change=change("run_id", "../../escape"))
+    logs[0] = logs[0].rename(logs[0].with_name("a.txt"))  # named by its run id it would be INVALID
+    err = submit(logs, code=2).err
     assert "no name for a file" in err and not list(folder.parent.iterdir())
 
 

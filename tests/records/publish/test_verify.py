@@ -1,5 +1,6 @@
 """verify: one word a claim, its exit code, and the incidents elsewhere that one command would have met."""
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from broken import near, worse
 from small_logs import FIXTURES
-from synthetic import SCRIPT, campaign, change, checkout, ending, setting, sound
+from synthetic import OLD_HARNESS, SCRIPT, campaign, change, checkout, ending, judging, setting, sound
 
 from harness.runlog import ROOT, canonical, sha256
 from records.tools.read import tracks
@@ -56,6 +57,42 @@ def test_what_asks_for_a_reader_stands_beside_the_word(root, call):
     """A blob of code that nobody can read became a record elsewhere."""
     logs = campaign(root, change=setting(script=SCRIPT + b"exec(BLOB)\n"), which=None)
     assert call("verify", *logs).out.strip().endswith("(REVIEW: scan)")
+
+
+@pytest.mark.parametrize("change, words", [
+    (setting(verdict=None), "no verdict of the judge"),
+    (judging(ok=None, refused="no GPT(hp)"), "not judged: no GPT"),
+    (judging(sandbox="none"), "no sandbox"), (setting(script=SCRIPT + b"exec(BLOB)\n"), "train.py:3"),
+    (change("process", None), "the log does not tell")])
+def test_a_new_claim_is_promising_at_most_while_something_is_open(change, words, root, found):
+    claim = found(0, *campaign(root, change=change, which=None))
+    assert claim["word"] == "PROMISING" and words in claim["reason"]
+
+
+def test_a_review_that_accepted_toml_takes_for_each_of_its_logs_holds_no_claim_back(root, found, refused):
+    logs = campaign(root, change=change("process.runs_before", 1), which=None)
+    taken = root / "records" / "accepted.toml"
+    taken.parent.mkdir()
+    shas = [run["sha256"] for run in found(0, *logs)["runs"]]
+    for listed, check, word in ((shas, "untimed", "PROVEN"), (shas[1:], "untimed", "PROMISING"),
+                                (shas, "scan", "PROMISING")):
+        taken.write_text(f'[[review]]\ncheck = "{check}"\nlogs = {listed}\nreason = "it was a rehearsal"\n')
+        claim = found(0, *logs)
+        assert (claim["word"], claim["review"]) == (word, ["untimed"])
+    for text in ('[[review]]\ncheck = "untimed"\nlogs = []\n', "[[review"):  # no reason, no TOML
+        taken.write_text(text)
+        refused("verify", logs[0])
+
+
+@pytest.mark.parametrize("status, failed", [("ok", []), ("stopped", ["status"])])
+def test_another_log_of_a_closed_harness_is_closed_whatever_else_is_wrong(status, failed, root, found):
+    """It is neither proof nor fraud: somebody ran an old checkout."""
+    def old(run):
+        run.files = OLD_HARNESS
+        run.end.update(status=status)
+    claim = found(2, *campaign(root, change=old, which=None))
+    assert claim["word"] == "CLOSED" and "run it on the current one" in claim["reason"]
+    assert claim["failed"] == failed
 
 
 def test_logs_of_two_tracks_and_of_one_that_the_checkout_does_not_have_are_no_claim(root, refused):
@@ -126,14 +163,16 @@ def test_a_log_of_todays_harness_passes_all_checks(project, monkeypatch, found):
     sources = {path.name: sha256(path.read_bytes()) for path in harness}
     accepted = sha256(canonical(sources).encode())
     rows = project.folder / "harness" / "tracks.toml"
-    if accepted not in rows.read_text():
-        rows.write_text(rows.read_text().replace("[harness]\n", f'[harness]\n{accepted} = "today"\n'))
+    if f'current = "{accepted}"' not in rows.read_text():
+        text = re.sub("(?m)^current = .*", f'current = "{accepted}"', rows.read_text())
+        rows.write_text(text.replace("[harness.accepted]\n", f'[harness.accepted]\n{accepted} = "today"\n'))
     [done] = project.many(("train_gpt2.py", []))
     claim = found(1, done["log"])
     assert claim["failed"] == ["code"] and "overrides" in claim["checks"][4]["evidence"]
     unknown = [c["name"] for c in claim["checks"] if c["result"] == "unknown"]
-    # nobody pinned the tiny data, and with overrides it is no attempt
-    assert unknown == ["data", "all_attempts", "significance", "race", "rebuilt"]
+    # nobody pinned the tiny data or judged the run, and with overrides it is no attempt of a campaign
+    expected = ["data", "judge", "all_attempts", "seeds", "significance", "race", "rebuilt"]
+    assert [name for name in unknown if name not in ("untimed", "imports")] == expected
 
 
 def test_the_example_of_the_help_runs(record, root, monkeypatch, call):
