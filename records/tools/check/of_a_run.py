@@ -225,6 +225,9 @@ def complete(run: Run, claim: Claim) -> str:
     require(run.at("resumed_from") is None, "resumed from a checkpoint")
     require(run.at("launch", "stop_at_step") is None, "asked to stop early")
     require({step.last_step for step in run.log.steps} == {steps}, f"step lines that do not count to {steps}")
+    if run.at("hyperparameters", "ends_on_tokens"):  # sooner, where a step may take what it likes
+        most, steps = steps, run.end["step"]
+        require(type(steps) is int and steps <= most, f"{steps} steps, at most {most}")
     validated = [val.step for val in run.log.vals]
     require(0 < every and steps <= len(run.log.steps),  # else a list of steps that nobody made fills memory
             f"{steps} steps with a validation every {every} steps, in {len(run.log.steps)} step lines")

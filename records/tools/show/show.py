@@ -15,8 +15,8 @@ from records.tools.show.listing import columns, duration
 
 WIDTH, HEIGHT = 64, 10  # of the chart, in characters
 BRAILLE = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # the dot in each row and column of a cell
-END = ("status", "step", "val_loss", "bits_per_byte", "weights", "weights_sha256", "rank", "type", "message",
-       "signal", "ranks")  # what is shown of the end line
+END = ("status", "step", "val_loss", "bits_per_byte", "weights", "weights_sha256", "state_sha256", "rank",
+       "type", "message", "signal", "ranks")  # what is shown of the end line
 MOST = 60  # lines of one part; a log may hold a million
 
 
