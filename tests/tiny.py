@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.runlog import RunLog, sha256
+from harness.runlog import RULE, RunLog, canonical, sha256
 from harness.shards import write_shard
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -196,6 +196,23 @@ def environment() -> dict[str, str]:
     outer = ("TORCHELASTIC", "MASTER_", "RANK", "WORLD_")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(outer)}
     return {**kept, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1"}
+
+
+def resealed_script(log: bytes, *changes: tuple[str, str]) -> bytes:
+    """Return a log with text of its script, or else below it, replaced, and the hashes that fit."""
+    script, rule, rest = log.partition(b"\n" + RULE.encode() + b"\n")
+    for old, new in changes:
+        assert old.encode() in script + rest, f"not in the log: {old}"
+        if old.encode() in script:
+            script = script.replace(old.encode(), new.encode())
+        else:
+            rest = rest.replace(old.encode(), new.encode())
+    head, _, body = rest.partition(b"\n")
+    manifest = json.loads(head.removeprefix(b"#:manifest "))
+    manifest["code"]["script"] = sha256(script + b"\n")
+    log = script + rule + b"#:manifest " + canonical(manifest).encode() + b"\n" + body
+    above, _, end = log.rpartition(b"#:end ")
+    return above + b"#:end " + canonical({**json.loads(end), "sha256": sha256(above)}).encode() + b"\n"
 
 
 def events(log: Path, kind: str) -> list[dict]:
