@@ -120,7 +120,7 @@ def test_names_say_what_a_file_is_about():
 
 def test_the_set_of_flags_is_frozen():
     """A new flag changes this test."""
-    assert set(Place._fields) == {"script", "nproc_per_node", "nnodes", "rdzv_endpoint", "rdzv_id"}
+    assert set(Place._fields) == {"script", "nproc_per_node", "nnodes", "rdzv_endpoint", "rdzv_id", "judge"}
     assert set(Options.__dataclass_fields__) == {
         "track", "device", "device_batch_size", "compile", "data", "resume", "checkpoint_every", "seed",
         "stop_at_step", "log_every", "against", "weights", "name", "note"}

@@ -2,7 +2,6 @@
 import logging
 import os
 import re
-import runpy
 import shlex
 import shutil
 import signal
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.front.cores import physical_cores
+from harness.front.recipes import finish_reading, start_reading
 from harness.plan import choose_track, make_plan, parse_flags, world_sizes
 from harness.runlog import ROOT, read_source
 from harness.shards import ShardError
@@ -29,6 +29,7 @@ class Place(NamedTuple):
     nnodes: int = 1  # hosts; start the command on each
     rdzv_endpoint: str | None = None  # HOST:PORT of one of several hosts, the same on all
     rdzv_id: str | None = None  # any word, the same on several hosts
+    judge: str | None = None  # true: judge the run by its log and weights when it has ended
 
 
 def main() -> int:
@@ -53,11 +54,13 @@ def launch(argv: list[str]) -> int:
     rest = [f"--{name}={value}" for name, value in flags.items()]
     if not script.is_file():
         raise ValueError(f"--script {script}: no such file")
+    if place.judge not in (None, "true", "false"):
+        raise ValueError(f"--judge {place.judge}: expected true or false")
     if nodes > 1 and not (place.rdzv_endpoint and place.rdzv_id):
         raise ValueError(f"--nnodes {nodes} needs --rdzv_endpoint HOST:PORT and --rdzv_id ID, on every node")
     read_source(script, script=True)
     print("loading torch", flush=True)
-    recipes = load_recipes(script)
+    recipes, contract = load_recipes(script)
     import torch  # what is refused above does without
     cuda = torch.cuda.is_available()
     if not {"track", "device"} & flags.keys():
@@ -75,7 +78,22 @@ def launch(argv: list[str]) -> int:
         f"--{name}={getattr(place, name)}" for name in ("rdzv_endpoint", "rdzv_id"))]
     tell(script, [*where, f"--nproc_per_node={ranks}", os.path.relpath(script), *rest], argv)
     print(f"starting {ranks} rank{'s' * (ranks > 1)}; each loads torch", flush=True)
-    return start([str(script), *rest], ranks, nodes, place.rdzv_endpoint, place.rdzv_id)
+    before = set((ROOT / "records" / "runs").glob("*.txt"))
+    code = start([str(script), *rest], ranks, nodes, place.rdzv_endpoint, place.rdzv_id)
+    new = set((ROOT / "records" / "runs").glob("*.txt")) - before
+    if not code and len(new) == 1:
+        judge_run(new.pop(), place.judge == "true", contract)
+    return code
+
+
+def judge_run(log: Path, now: bool, contract: bool) -> None:
+    """Judge a run, or say with which command that is done where it has left weights; the ranks are gone."""
+    if now and not contract:
+        print("not judged: the script has no GPT(hp) (docs/rules.md)")
+    elif now:
+        subprocess.run([sys.executable, "-P", "-m", "harness.front.judge", str(log)], cwd=ROOT)
+    elif contract and log.with_suffix(".safetensors").exists() and "SPEEDRUN_REPORT_FD" not in os.environ:
+        print(f"to have it judged: python3 -m records judge {shlex.quote(log.stem)}")
 
 
 def tell(script: Path, words: list[str], argv: list[str]) -> None:
@@ -128,12 +146,11 @@ def number(name: str, text: str) -> int:
     return int(text)
 
 
-def load_recipes(script: Path) -> dict[str, Any]:
-    """Return RECIPES of a submission; running it under this name does nothing else."""
-    try:
-        return runpy.run_path(str(script), run_name="submission")["RECIPES"]
-    except (Exception, SystemExit) as error:  # whatever a stranger's script raises, say it in one line
-        raise ValueError(f"--script {script.name}: {type(error).__name__}: {error}") from error
+def load_recipes(script: Path) -> tuple[dict[str, Any], bool]:
+    """Return RECIPES of a submission and whether it has a GPT, as a process of its own tells them."""
+    process = start_reading(script)
+    import torch  # noqa: F401  meanwhile
+    return finish_reading(process, script.name)
 
 
 def plan_with_data(recipes: dict[str, Any], argv: list[str], world_size: int | None, cuda: bool) -> Any:

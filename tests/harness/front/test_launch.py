@@ -1,6 +1,7 @@
 """What the launcher settles before ranks start."""
 import ast
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -73,6 +74,7 @@ def test_a_program_leaves_with_the_exit_code_of_its_run(project):
 def test_the_launcher_names_only_what_every_published_runs_harness_has():
     """`rerun` puts it before the harness of a log, which may be older than this one."""
     wanted = {(node.module, alias.name) for path in Path(launch.__file__).parent.glob("*.py")
+              if path.name not in ("judge.py", "cell.py")  # which judge from their own checkout
               for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)
               for alias in node.names if (node.module or "").startswith("harness.")
               and not node.module.startswith("harness.front")}
@@ -85,3 +87,49 @@ def test_the_launcher_names_only_what_every_published_runs_harness_has():
                 n.id for node in body if isinstance(node, ast.Assign) for n in ast.walk(node)
                 if isinstance(n, ast.Name)}
             assert name in found, f"{log.path.name}: its {module} has no {name}"
+
+
+RECIPE = """
+import dataclasses
+from harness.run import open_run
+print("loaded")
+{line}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Hyperparameters:
+    betas: tuple = (0.9, (1, 2))
+    stages: list = dataclasses.field(default_factory=lambda: [(1, "a"), None, True])
+    lr: float = 1e-3
+RECIPES = {{"sample": Hyperparameters(), "other": Hyperparameters(lr=2)}}
+"""
+
+
+def test_recipes_come_out_of_a_process_of_their_own_with_their_types(tmp_path, capfd):
+    """The launcher ran the submission's module in its own process."""
+    script = tmp_path / "mine.py"
+    script.write_text(RECIPE.format(line="import os; os.environ['LEFT'] = 'x'\nclass GPT: pass"))
+    recipes, contract = launch.load_recipes(script)
+    assert contract and "LEFT" not in os.environ and capfd.readouterr().out == ""
+    hp = recipes["sample"]
+    assert (hp.betas, hp.stages, hp.lr) == ((0.9, (1, 2)), [(1, "a"), None, True], 1e-3)
+    assert type(recipes["other"].lr) is int
+
+
+@pytest.mark.parametrize("line, says", [
+    ("raise KeyError('why')", "--script mine.py: KeyError: 'why'"),
+    ("import sys; sys.exit(3)", "SystemExit: 3"),
+    ("import os; os._exit(7)", "its import ended with exit code 7")])
+def test_a_script_that_cannot_be_read_is_refused_in_one_line(line, says, tmp_path):
+    script = tmp_path / "mine.py"
+    script.write_text(RECIPE.format(line=line))
+    with pytest.raises(ValueError, match=re.escape(says)):
+        launch.load_recipes(script)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags, says", [
+    ([], "to have it judged: python3 -m records judge "), (["--judge=true"], "judge: holds; loss ")])
+def test_a_run_is_judged_at_once_or_the_command_is_named(flags, says, project):
+    done = subprocess.run(project.command(1, *flags), cwd=project.folder, env=environment(), text=True,
+                          capture_output=True)
+    assert done.returncode == 0 and says in done.stdout, done.stderr
+    assert len(list((project.folder / "records" / "runs").glob("*.judge.json"))) == len(flags)
