@@ -34,6 +34,8 @@ COMMANDS = {
                  "python -m records checkout 2026-11-22_Muon my_submission.py", "again.checkout"),
     "rerun": ("run a log's code again and judge the new run against the old",
               "python -m records rerun records/runs/ONE.txt --yes", "again.rerun"),
+    "judge": ("judge a run by its log and weights alone: loss, what it sees ahead, its first weights",
+              "python -m records judge -1", "again.judge"),
     "plot": ("draw the losses of runs, or the history of a track's records",
              "python -m records plot records/runs/*.txt -o losses.png --x time --ladder", "show.plot"),
     "leaderboard": ("write each track's table in README.md from the records",

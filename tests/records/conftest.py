@@ -3,9 +3,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from synthetic import campaign, checkout
+from synthetic import Judge, campaign, checkout
 
 from records.__main__ import main
+from records.tools.again import judge as judging
 from records.tools.read import tracks
 
 
@@ -43,3 +44,11 @@ def record(root: Path, call: Callable) -> Path:
     """The folder of a sound record of four runs in that checkout."""
     call("submit", *campaign(root), "--name", "A_b-1", "--to", root / "records")
     return root / "records" / "tiny" / "2026-01-01_A_b-1"
+
+
+@pytest.fixture
+def judge(monkeypatch: pytest.MonkeyPatch) -> Judge:
+    """Take the place of the judge of the checkout."""
+    judge = Judge()
+    monkeypatch.setattr(judging, "judge", judge.judge)
+    return judge

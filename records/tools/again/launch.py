@@ -3,6 +3,7 @@ import ast
 import importlib.util
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,8 +24,8 @@ from records.tools.read.values import ReadError, shown, write_whole
 
 LAUNCH = ("device", "device_batch_size", "compile", "stop_at_step")  # of a log's launch options, those kept
 RESERVED = {*LAUNCH, "track", "data", "resume", "checkpoint_every", "seed", "against", "script", "python",
-            "from", "yes", "seeds", "nproc_per_node", "nnodes", "rdzv_endpoint", "rdzv_id", "environment",
-            "help", "h", "name", "note", "log_every", "version"}
+            "from", "yes", "seeds", "judge", "weights", "nproc_per_node", "nnodes", "rdzv_endpoint",
+            "rdzv_id", "environment", "help", "h", "name", "note", "log_every", "version"}
 
 
 @dataclass
@@ -251,6 +252,8 @@ def run(code: Code, track: str, flags: list[str], folder: Path, signals: "Signal
         if len(logs) > 1:
             raise ReadError(f"one run wrote {len(logs)} logs; it could not tell which is its own")
         write_whole(folder / logs[0].name, read_bytes(logs[0]))
+        if (weights := logs[0].with_suffix(".safetensors")).exists():
+            shutil.move(weights, folder / weights.name)
     return folder / logs[0].name
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from records.tools.again import launch as launches
+from records.tools.again.judge import judge_all
 from records.tools.check.race import ENDED_BY_USER, RACE, SIDES, Race, declaration
 from records.tools.read.log import read_log
 from records.tools.read.logs import locate
@@ -27,6 +28,7 @@ ARGUMENTS = {
     "--seed0": {"type": int, "default": 0, "metavar": "SEED", "help": "pair i runs with seed SEED + i"},
     "--track": {"help": "where no log names it; default: that of the launcher on this host"},
     "--nproc_per_node": {"type": int, "metavar": "RANKS", "help": "default: the launcher's choice"},
+    "--keep_weights": "keep the weights of runs that are judged",
     "--json": "print one JSON object, of more than two sides one for each but A",
 }
 
@@ -58,12 +60,20 @@ def main(arguments: argparse.Namespace) -> int:
             if signals.caught or race.plan["attempts"][-1]["status"] in (None, *ENDED_BY_USER):
                 print("interrupted; the same command goes on with the race", file=sys.stderr)
                 return 130
+        logs = [race.folder / attempt["log"] for attempt in race.plan["attempts"] if attempt["log"]]
+        bad = judge_all(logs, signals, arguments.keep_weights)
+        if signals.caught:
+            print("interrupted; the same command goes on with judging", file=sys.stderr)
+            return 130
     new = race.sides[1:] if len(codes) > 2 else "A"  # the sides that may be faster than what was there
     found = {side: race.judge(side) for side in new}
     if arguments.json:
         print(json_text(found if len(new) > 1 else found["A"], None).strip())
     else:
         print(*(line for side in new for line in report(race, side, found[side])), sep="\n")
+    if bad:
+        print(f"by the judge {', '.join(map(shown, bad))} does not hold", file=sys.stderr)
+        return 1
     verdicts = {each["verdict"] for each in found.values()}
     return 0 if "faster" in verdicts else 2 if "could not tell" in verdicts else 1
 

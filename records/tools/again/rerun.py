@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from records.tools.again import launch as launches
+from records.tools.again.judge import WORDS, judge, weights_path
 from records.tools.check.claim import ENDED_BY_OTHERS
 from records.tools.check.significance import SIGMA
 from records.tools.read.log import Log, read_log
@@ -23,6 +24,7 @@ ARGUMENTS = {
     "log": LOG,
     "--yes": "run the code without asking",
     "--to": {"metavar": "DIR", "type": Path, "help": "where the new log goes; default: records/runs/reruns"},
+    "--keep_weights": "keep the weights of the new run",
     "--json": "print one JSON object",
 }
 
@@ -48,10 +50,18 @@ def main(arguments: argparse.Namespace) -> int:
     folder = arguments.to or launches.ROOT / "records/runs/reruns"
     with launches.Signals() as signals:
         path = launches.run(code, code.track, flags, folder, signals)
+        verdict = judge(path, signals, quiet=True, by="rerun") if weights_path(path).exists() else None
+        if verdict and not arguments.keep_weights:
+            weights_path(path).unlink()
     tolerance = own_row(code.track, launches.ROOT).get("significance", {}).get("tolerance")
-    answer = {**compare(old, read_log(path), tolerance), "old": str(old.path), "new": str(path)}
+    answer = {**compare(old, read_log(path), tolerance), "old": str(old.path), "new": str(path),
+              "judge": verdict}
     print(json.dumps(answer) if arguments.json else f"{answer['verdict']}: {answer['reason']}\n"
-          f"rule: {answer['rule']}\nnew log: {path}")
+          f"rule: {answer['rule']}\n"
+          f"judge of the new run: {WORDS[verdict['ok']] if verdict else 'not judged'}\n"
+          f"new log: {path}")
+    if verdict and verdict["ok"] is False:
+        return 1
     return {"reproduced": 0, "not reproduced": 1}.get(answer["verdict"], 2)
 
 
@@ -98,7 +108,7 @@ def bit_equal(old: Log, new: Log) -> tuple[str, str]:
                                           f"{now} now")
     if old.status in ENDED_BY_OTHERS:
         return "reproduced", f"all {len(old.vals)} validations that the log has are bit-equal"
-    for name in ("status", "step", "val_loss", "weights_sha256"):
+    for name in ("status", "step", "val_loss", "weights_sha256", "state_sha256"):
         a, b = [(log.end or {}).get(name) for log in (old, new)]
         if a != b:
             return "not reproduced", f"the end differs: {name} {a!r} before, {b!r} now"

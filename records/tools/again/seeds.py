@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from records.tools.again import launch as launches
+from records.tools.again.judge import judge_all
 from records.tools.check.race import ENDED_BY_USER
 from records.tools.check.significance import ALPHA, LOOKS, Verdict, decide
 from records.tools.read.log import Log, read_bytes, read_log, sha256
@@ -24,7 +25,8 @@ NOT_HERE = {"seed": "a campaign sets the seeds itself", "resume": "a resumed run
 ARGUMENTS = {
     "--json": "print the verdict as one JSON object",
     "count": {"metavar": "auto|N", "help": "auto: until the rule decides; N: so many seeds"},
-    "flags": {"nargs": argparse.REMAINDER, "metavar": "...", "help": "flags of the run"},
+    "flags": {"nargs": argparse.REMAINDER, "metavar": "...",
+              "help": "flags of the run; --keep_weights true: keep them once the runs are judged"},
 }
 
 
@@ -39,6 +41,9 @@ def main(arguments: argparse.Namespace) -> int:
     script = Path(flags.get("script", launches.ROOT / "train_gpt2.py"))
     code = launches.load(script)
     device = [f"--device={flags['device']}"] if "device" in flags else []
+    keep = flags.pop("keep_weights", "false")
+    if keep not in ("true", "false"):
+        raise ReadError(f"--keep_weights {shown(keep)}: expected true or false")
     track = flags.pop("track", None) or launches.default_track(device)
     row = own_row(track, launches.ROOT)
     alpha = row.get("significance", {}).get("alpha", ALPHA)
@@ -64,6 +69,12 @@ def main(arguments: argparse.Namespace) -> int:
             if signals.caught or len(state["logs"]) == len(logs):
                 print("interrupted; the same command goes on with this campaign", file=sys.stderr)
                 return 130
+        bad = judge_all([RUNS / name for name in state["logs"]], signals, keep == "true")
+        if signals.caught:
+            print("interrupted; the same command goes on with judging", file=sys.stderr)
+            return 130
+    if bad:
+        verdict = Verdict("INVALID", f"by the judge {', '.join(map(shown, bad))} does not hold", None)
     names = [os.path.relpath(RUNS / name) for name in state["logs"]]
     if arguments.json:
         print(json.dumps({"word": verdict.word, "reason": verdict.reason, "logs": names}))

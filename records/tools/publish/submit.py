@@ -6,6 +6,8 @@ import shlex
 import tempfile
 from pathlib import Path
 
+from records.tools.again import launch as launches
+from records.tools.again.judge import judge_all, read_verdict, trusted, verdict_path
 from records.tools.check.claim import LEDGER, Claim, attempts, load_claim
 from records.tools.check.race import RACE, Race
 from records.tools.check.significance import LOOKS
@@ -14,7 +16,7 @@ from records.tools.publish.record import NAME, build, skeleton, unanswered
 from records.tools.publish.verify import Judgement, as_json
 from records.tools.read.extract import write_files
 from records.tools.read.log import read_bytes
-from records.tools.read.logs import locate
+from records.tools.read.logs import find_logs, locate
 from records.tools.read.run import Run
 from records.tools.read.values import ReadError, json_text, shown
 
@@ -33,6 +35,8 @@ def main(arguments: argparse.Namespace) -> int:
     """Write the record, say what is missing and what to do next; 1 where the logs are no record."""
     if not NAME.fullmatch(arguments.name):
         raise ReadError(f"--name {shown(arguments.name)}: use up to 60 letters, digits, - and _, no space")
+    with launches.Signals() as signals:
+        judge_all(filter(trusted, find_logs(arguments.logs)), signals, keep=True)
     claim = load_claim(arguments.logs, ledger=arguments.ledger)
     if arguments.race:
         claim.races = [Race(arguments.race)]
@@ -49,6 +53,8 @@ def main(arguments: argparse.Namespace) -> int:
         place = shlex.quote(str(folder))
         lines = [f"wrote {folder}: {judgement.word}: {judgement.verdict.reason}",
                  *(f"missing: {line}" for line in lacks),
+                 "weights stay out of git: others judge by `rerun`, or by weights that the README links with "
+                 "their sha256",
                  f"next: python -m records verify {place}", "next: python -m records leaderboard",
                  f"next: git add {place} README.md"]
     text = json_text(as_json(judgement) | {"missing": lacks}).strip() if arguments.json else "\n".join(lines)
@@ -89,11 +95,11 @@ def files_of(runs: list[Run], claim: Claim, race: Path | None) -> dict[str, byte
         if status != "incomplete":
             lines += json_text({"what": "end", "run_id": entry["run_id"], "status": status}, None)
     paths = {f"logs/{run.run_id}.txt": run.path for run in runs}
+    judged = [run for run in runs if read_verdict(run.path)]
+    paths |= {f"logs/{run.run_id}.judge.json": verdict_path(run.path) for run in judged}
     if race:
-        paths |= {f"race/{path.name}": path for path in (race / RACE, *race.glob("*.txt"))}
-    for name, path in list(paths.items()):  # the judge's verdicts, where there are some
-        if (verdict := path.with_suffix(".judge.json")).is_file():
-            paths[name.replace(".txt", ".judge.json")] = verdict
+        found = race / RACE, *race.glob("*.txt"), *race.glob("*.judge.json")
+        paths |= {f"race/{path.name}": path for path in found}
     paths |= {f"logs/{path.name}": path for path in claim.campaigns}
     files = {name: read_bytes(path) for name, path in paths.items()}
     return files | {f"logs/{LEDGER}": lines.encode()} if lines else files

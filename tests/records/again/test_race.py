@@ -70,6 +70,22 @@ def test_the_plan_is_written_before_the_first_run_and_a_killed_race_goes_on(
     assert "A is no record: its mean loss 4.90" in capsys.readouterr().out.strip().split("\n")[-1]
 
 
+def test_runs_of_a_race_are_judged_after_the_last_and_a_bad_one_decides(
+        sides, tmp_path, judge, capsys, monkeypatch):
+    made = launches.run
+
+    def run(*given):
+        assert not judge.asked  # never between two timed runs
+        log = made(*given)
+        log.with_suffix(".safetensors").write_bytes(b"w")
+        judge.words[log.name] = "ace005" not in log.name
+        return log
+    monkeypatch.setattr(launches, "run", run)
+    assert main(sides) == 1 and len(judge.asked) == 8
+    assert "ace005.txt does not hold" in capsys.readouterr().err
+    assert not list((tmp_path / "to").glob("*.safetensors"))
+
+
 def test_an_interrupted_run_stops_the_race_and_a_failed_one_decides_it(sides, capsys):
     ENDS.extend([None, "interrupted"])
     assert main(sides) == 130

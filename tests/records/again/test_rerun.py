@@ -46,6 +46,7 @@ def test_the_same_numbers_are_reproduced_and_times_do_not_count(tmp_path):
     (loss(1, 5.210000000000001), "step 4 is the first that differs: val_loss 5.21 before"),
     (loss(2, 4.9), "step 8 is the first that differs"),
     (ending(weights_sha256="f" * 64), "the end differs: weights_sha256"),
+    (ending(state_sha256="f" * 64), "the end differs: state_sha256"),
     (ending(status="failed"), "the end differs: status"),
     (lambda run: run.vals.pop(), "step 5 is the first that differs: train_loss 5.39 before, none now"),
 ])
@@ -111,6 +112,7 @@ def test_the_code_is_run_again_and_a_tampered_log_is_found_out(tmp_path, monkeyp
     done = rerun("--yes", "--json", "--to", str(tmp_path / "to"))
     found = json.loads(done.stdout)
     assert done.returncode == 0 and found["verdict"] == "reproduced" and found["rule"].startswith("bit-equal")
+    assert found["judge"]["ok"] is True and found["judge"]["judged_by"] == "rerun"
     [new] = (tmp_path / "to").glob("*.txt")
     assert Path(found["new"]) == new and str(tmp_path).encode() not in new.read_bytes()
     assert project.logs() == [log] and "the run had overrides" in done.stderr

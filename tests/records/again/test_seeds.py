@@ -83,6 +83,25 @@ def test_only_what_could_be_a_record_is_proposed_as_one(losses, count, says, cam
     assert capsys.readouterr().out.split("\n")[1].startswith(says)
 
 
+@pytest.mark.parametrize("words, keep", [([], False), (["--keep_weights", "true"], True)])
+def test_runs_are_judged_after_the_last_one_and_a_bad_one_makes_the_campaign_invalid(
+        words, keep, campaign, judge, capsys, monkeypatch):
+    def launch(*given):
+        assert not judge.asked  # never between two timed runs
+        [log] = campaign.launch(*given)
+        log.with_suffix(".safetensors").write_bytes(b"w")
+        return [log]
+    monkeypatch.setattr(launches, "launch", launch)
+    assert campaign.run(GOOD, "auto", *words) == 0
+    logs = campaign.state()["logs"]
+    assert [name for name, *_ in judge.asked] == logs
+    assert all((seeds.RUNS / name).with_suffix(".safetensors").exists() == keep for name in logs)
+    verdict = (seeds.RUNS / logs[2]).with_suffix(".judge.json")
+    verdict.write_text(verdict.read_text().replace("true", "false"))
+    assert campaign.run([], "auto", *words) == 1 and len(judge.asked) == 4
+    assert f"INVALID: by the judge {logs[2]} does not hold" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("losses, word", [
     ([4.98, 4.97, 4.96, 4.99, *[4.97] * 4], "PROVEN"),  # p is .0007 after six runs, but six is no look
     ([4.9, 5.1] * 16, "NOT SHOWN"),  # to the last look

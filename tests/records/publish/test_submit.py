@@ -8,6 +8,7 @@ from broken import near, worse
 from synthetic import campaign, change, race_logs, raced
 
 from records.__main__ import COMMANDS
+from records.tools.again import launch as launches
 from records.tools.check.race import RULE
 
 
@@ -33,6 +34,17 @@ def test_a_record_verifies_and_what_it_lacks_is_said(root, submit, folder, call)
     text = (folder / "README.md").read_text()  # it asks for words in comments
     assert text.startswith("# Muon\n") and text.count("<!-- ") == 2 + 4 and "?" in text
     assert "all_attempts: 4 attempts, all here" in call("verify", folder).out  # the ledger's lines came along
+
+
+def test_verdicts_come_along_and_what_has_weights_is_judged_before(root, submit, folder, judge, monkeypatch):
+    monkeypatch.setattr(launches, "ROOT", root)
+    logs = campaign(root / "records")
+    for log in logs[1:]:
+        log.with_suffix(".safetensors").write_bytes(b"w")
+    out = submit(logs).out
+    assert len(judge.asked) == 3 and "weights stay out of git" in out
+    assert len(list((folder / "logs").glob("*.judge.json"))) == 3
+    assert not list(folder.rglob("*.safetensors")) and logs[1].with_suffix(".safetensors").exists()
 
 
 def test_commands_to_paste_are_quoted_and_name_the_record_to_race(root, submit, call):

@@ -1,0 +1,115 @@
+"""Has a run judged by this checkout's judge, which knows its log and its weights alone: <run>.judge.json."""
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from records.tools.again import launch as launches
+from records.tools.again.checkout import shipped_logs
+from records.tools.read.log import read_bytes, sha256
+from records.tools.read.logs import LOG, locate
+from records.tools.read.values import ReadError, parse_json, shown
+
+WORDS = {True: "holds", False: "does not hold", None: "not judged"}
+ARGUMENTS = {
+    "log": LOG,
+    "--weights": {"metavar": "FILE", "type": Path, "help": "default: RUN.safetensors beside the log"},
+    "--cuts": {"metavar": "N", "type": int,
+               "help": "places at which to look for what a model sees ahead; a verifier takes 10240"},
+    "--holdout": {"metavar": "SEED|SHARD",
+                  "help": "text that no run validates on: of the track's validation shard, chosen by a seed, "
+                          "or a shard of your own"},
+    "--against": {"metavar": "LOG", "type": locate,
+                  "help": "a trusted run with weights: its gap stands beside"},
+    "--yes": "run the code without asking",
+    "--json": "print the verdict",
+}
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Judge one run; return the exit code: 0 holds, 1 does not hold, 2 could not tell."""
+    cuts = arguments.cuts
+    if cuts is not None and not 1 <= cuts <= 1 << 20:
+        raise ReadError(f"--cuts {cuts}: expected a whole number from 1 to {1 << 20}")
+    if arguments.against and not arguments.holdout:
+        raise ReadError("--against without --holdout: what is compared is the gap to a holdout")
+    log = launches.find_log(arguments.log)
+    if not trusted(log.path):
+        files = launches.files_of(log)
+        code = launches.Code(log.script_path, files, {}, log.manifest["code"]["digest"])
+        if not launches.consent([code], arguments.yes):
+            print("not judged", file=sys.stderr)
+            return 2
+    chosen = {name: getattr(arguments, name) for name in ("weights", "cuts", "holdout", "against")}
+    words = [f"--{name}={value}" for name, value in chosen.items() if value is not None]
+    by = "owner" if made_here(log.path) else "verifier"
+    with launches.Signals() as signals:
+        verdict = judge(log.path, signals, words, quiet=arguments.json, by=by)
+    if verdict is None:
+        return 130 if signals.caught else 2
+    if arguments.json:
+        print(read_bytes(verdict_path(log.path)).decode().strip())
+    return {True: 0, False: 1}.get(verdict["ok"], 2)
+
+
+def made_here(log: Path) -> bool:
+    """Tell whether a log lies where this checkout's runs, races and reruns leave theirs."""
+    return log.resolve().is_relative_to((launches.ROOT / "records" / "runs").resolve())
+
+
+def trusted(log: Path) -> bool:
+    """Tell whether a log's code has run here before, or is that of a shipped record."""
+    return made_here(log) or read_bytes(log) in shipped_logs()
+
+
+def verdict_path(log: Path) -> Path:
+    """Return where the verdict on a run lies."""
+    return log.with_suffix(".judge.json")
+
+
+def weights_path(log: Path) -> Path:
+    """Return where the weights of a run lie."""
+    return log.with_suffix(".safetensors")
+
+
+def judge(log: Path, signals: launches.Signals, words: Iterable[str] = (), quiet: bool = False,
+          by: str = "owner") -> dict[str, Any] | None:
+    """Have a run judged, its line on stdout or, quiet, stderr; return the verdict, None for none."""
+    command = [launches.torch_python(), "-P", "-m", "harness.front.judge", str(log.resolve()), f"--by={by}"]
+    signals.child = subprocess.Popen([*command, *words], stdin=subprocess.DEVNULL,
+                                     stdout=2 if quiet else None,
+                                     env={**os.environ, "PYTHONPATH": str(launches.ROOT)})
+    code = signals.child.wait()
+    if code not in (0, 1, 2) or signals.caught:
+        print(f"{shown(log.name)}: not judged (exit code {code})", file=sys.stderr)
+        return None
+    return read_verdict(log)
+
+
+def read_verdict(log: Path) -> dict[str, Any] | None:
+    """Return the verdict beside a log, None where there is none on that very log."""
+    if not (path := verdict_path(log)).is_file():
+        return None
+    verdict = parse_json(read_bytes(path).decode(errors="replace"))
+    return verdict if verdict.get("log_sha256") == sha256(read_bytes(log)) else None
+
+
+def judge_all(logs: Iterable[Path], signals: launches.Signals, keep: bool) -> list[str]:
+    """Judge the runs that have weights and no verdict, after the last timed one; return the bad ones' names.
+
+    The weights of what is judged are dropped unless they are to be kept.
+    """
+    bad = []
+    for log in logs:
+        verdict = read_verdict(log)
+        if verdict is None and weights_path(log).exists() and not signals.caught:
+            print(f"judging {shown(log.stem)}", file=sys.stderr)
+            verdict = judge(log, signals, quiet=True)
+        if verdict is not None and not keep:
+            weights_path(log).unlink(missing_ok=True)
+        if verdict is not None and verdict.get("ok") is False:
+            bad.append(log.name)
+    return bad

@@ -1,0 +1,77 @@
+"""python -m records judge, and who else has runs judged: campaigns, races, reruns, records."""
+import json
+from pathlib import Path
+
+import pytest
+from synthetic import campaign, runnable, setting
+from tiny import ROOT
+
+from records.tools.again import judge as judging
+from records.tools.again import launch as launches
+
+
+@pytest.fixture
+def logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Logs with weights, where a checkout's runs lie."""
+    root = runnable(tmp_path / "checkout")
+    monkeypatch.setattr(launches, "ROOT", root)
+    logs = campaign(root / "records", 3)
+    for log in logs:
+        judging.weights_path(log).write_bytes(b"w")
+    return logs
+
+
+def test_a_run_that_was_made_here_is_judged_without_a_question(logs, judge, call):
+    call("judge", logs[0], "--cuts", "7", "--holdout", "3")
+    assert judge.asked == [(logs[0].name, ["--cuts=7", "--holdout=3"], "owner")]
+
+
+def test_a_strangers_run_is_scanned_wants_a_yes_and_is_a_verifiers(logs, judge, call, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stdin", open("/dev/null"))
+    [log] = campaign(tmp_path / "theirs", 1, setting(script=b"from harness.run import open_run\nexec('x')\n"))
+    err = call("judge", log, code=2).err
+    assert "builds or loads code: exec('x')" in err and "give --yes" in err and not judge.asked
+    call("judge", log, "--yes")
+    assert judge.asked[0][2] == "verifier"
+
+
+@pytest.mark.parametrize("ok, code", [(True, 0), (False, 1), (None, 2)])
+def test_the_exit_code_is_the_verdict(ok, code, logs, judge, call):
+    judge.words[logs[0].name] = ok
+    assert json.loads(call("judge", logs[0], "--json", code=code).out)["ok"] is ok
+
+
+def test_words_that_make_no_sense_are_refused(logs, judge, refused):
+    assert "--cuts 0: expected a whole number" in refused("judge", logs[0], "--cuts", "0")
+    assert "--against without --holdout" in refused("judge", logs[0], "--against", logs[1])
+
+
+def test_weights_go_once_a_run_is_judged_and_stay_where_it_is_not(logs, judge):
+    with launches.Signals() as signals:
+        judging.weights_path(logs[0]).unlink()  # nothing to judge it by
+        assert judging.judge_all(logs[:2], signals, keep=False) == []
+        assert [name for name, *_ in judge.asked] == [logs[1].name]
+        assert not judging.weights_path(logs[1]).exists()
+        judge.words[logs[2].name] = False
+        assert judging.judge_all(logs, signals, keep=True) == [logs[2].name]
+        assert judging.weights_path(logs[2]).exists() and len(judge.asked) == 2  # each once
+        signals.caught = True
+        judging.verdict_path(logs[2]).unlink()
+        assert judging.judge_all(logs, signals, keep=False) == [] and judging.weights_path(logs[2]).exists()
+
+
+def test_a_verdict_on_another_log_is_none(logs, judge):
+    with launches.Signals() as signals:
+        judging.judge_all(logs[:1], signals, keep=True)
+    assert judging.read_verdict(logs[0])["ok"] is True
+    judging.verdict_path(logs[0]).rename(judging.verdict_path(logs[1]))
+    assert judging.read_verdict(logs[1]) is None and judging.read_verdict(logs[0]) is None
+
+
+def test_the_checkouts_own_judge_is_asked_and_its_words_shown(logs, monkeypatch, capfd):
+    """A synthetic log names no weights: not judged, in a verdict beside it."""
+    monkeypatch.setattr(launches, "ROOT", ROOT)
+    with launches.Signals() as signals:
+        verdict = judging.judge(logs[0], signals)
+    assert verdict["ok"] is None and verdict["judged_by"] == "owner"
+    assert capfd.readouterr().out.startswith("judge: not judged: ")
