@@ -13,7 +13,7 @@ from records.tools.read.values import json_text, number, shown
 # in these a run's track row may differ from the verifier's: words, and the set of accepted harnesses
 FREE_WORDS = {"name", "harness", "cost", "download", "fetch", "baselines"}
 FRONT = "harness/front/"  # the launcher, in the log but outside of both digests: no rank imports it
-PARTS = ("timed_ns", "setup_ns", "warmup_ns", "validation_ns", "checkpoint_ns", "unexplained_ns")
+PARTS = ("timed_ns", "setup_ns", "warmup_ns", "validation_ns", "checkpoint_ns", "finish_ns", "unexplained_ns")
 TRIPWIRE = re.compile(r"(causality|environment|harness|tokens|validation|warmup): ")
 IMPOSSIBLE = (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError)
 NOT_SHOWN = "the logs' format does not show it"
@@ -136,8 +136,8 @@ def track(run: Run, claim: Claim) -> str:
 
 def row_differences(row: dict[str, Any], own: dict[str, Any]) -> list[str]:
     """Return in what a track's row, out of a log, differs from this checkout's; free words do not count."""
-    theirs, ours = ({k: v for k, v in r.items() if k not in FREE_WORDS and v not in (None, {})}
-                    for r in (row, own))
+    none = [None, {}] + [0.0] * ("target" not in own)  # what older harnesses wrote where there is no contest
+    theirs, ours = ({k: v for k, v in r.items() if k not in FREE_WORDS and v not in none} for r in (row, own))
     return [f"{k} is {theirs.get(k)}, this checkout says {ours.get(k)}"
             for k in sorted(theirs.keys() | ours.keys()) if theirs.get(k) != ours.get(k)]
 
@@ -219,8 +219,13 @@ def monotone(run: Run, claim: Claim) -> str:
 
 
 def wall(run: Run, claim: Claim) -> str:
-    """Wall time is training, setup, warm-up, validation and checkpoints; next to nothing is unexplained."""
-    parts, whole = [run.end.get(name) for name in PARTS], run.end.get("wall_ns")
+    """Wall time is that of its parts; next to nothing is unexplained.
+
+    What a busy host adds lies mostly behind the last validation, where ranks wait for each other and for the
+    end line. It is a part of its own, of any length: nothing that is done then changes the loss.
+    """
+    parts = [run.end.get(name, 0 if name == "finish_ns" else None) for name in PARTS]  # older logs have none
+    whole = run.end.get("wall_ns")
     require(all(type(n) is int and n >= 0 for n in [*parts, whole]), "times are missing or negative")
     require(sum(parts) == whole, f"the parts of the wall time add up to {sum(parts)} of {whole} ns")
     unexplained = f"{parts[-1] / 1e9:.2f} s of {whole / 1e9:.1f} s unexplained"
