@@ -111,7 +111,7 @@ class Report:
         self.bar.set_description_str(f"best {self.best:.4f} ", refresh=False)
         reached = [f"passed the {name} baseline ({baseline:.4f} nats)"
                    for name, baseline in self.track.baselines.items() if loss < baseline]
-        if loss <= self.track.target:
+        if self.track.target is not None and loss <= self.track.target:
             reached.append(f"target {self.track.target:g} reached")
         for words in reached:
             if words not in self._said:
