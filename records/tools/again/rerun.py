@@ -49,9 +49,11 @@ def main(arguments: argparse.Namespace) -> int:
     with launches.Signals() as signals:
         path = launches.run(code, code.track, flags, folder, signals)
     tolerance = own_row(code.track, launches.ROOT).get("significance", {}).get("tolerance")
-    answer = {**compare(old, read_log(path), tolerance), "old": str(old.path), "new": str(path)}
+    answer = {**compare(old, read_log(path), tolerance), "old": str(old.path), "new": str(path),
+              "unchanged": "as the launcher was told" if launches.tells(code.base) else
+                           "could not tell: this harness tells its launcher nothing"}
     print(json.dumps(answer) if arguments.json else f"{answer['verdict']}: {answer['reason']}\n"
-          f"rule: {answer['rule']}\nnew log: {path}")
+          f"rule: {answer['rule']}\nnew log: {path}\nunchanged since the run: {answer['unchanged']}")
     return {"reproduced": 0, "not reproduced": 1}.get(answer["verdict"], 2)
 
 
