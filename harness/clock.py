@@ -21,7 +21,8 @@ class Clock:
         self.device = device
         self.opened_ns = _now_ns()
         self.charged_ns = 0  # closed segments; after a resume also those of the run before
-        self.spent_ns = {"setup": 0, "warmup": 0, "validation": 0, "checkpoint": 0}
+        self.spent_ns = {"setup": 0, "warmup": 0, "validation": 0, "checkpoint": 0, "finish": 0}
+        self._left_ns = self.opened_ns  # when untimed work was last done with
         self._segment_ns: int | None = None
         self._timed_ns = 0
         # of a step (the mean of each timed segment), of one in the warm-up, of a piece of the validation
@@ -63,14 +64,19 @@ class Clock:
 
     @contextmanager
     def spending(self, what: str) -> Iterator[None]:
-        """Account the time inside as setup, warmup, validation or checkpoint. Segments must be closed."""
+        """Account the time inside as one of spent_ns. Segments must be closed."""
         assert self._segment_ns is None, "untimed work inside a timed segment"
         begin = _now_ns()
         try:
             yield
         finally:
             self.synchronize()
-            self.spent_ns[what] += _now_ns() - begin
+            self._left_ns = _now_ns()
+            self.spent_ns[what] += self._left_ns - begin
+
+    def finish(self) -> None:
+        """Account all since the last validation as the finish: no training after it changes its loss."""
+        self.spent_ns["finish"] = _now_ns() - self._left_ns
 
     def account(self) -> dict[str, Any]:
         """Return the wall time since the run was opened and its parts, in ns; they add up exactly.

@@ -237,8 +237,8 @@ class Endings:
         if self._orphaned() and not (own and own["kind"] == "error"):
             own = {"kind": "signal", "rank": 0, "signal": signal.SIGKILL, "message": "the launcher is gone"}
         elif lost and not (own and own["kind"] == "error"):
-            names = ", ".join(f"rank {r} (pid {self.pids[r]})" for r in lost)
-            message = f"no word from {names}: killed, or out of memory?"
+            what = {True: "is gone: killed, or out of memory?", False: "is silent: stopped, or cut off?"}
+            message = "; ".join(f"rank {r} (pid {self.pids[r]}) {what[r in gone]}" for r in lost)
             return {"status": "rank_lost", "ranks": lost, "message": message}
         if own and own["kind"] == "signal":
             number, rank = int(own["signal"]), own["rank"]

@@ -1,15 +1,20 @@
 """Where a run takes place: its process group, and the head of its log: code, versions, hardware, settings."""
+import contextlib
 import dataclasses
+import functools
+import itertools
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
+import sysconfig
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +24,10 @@ import torch.distributed as dist
 from harness.clock import host_clocks
 from harness.endings import BadInput
 from harness.plan import Plan
-from harness.runlog import ROOT, RunLog, canonical, loaded_files, new_run_id, read_source, sha256
+from harness.runlog import ROOT, RunLog, canonical, is_ours, loaded_files, new_run_id, read_source, sha256
 
 UNKNOWN = "unavailable"
+_runs = itertools.count()
 
 
 def command(*words: str) -> str:
@@ -33,11 +39,14 @@ def command(*words: str) -> str:
     return done.stdout.rstrip("\n") if done.returncode == 0 else UNKNOWN
 
 
-def open_log(plan: Plan, script: Path, argv: list[str], device: torch.device, parameters: dict[str, int],
-             resumed: dict | None, init_sha256: str | None) -> tuple[RunLog, dict[str, Path]]:
+def open_log(plan: Plan, script: Path, argv: list[str], device: torch.device, process: dict[str, int],
+             parameters: dict[str, int] | None, resumed: dict | None,
+             init_sha256: str | None) -> tuple[RunLog, dict[str, Path]]:
     """Open the log of a run and write its head; return it and the project's files that are loaded.
 
-    On ranks other than 0 the log writes nothing. Raises BadInput where a file or the folder is unfit.
+    process: what it was when the run was opened. parameters None: the run ended before it had a model that
+    fits; nothing is asked of the device then. On ranks other than 0 the log writes nothing. Raises BadInput
+    where a file or the folder is unfit.
     """
     loaded = loaded_files()
     if dist.get_rank():
@@ -55,7 +64,8 @@ def open_log(plan: Plan, script: Path, argv: list[str], device: torch.device, pa
                 "parameters": parameters, "resumed_from": resumed, "sys": system_facts(device),
                 "init_sha256": init_sha256,
                 "git": {"commit": command("git", "rev-parse", "HEAD"), "dirty": dirty},
-                "calibration": calibrate(device), "clocks": host_clocks(), "format": 1}
+                "process": {**process, "modules": foreign_modules()},
+                "calibration": parameters and calibrate(device), "clocks": host_clocks(), "format": 1}
     folder = ROOT / "records" / "runs"
     try:
         log = RunLog(folder, new_run_id(code["digest"]))
@@ -95,6 +105,53 @@ def run_facts(plan: Plan, script: Path, argv: list[str], world_size: int) -> dic
         "rows": plan.rows, "accumulation": hp.batch_tokens // (plan.rows * hp.seq_len * world_size),
         "data": {"train": shards[:-1], "val": shards[-1], "tokens": plan.tokens, "epochs": hp.epochs},
     }
+
+
+def process_facts() -> dict[str, int]:
+    """Return what a process did before it opens a run: runs, CPU time. To be asked once a run."""
+    return {"runs_before": next(_runs), "cpu_ns": time.process_time_ns()}
+
+
+@functools.cache
+def torch_stack() -> frozenset[str]:
+    """Return the top-level modules of torch, numpy and tqdm, and of what those need."""
+    names, found, modules = ["torch", "numpy", "tqdm"], set(), set()
+    while names:
+        name = re.match(r"[\w.-]*", names.pop())[0]
+        if name in found:
+            continue
+        found.add(name)
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            package = metadata.distribution(name)
+            names += [line for line in package.requires or () if "extra ==" not in line or name == "torch"]
+            told = package.read_text("top_level.txt")
+            files = told.split() if told else [file.parts[0] for file in package.files or ()]
+            modules |= {file.removesuffix(".py") for file in files}
+    return frozenset(modules)
+
+
+def foreign_modules() -> dict[str, dict[str, str]]:
+    """Return version and digest of what is loaded and neither Python's own, torch's stack nor the project's.
+
+    By top-level name; the digest is over name and sha256 of its loaded files. A stack's name counts as such
+    beside torch only.
+    """
+    python, beside = Path(sysconfig.get_path("stdlib")).resolve(), Path(torch.__file__).resolve().parents[1]
+    known: dict[str, bool] = {"__main__": True, "__mp_main__": True}  # the script, by both names
+    foreign: dict[str, dict[str, str]] = {}
+    for name, module in sorted(sys.modules.items()):
+        if not (file := getattr(module, "__file__", None)):
+            continue
+        if (top := name.partition(".")[0]) not in known:
+            home = Path(getattr(sys.modules.get(top), "__file__", None) or file).resolve()
+            known[top] = (top in torch_stack() and home.is_relative_to(beside) or is_ours(home)
+                          or home.is_relative_to(python) and "site-packages" not in home.parts)
+        if not known[top]:
+            source = Path(file).read_bytes() if Path(file).is_file() else b""
+            foreign.setdefault(top, {})[name] = sha256(source)
+    packages = metadata.packages_distributions() if foreign else {}
+    return {top: {"version": ", ".join(map(metadata.version, packages.get(top, ()))) or UNKNOWN,
+                  "sha256": sha256(canonical(files).encode())} for top, files in foreign.items()}
 
 
 def without_paths(value: Any) -> Any:
@@ -164,9 +221,11 @@ def calibrate(device: torch.device, repeats: int = 5) -> dict[str, float]:
             "copy_gbs": 2 * source.numel() * 4 / median_ns(source.clone)}
 
 
-@contextmanager
-def process_group(device: str) -> Iterator[None]:
+@contextlib.contextmanager
+def process_group(device: str, timeout_s: int = 600) -> Iterator[None]:
     """Join the group that the launcher describes, or make one of this process alone; one that exists is kept.
+
+    timeout_s: how long a collective waits for a rank.
 
     On CPU a rank has one thread unless OMP_NUM_THREADS says otherwise: the number of threads may change the
     bits.
@@ -182,7 +241,7 @@ def process_group(device: str) -> Iterator[None]:
     if device == "cuda":
         backend, device_id = "nccl", torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device_id)
-    dist.init_process_group(backend, timeout=timedelta(minutes=10), device_id=device_id, **alone)
+    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s), device_id=device_id, **alone)
     try:
         yield
     finally:

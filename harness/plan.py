@@ -25,6 +25,7 @@ class Options:
     checkpoint_every: int | None = None  # steps between checkpoints; default: none are written
     seed: int = 0  # of the weights, and of whatever a submission draws
     stop_at_step: int | None = None  # leave after this step; such a run is no record
+    timeout: int = 600  # seconds that a rank which stands still is waited for
     log_every: int | None = None  # steps between train lines shown; default: 40 lines in all, or a bar
     against: str | None = None  # log of a run to show the differences to
     weights: bool | None = None  # keep them beside the log; default: where the track has a target
@@ -176,20 +177,22 @@ def choose_track(argv: list[str], cuda: bool) -> tuple[Track, str]:
     return tracks[name], device
 
 
-def make_plan(recipes: dict[str, Any], argv: list[str], world_size: int | None, cuda: bool) -> Plan:
+def make_plan(recipes: dict[str, Any], argv: list[str], world_size: int | None, cuda: bool,
+              rehash: bool = False) -> Plan:
     """Return the plan of a run, all that can be checked before it checked: flags, batch, shards.
 
-    world_size None: not settled yet. cuda: whether there is a GPU. Raises ValueError, in one line.
+    world_size None: not settled yet. cuda: whether there is a GPU. rehash: whether the shards of a run that
+    may be a record are hashed again whatever the cache says. Raises ValueError, in one line.
     """
     track, device = choose_track(argv, cuda)
     if track.recipe not in recipes:
         raise ValueError(f"track {track.name} trains the recipe {track.recipe!r}; the submission has "
                          f"{', '.join(recipes)}")
     options, overrides = sort_flags(parse_flags(argv), recipes[track.recipe])
-    for name in ("device_batch_size", "checkpoint_every", "stop_at_step", "log_every", "seed"):
-        least = 0 if name == "seed" else 1
-        if (value := getattr(options, name)) is not None and not least <= value < 2**63:
-            raise ValueError(f"--{name} {value}: expected at least {least}, below 2^63")
+    for name in ("device_batch_size", "checkpoint_every", "stop_at_step", "log_every", "timeout", "seed"):
+        least, most = 0 if name == "seed" else 1, 10**6 if name == "timeout" else 2**63 - 1
+        if (value := getattr(options, name)) is not None and not least <= value <= most:
+            raise ValueError(f"--{name} {value}: expected at least {least}, at most {most}")
     for name, most in (("name", 60), ("note", 200)):
         text = "-" if getattr(options, name) is None else getattr(options, name)
         if not (text.isprintable() and text.strip() and len(text) <= most):
@@ -199,8 +202,9 @@ def make_plan(recipes: dict[str, Any], argv: list[str], world_size: int | None, 
     folder = Path(options.data).expanduser() if options.data else ROOT / track.data
     if options.resume and not Path(options.resume).is_dir():
         raise ValueError(f"--resume {options.resume}: no such folder of checkpoints")
+    rehash = rehash and track.target is not None and not overrides
     tokens = run_tokens(hp)
-    data = find_data(track, folder, tokens, hp.epochs)
+    data = find_data(track, folder, tokens, hp.epochs, rehash)
     against = Against(Path(options.against).expanduser()) if options.against else None
     vocabularies = [path for path in (folder / "vocab.bpe", ROOT / track.vocabulary) if path.is_file()]
     if not vocabularies:

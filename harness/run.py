@@ -5,6 +5,7 @@
             tokens = run.take(hp.batch_tokens)
             run.accumulate(loss_sum, tokens[:-1].view(-1, hp.seq_len), tokens[1:].view(-1, hp.seq_len))
 """
+import contextlib
 import hashlib
 import inspect
 import math
@@ -13,7 +14,6 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -42,13 +42,13 @@ WARMUP_STEPS = 2
 class Run:
     """One training run. Its public attributes and methods are all that a submission needs of the harness."""
 
-    def __init__(self, plan: Plan, script: Path, argv: list[str]):
+    def __init__(self, plan: Plan, script: Path, argv: list[str], process: dict[str, int]):
         self.hp, self.track, self.seed = plan.hp, plan.track, plan.options.seed
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         local_rank = int(os.environ.get("LOCAL_RANK", 0))
         self.device = torch.device("cuda", local_rank) if plan.device == "cuda" else torch.device("cpu")
         self.status, self.log_path = "stopped", None
-        self._plan, self._script, self._argv = plan, script, argv
+        self._plan, self._opened = plan, (plan, script, argv, self.device, process)
         self._command = os.environ.get("SPEEDRUN_COMMAND", "the same command")  # the launcher's
         self._clock, self._log, self._report = Clock(self.device), None, None
         self._watch = HarnessWatch([m for name, m in sys.modules.items() if name.startswith("harness.")])
@@ -132,15 +132,19 @@ class Run:
             fits = max(n for n in range(1, rows) if rows % n == 0)
             raise BadInput(f"out of memory with {rows} sequences a pass; use --{flag} {fits} "
                            f"({str(error).splitlines()[0]})") from None
-        self.log(train_loss=loss)
+        self._scalars["train_loss"] = loss
         self._reduced = reduce
         if not plain and not self._warming:
             self._report.objective(self._step)
         return loss
 
     def log(self, **scalars: float | Tensor) -> None:
-        """Log numbers of this step. Tensors are read one step later, so that nothing waits for the device."""
-        if reserved := {"step", "seq"} & scalars.keys():
+        """Log numbers of this step. Tensors are read one step later, so that nothing waits for the device.
+
+        Raises ValueError for the names of what the harness measures; train_loss is one after accumulate().
+        """
+        own = {"step", "seq", "step_avg"} | {"train_loss"} & self._scalars.keys()
+        if reserved := [n for n in scalars if n in own or n.startswith(("train_time", "val_loss"))]:
             raise ValueError(f"run.log: {', '.join(reserved)} is the harness's own; choose another name")
         self._scalars |= scalars
 
@@ -228,9 +232,8 @@ class Run:
         self._validation = Validation(self.track, self._plan.data.val, self.hp, model, net, self.device)
         self._clock.lengths_ns["piece"] = self._validation.piece_ns
         self._reducer = REDUCERS[self.track.reduction](model, net)
-        self._log, self._known = environment.open_log(self._plan, self._script, self._argv, self.device,
-                                                      parameters, resumed, init_sha256)
-        self.log_path = self._log.path
+        self._log, self._known = environment.open_log(*self._opened, parameters, resumed, init_sha256)
+        self.log_path = self._log.path and str(self._log.path)
         self._report = Report(self._plan, self._log, self.rank)
         self._clock.spent_ns["setup"] = self._clock.account()["wall_ns"]
 
@@ -287,7 +290,7 @@ class Run:
                 "train_time_ns": self._clock.train_time_ns})
 
     def _checkpoints(self) -> Path:
-        return (self.log_path or Path("unused")).with_suffix(".checkpoints")
+        return Path(self.log_path or "unused").with_suffix(".checkpoints")
 
     def _identity(self) -> dict[str, str]:
         """Return what a resumed run must share with the one before."""
@@ -335,30 +338,41 @@ class Run:
             self._report.bar.close()
 
     def end(self, status: str, **fields: Any) -> dict[str, Any]:
-        """Write the end line, from whichever thread learns of the end; return its fields."""
+        """Write the end line, from whichever thread learns of the end; return its fields.
+
+        A run that ends before its first step, and was not refused, leaves a log too: it was an attempt.
+        """
         status = self.status if status == "ok" else status
+        if not self._log and self.rank == 0 and status != "refused":
+            with contextlib.suppress(BadInput):  # a file or a folder that cannot be logged
+                self._log, _ = environment.open_log(*self._opened, None, None, None)
+                self.log_path = str(self._log.path)
+        if status == "ok":
+            self._clock.finish()
         fields = {name: environment.without_paths(value) for name, value in fields.items()}
         fields = {**self.result, "clocks": host_clocks(), **self._clock.account(), **fields}
         return self._log.end(status, **fields) if self._log else {"status": status, **fields}
 
 
-@contextmanager
+@contextlib.contextmanager
 def open_run(script: str, recipes: dict[str, Any], argv: list[str] | None = None) -> Iterator[Run]:
     """Open a run of a script on the recipe that its track names, and end it whatever happens (collective).
 
     argv: flags instead of the command line's. Leaves the process with exit code 2 on input that cannot be
     run; with another code, the end line's, where a run of several ranks fails.
     """
+    process = environment.process_facts()
     argv, path = sys.argv[1:] if argv is None else argv, Path(script).resolve()
     launched = int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
     world_size = dist.get_world_size() if dist.is_initialized() else launched
+    first = os.environ.get("LOCAL_RANK", "0") == "0"  # of this host: it hashes the shards
     try:
         read_source(path, script=True)
-        plan = make_plan(recipes, argv, world_size, torch.cuda.is_available())
+        plan = make_plan(recipes, argv, world_size, torch.cuda.is_available(), rehash=first)
     except (ValueError, OSError) as error:
         refuse(error)
-    with environment.process_group(plan.device):
-        run = Run(plan, path, argv)
+    with environment.process_group(plan.device, plan.options.timeout):
+        run = Run(plan, path, argv, process)
         endings, environ_class = Endings(run.end, run.farewell), type(os.environ)
         try:
             with endings:

@@ -105,15 +105,21 @@ class RunLog:
         self.run_id = run_id
         self.path = None if folder is None else folder / f"{run_id}.txt"
         self._end: dict | None = None
-        self._ledger = None if folder is None else folder / "ledger.jsonl"
         self._lock = threading.RLock()
         self._digest, self._size, self._events = hashlib.sha256(), 0, 0
         self._fd, self._spare = None, None
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
+            tell(log=str(self.path))  # before there is one: of a killed run the launcher clears up
             self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
             self._spare = folder / f".{run_id}.spare"  # given up on a full disk for the end line
-            self._spare.write_bytes(bytes(SPARE_BYTES))
+            try:
+                self._spare.write_bytes(bytes(SPARE_BYTES))
+            except OSError:
+                os.close(self._fd)
+                for path in (self.path, self._spare):
+                    path.unlink(missing_ok=True)
+                raise
 
     def write(self, data: bytes) -> None:
         """Append whole lines; nothing once the end line stands."""
@@ -160,7 +166,9 @@ class RunLog:
 
         Where it cannot be written the log is ended before the OSError goes on.
         """
-        self._record("start", track=manifest["track"], seed=manifest["seed"], code=manifest["code"]["digest"])
+        if self.path:
+            count_attempt(self.path, "start", track=manifest["track"], seed=manifest["seed"],
+                          code=manifest["code"]["digest"])
         try:
             self.write(script)
             self.line(RULE)
@@ -184,10 +192,12 @@ class RunLog:
             self._events += 1
 
     def end(self, status: str, **fields) -> dict:
-        """Append `#:end`, whose sha256 covers every byte above, and the ledger's end line; return its fields.
+        """Append `#:end`, whose sha256 covers every byte above, and return its fields.
 
-        Later calls change nothing. Where the disk is full the status says so if it was to be ok; what cannot
-        be written at all is told in the field `unwritten`.
+        The sha256 of the whole log is told to the launcher, which writes the ledger's end line when no rank
+        is left; where none listens, that line is written here. Later calls change nothing. Where the disk is
+        full the status says so if it was to be ok; what cannot be written at all is told in the field
+        `unwritten`.
         """
         with self._lock:
             if self._end is None:
@@ -206,28 +216,50 @@ class RunLog:
                     self._spare.unlink(missing_ok=True)
                     os.close(self._fd)
                     self._fd = None
-                self._record("end", status=self._end["status"])
+                facts = {"status": self._end["status"], "sha256": self._digest.hexdigest()}
+                if self.path and not tell(log=str(self.path), **facts):
+                    count_attempt(self.path, "end", **facts)
             return self._end
 
     def _write_end(self) -> None:
         line = canonical({**self._end, "seq": self._events + 1, "sha256": self._digest.hexdigest()})
         self._write(f"#:end {line}\n".encode())
 
-    def _record(self, what: str, **fields) -> None:
-        """Append a line to the ledger, which counts the attempts that nobody submitted."""
-        if self._ledger is None:
-            return
-        facts = {"what": what, "run_id": self.run_id, "realtime_ns": time.time_ns(), **fields}
-        entry = canonical(facts) + "\n"
-        try:
-            with open(self._ledger, "ab", buffering=0) as f:
-                fcntl.flock(f, fcntl.LOCK_EX)
-                size = os.fstat(f.fileno()).st_size
-                if f.write(entry.encode()) < len(entry):
-                    f.truncate(size)  # whole lines only
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError as error:
-            print(f"{self._ledger.name}: {error}; this attempt's {what} is not counted", file=sys.stderr)
+
+def count_attempt(log: Path, what: str, **fields) -> None:
+    """Append a line to the ledger beside a log, which counts the attempts that nobody submitted."""
+    ledger = log.with_name("ledger.jsonl")
+    entry = canonical({"what": what, "run_id": log.stem, "realtime_ns": time.time_ns(), **fields}) + "\n"
+    try:
+        with open(ledger, "ab", buffering=0) as f:
+            fcntl.flock(f, fcntl.LOCK_EX)
+            size = os.fstat(f.fileno()).st_size
+            if f.write(entry.encode()) < len(entry):
+                f.truncate(size)  # whole lines only
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        print(f"{ledger.name}: {error}; this attempt's {what} is not counted", file=sys.stderr)
+
+
+@functools.cache  # the runs of a process share it
+def _launcher(path: str) -> int | None:
+    """Return the way to the launcher; from then on no path leads there any more."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+        os.unlink(path)
+        return fd
+    except OSError:
+        return None
+
+
+def tell(**facts) -> bool:
+    """Tell the launcher something of a log; False where none listens: started otherwise, or it is gone."""
+    fd = _launcher(os.environ.get("SPEEDRUN_TOLD", ""))
+    line = canonical(facts).encode() + b"\n"
+    try:
+        return fd is not None and os.write(fd, line) == len(line)
+    except OSError:
+        return False
 
 
 def sha256(data: bytes) -> str:

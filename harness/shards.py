@@ -112,29 +112,39 @@ def scan_shard(path: str | Path) -> Scan:
     return Scan(tokens, digest.hexdigest(), max_token)
 
 
-def scan_shards(paths: list[Path]) -> dict[Path, Scan]:
+def scan_shards(paths: list[Path], rehash: bool = False) -> dict[Path, Scan]:
     """Scan shards in threads, each at most once: results are cached beside them by size and mtime_ns.
 
-    The ranks of a host take turns: the first scans, the others find its results.
+    The ranks of a host take turns: the first scans, the others find its results. rehash: scan all of them,
+    for a file may change and keep size and time.
     """
     for path in paths:
         check_shard(path)
-    caches: dict[Path, dict] = {}
+    caches: dict[Path, dict[str, list]] = {}
     with contextlib.ExitStack() as locks:
         for folder in sorted({path.parent for path in paths}):
             handle = os.open(folder, os.O_RDONLY)
             locks.callback(os.close, handle)
             fcntl.flock(handle, fcntl.LOCK_EX)
-            try:
-                caches[folder] = json.loads((folder / CACHE_NAME).read_text())
-            except (OSError, ValueError):
-                caches[folder] = {}
+            caches[folder] = read_cache(folder / CACHE_NAME)
         keys = {path: [path.stat().st_size, path.stat().st_mtime_ns] for path in paths}
-        stale = [path for path in paths if caches[path.parent].get(path.name, [None])[0] != keys[path]]
+        known = {path: caches[path.parent].get(path.name, [])[:2] for path in paths}
+        stale = [path for path in paths if rehash or known[path] != keys[path]]
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
             for path, scan in zip(stale, pool.map(scan_shard, stale)):
-                caches[path.parent][path.name] = [keys[path], list(scan)]
+                caches[path.parent][path.name] = [*keys[path], *scan]
         for folder in {path.parent for path in stale}:
             with contextlib.suppress(OSError):  # a read-only data folder is scanned anew each time
                 write_atomically(folder / CACHE_NAME, json.dumps(caches[folder]).encode())
-    return {path: Scan(*caches[path.parent][path.name][1]) for path in paths}
+    return {path: Scan(*caches[path.parent][path.name][2:]) for path in paths}
+
+
+def read_cache(path: Path) -> dict[str, list]:
+    """Return what earlier scans left, by name: size, mtime_ns and the scan; nothing that is not so."""
+    try:
+        cache = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    kinds = [int, int, int, str, int]
+    return {name: entry for name, entry in (cache.items() if isinstance(cache, dict) else ())
+            if isinstance(entry, list) and [type(value) for value in entry] == kinds}

@@ -26,7 +26,7 @@ class Track:
     val_tokens: int  # the first of the validation shards
     val_piece: int  # tokens of one validation batch
     val_bytes: int | None = None  # bytes of text of the validation tokens, where known
-    target: float  # nats per token
+    target: float | None = None  # nats per token; none where there is no contest
     max_active_parameters: int
     reduction: str  # exact or fast
     fetch: str  # the command that gets the data
@@ -63,11 +63,11 @@ def load_tracks(path: Path = TRACKS) -> dict[str, Track]:
     return {name: Track(name=name, **row) for name, row in rows.items()}
 
 
-def find_data(track: Track, folder: Path, train_tokens: int, epochs: int) -> Data:
+def find_data(track: Track, folder: Path, train_tokens: int, epochs: int, rehash: bool = False) -> Data:
     """Return the shards that train_tokens tokens, the last one's target and the validation need, all checked.
 
     Checked are header, size, sha256 where the folder's manifest.json pins it, ids within the vocabulary, and
-    that there are enough tokens. Raises ShardError.
+    that there are enough tokens. rehash: no earlier scan is believed. Raises ShardError.
     """
     if not folder.is_dir():
         raise ShardError(f"{folder}: no such data folder; get the data with `{track.fetch}`")
@@ -89,7 +89,7 @@ def find_data(track: Track, folder: Path, train_tokens: int, epochs: int) -> Dat
     if val_tokens <= track.val_tokens:
         raise ShardError(f"{val[0]}: {val_tokens} tokens, the track validates on {track.val_tokens} and one "
                          f"more; get the data with `{track.fetch}`")
-    scans = scan_shards([*used, val[0]])
+    scans = scan_shards([*used, val[0]], rehash)
     pinned = pinned_hashes(folder)
     for path, scan in scans.items():
         if scan.max_token >= track.vocab_size:

@@ -186,9 +186,9 @@ def train_recipe(recipe: Recipe, seed: int = 0, flags: Sequence[str] = ()) -> Re
             try:
                 model = train_in(run)
             except Exception as error:
-                error.log = run.log_path  # a sweep's row names it
+                error.log = run.log_path and Path(run.log_path)  # a sweep's row names it
                 raise
-    return Result(run.log_path, run.result["val_loss"], run.result["step"], run.result["tokens"],
+    return Result(Path(run.log_path), run.result["val_loss"], run.result["step"], run.result["tokens"],
                   run.result["train_time_ns"] / 1e9, model)
 
 

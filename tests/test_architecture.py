@@ -123,7 +123,7 @@ def test_the_set_of_flags_is_frozen():
     assert set(Place._fields) == {"script", "nproc_per_node", "nnodes", "rdzv_endpoint", "rdzv_id", "judge"}
     assert set(Options.__dataclass_fields__) == {
         "track", "device", "device_batch_size", "compile", "data", "resume", "checkpoint_every", "seed",
-        "stop_at_step", "log_every", "against", "weights", "name", "note"}
+        "stop_at_step", "timeout", "log_every", "against", "weights", "name", "note"}
 
 
 def test_text_files_name_no_machine_and_no_registry():

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from harness.front.cores import physical_cores
 from harness.front.recipes import finish_reading, start_reading
+from harness.front.watch import Watch, say
 from harness.plan import choose_track, make_plan, parse_flags, world_sizes
 from harness.runlog import ROOT, read_source
 from harness.shards import ShardError
@@ -72,27 +73,27 @@ def launch(argv: list[str]) -> int:
         ranks = choose_ranks(plan, places, nodes)
     elif plan.device == "cuda" and ranks > places:
         raise ValueError(f"--nproc_per_node {ranks}: this host has {places} GPUs")
-    print(f"track {plan.track.name}: {plan.tokens / 1e6:.1f} M tokens in {plan.hp.num_iterations} steps, to "
-          f"{plan.track.target} nats; a full run takes {plan.track.cost}")
+    goal = f", to {plan.track.target} nats" * (plan.track.target is not None)
+    print(f"track {plan.track.name}: {plan.tokens / 1e6:.1f} M tokens in {plan.hp.num_iterations} steps"
+          f"{goal}; a full run takes {plan.track.cost}")
     where = ["--standalone"] if nodes == 1 else [f"--nnodes={nodes}", "--rdzv_backend=c10d", *(
         f"--{name}={getattr(place, name)}" for name in ("rdzv_endpoint", "rdzv_id"))]
     tell(script, [*where, f"--nproc_per_node={ranks}", os.path.relpath(script), *rest], argv)
     print(f"starting {ranks} rank{'s' * (ranks > 1)}; each loads torch", flush=True)
-    before = set((ROOT / "records" / "runs").glob("*.txt"))
-    code = start([str(script), *rest], ranks, nodes, place.rdzv_endpoint, place.rdzv_id)
-    new = set((ROOT / "records" / "runs").glob("*.txt")) - before
-    if not code and len(new) == 1:
-        judge_run(new.pop(), place.judge == "true", contract)
+    with Watch(getattr(plan.options, "timeout", 600)) as watch:  # older harnesses have no such option
+        code = start([str(script), *rest], ranks, nodes, place.rdzv_endpoint, place.rdzv_id)
+    for log in watch.ended if not code else ():
+        judge_run(log, place.judge == "true", contract, hint=not watch.report)
     return code
 
 
-def judge_run(log: Path, now: bool, contract: bool) -> None:
+def judge_run(log: Path, now: bool, contract: bool, hint: bool) -> None:
     """Judge a run, or say with which command that is done where it has left weights; the ranks are gone."""
     if now and not contract:
         print("not judged: the script has no GPT(hp) (docs/rules.md)")
     elif now:
         subprocess.run([sys.executable, "-P", "-m", "harness.front.judge", str(log)], cwd=ROOT)
-    elif contract and log.with_suffix(".safetensors").exists() and "SPEEDRUN_REPORT_FD" not in os.environ:
+    elif contract and hint and log.with_suffix(".safetensors").exists():
         print(f"to have it judged: python3 -m records judge {shlex.quote(log.stem)}")
 
 
@@ -186,6 +187,7 @@ def start(command: list[str], ranks: int, nodes: int, endpoint: str | None, run_
     ours = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
     taken = [s.name for s in ours if signal.getsignal(s) is not signal.SIG_IGN]  # nohup: one is ignored
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its warnings show C++ stacks when a peer is gone
     # a submission may lie anywhere; the harness that referees it is this one
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     config = LaunchConfig(
@@ -196,10 +198,17 @@ def start(command: list[str], ranks: int, nodes: int, endpoint: str | None, run_
     try:
         elastic_launch(config, sys.executable)(*command)
     except ChildFailedError as error:
-        codes = [failure.exitcode for _, failure in sorted(error.failures.items())]
+        failures = sorted(error.failures.items())
+        # SIGTERM: how the agent ends the others
+        failures = [f for f in failures if f[1].exitcode != -signal.SIGTERM] or failures
+        for rank, failure in failures:
+            if failure.exitcode < 0:
+                say(f"rank {rank} (pid {failure.pid}) was killed: {signal.Signals(-failure.exitcode).name}")
+        codes = [failure.exitcode for _, failure in failures]
         own = [code for code in codes if code > 0]  # negative: killed by that signal
         return own[0] if own else 128 - codes[0]
     except SignalException as error:
+        say(f"run.sh: ended by {signal.Signals(error.sigval).name}")
         return 128 + error.sigval
     return 0
 

@@ -1,4 +1,5 @@
 """How runs end: each way leaves the right status in the log, an exit code, no process, all within seconds."""
+import json
 import math
 import os
 import re
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tiny import TAKE, Project, environment, events
+from waiting import until
 
 LONG = ["--num_iterations=100000", "--cooldown_iters=100000", "--val_every=100000", "--epochs=100000",
         "--log_every=1"]
@@ -21,12 +23,12 @@ def hear() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
-def launch(project: Project, ranks: int) -> tuple[subprocess.Popen, list[int]]:
+def launch(project: Project, ranks: int, *flags: str) -> tuple[subprocess.Popen, list[int]]:
     """Start a run that would take hours, in a process group of its own, and wait for its third step.
 
     Returns the launcher and the process ids of the ranks in order.
     """
-    process = subprocess.Popen(project.command(ranks, *LONG), env=environment(), cwd=project.folder,
+    process = subprocess.Popen(project.command(ranks, *LONG, *flags), env=environment(), cwd=project.folder,
                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                text=True, start_new_session=True, preexec_fn=hear)
     if not any(line.startswith("step:3/") for line in process.stdout):
@@ -61,6 +63,56 @@ def test_a_killed_rank_is_lost(project):
     os.kill(pids[1], signal.SIGKILL)
     end, code, _ = finish(project, process, pids)
     assert (end["status"], end["ranks"], code) == ("rank_lost", [1], 4)
+    assert "rank 1 (pid" in end["message"] and "is gone" in end["message"]
+
+
+def ledger_end(project: Project) -> dict:
+    """Return the ledger's only end line."""
+    lines = (project.folder / "records" / "runs" / "ledger.jsonl").read_text().splitlines()
+    [end] = [entry for entry in map(json.loads, lines) if entry["what"] == "end"]
+    return end
+
+
+def test_the_launcher_says_that_rank_0_was_killed_counts_the_attempt_and_clears_up(project):
+    """The kernel's likeliest victim went without a word, an end line in the ledger, and left a spare file."""
+    process, pids = launch(project, 2)
+    os.kill(pids[0], signal.SIGKILL)
+    _, errors = process.communicate(timeout=BOUND_S)
+    [log] = project.logs()
+    assert f"rank 0 (pid {pids[0]}) was killed: SIGKILL" in errors and str(log) in errors
+    assert process.returncode == 4 and events(log, "end") == [] and not list(log.parent.glob(".*spare"))
+    assert (ledger_end(project)["status"], ledger_end(project)["run_id"]) == ("rank_lost", log.stem)
+
+
+def test_where_the_launcher_is_killed_no_stack_of_cpp_comes_up_and_the_attempt_is_counted(project):
+    process, pids = launch(project, 2)
+    os.kill(process.pid, signal.SIGKILL)
+    _, errors = process.communicate(timeout=BOUND_S)  # until the ranks have closed their ends of the pipes
+    until(lambda: "#:end" in project.logs()[0].read_text())
+    assert project.end()["message"] == "the launcher is gone"
+    assert ledger_end(project)["status"] == "interrupted"
+    assert "frame #" not in errors and "Exception raised from" not in errors, errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_is_stopped_is_named_and_ends_the_run_after_the_timeout(project, rank):
+    process, pids = launch(project, 2, "--timeout=4")
+    os.kill(pids[rank], signal.SIGSTOP)
+    _, errors = process.communicate(timeout=90)
+    assert f"rank {rank} (pid {pids[rank]}) is stopped; `kill -CONT {pids[rank]}` lets it go on" in errors
+    assert process.returncode == 4 and ledger_end(project)["status"] == "rank_lost"
+    assert rank == 0 or project.end()["ranks"] == [1]
+
+
+def test_a_run_that_fails_before_its_first_step_leaves_log_and_ledger_line(project):
+    """It left neither: a first run that trains in its set-up and raises was counted nowhere."""
+    opened = "    with open_run(__file__, RECIPES) as run:\n"
+    script = project.submission("early.py", (opened, f"{opened}        raise KeyError('early')\n"))
+    project.run(2, script=script, code=1)
+    [log] = project.logs()
+    assert events(log, "manifest")[0]["parameters"] is None and project.end()["status"] == "failed"
+    assert events(log, "val") == [] and ledger_end(project)["status"] == "failed"
 
 
 def ending(project: Project, code: int, *lines: str, rank: int | str = 0) -> str:
@@ -95,7 +147,7 @@ def test_a_loss_that_is_not_a_number_ends_the_run_as_a_result(project):
 
 
 def test_a_full_disk_ends_the_run_with_whole_lines_in_the_log(project):
-    errors = ending(project, 5, "import resource", "room = run.log_path.stat().st_size + 20",
+    errors = ending(project, 5, "import os, resource", "room = os.stat(run.log_path).st_size + 20",
                     "resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))")
     [log] = project.logs()
     assert log.read_bytes().endswith(b"\n") and not list(log.parent.glob(".*spare"))

@@ -1,7 +1,12 @@
 """The head of a log: whose code it names, and what it does not say."""
+import importlib
+import sys
 from pathlib import Path
 
-from harness.environment import code_facts, command, without_paths
+import pytest
+
+from harness import environment
+from harness.environment import code_facts, command, foreign_modules, process_facts, without_paths
 from harness.runlog import ROOT, sha256
 
 
@@ -23,3 +28,37 @@ def test_text_loses_the_folders_of_this_host_and_other_values_stay():
 def test_a_fact_that_cannot_be_had_is_unavailable():
     assert command("no-such-command") == command("false") == "unavailable"
     assert command("echo", "x") == "x"
+
+
+def test_a_module_from_elsewhere_stands_with_its_digest_and_torchs_stack_pythons_and_ours_do_not(
+        tmp_path, monkeypatch):
+    """A helper on PYTHONPATH ran and was in no log; also one under a name of torch's stack."""
+    package = tmp_path / "zz_helper"
+    package.mkdir()
+    (package / "__init__.py").write_text("from . import deep\n")
+    (package / "deep.py").write_text("x = 1\n")
+    (tmp_path / "isympy.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    before = set(foreign_modules())
+    assert not before & {"torch", "numpy", "tqdm", "harness", "json", "__main__", "sympy", "mpmath"}
+    importlib.import_module("zz_helper")
+    assert "isympy" in environment.torch_stack()
+    importlib.import_module("isympy")
+    found = foreign_modules()
+    try:
+        assert found.keys() - before == {"zz_helper", "isympy"}
+        assert found["zz_helper"]["version"] == "unavailable"
+        (package / "deep.py").write_text("x = 2\n")
+        assert foreign_modules()["zz_helper"]["sha256"] != found["zz_helper"]["sha256"]
+    finally:
+        for name in ("zz_helper", "zz_helper.deep", "isympy"):
+            del sys.modules[name]
+
+
+def test_a_package_has_its_version():
+    assert foreign_modules()["pytest"]["version"] == pytest.__version__
+
+
+def test_each_run_of_a_process_knows_how_many_were_before_it():
+    first, second = process_facts(), process_facts()
+    assert second["runs_before"] == first["runs_before"] + 1 and second["cpu_ns"] >= first["cpu_ns"] > 0

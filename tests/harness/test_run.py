@@ -142,7 +142,9 @@ def test_seeds_differ_one_repeats_to_the_bit_and_a_run_may_stop_early(project):
 def test_a_submission_without_a_step_is_no_success(project):
     training = "train(run.hp, model, build_optimizers(model, run.hp, run.compile), run)"
     script = project.submission("idle.py", (training, "pass"))
-    assert "took no step" in project.run(1, script=script, code=1).stderr and project.logs() == []
+    assert "took no step" in project.run(1, script=script, code=1).stderr
+    [log] = project.logs()  # it was an attempt
+    assert result(log)["status"] == "stopped" and events(log, "val") == []
 
 
 def test_a_folder_that_takes_no_log_is_told(project):
@@ -180,9 +182,10 @@ def test_the_log_holds_scalars_words_and_a_clock_that_adds_up(project):
     assert [round(e["lr"], 6) for e in events(log, "scalar")] == expected
     assert log.read_text().split("\n").count("> #:end {}") == 6
     end = result(log)
-    parts = ("timed_ns", "setup_ns", "warmup_ns", "validation_ns", "checkpoint_ns", "unexplained_ns")
+    parts = ("timed_ns", "setup_ns", "warmup_ns", "validation_ns", "checkpoint_ns", "finish_ns",
+             "unexplained_ns")
     assert sum(end[part] for part in parts) == end["wall_ns"]
-    assert end["train_time_ns"] == end["timed_ns"] > 0
+    assert end["train_time_ns"] == end["timed_ns"] > 0 and end["finish_ns"] > 0
     assert "passed the unigram baseline" in log.read_text()
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from tiny import IMPORT, ROOT, TINY, Project, environment, events, new_log
 
 from harness import runlog
+from harness.run import Run
 from harness.runlog import RULE, RunLog, canonical, new_run_id, read_source
 from records.tools.read.extract import write_files
 from records.tools.read.log import read_log
@@ -207,3 +209,24 @@ def test_packages_in_an_environment_that_is_a_link_are_not_the_projects(tmp_path
     monkeypatch.setattr(sys, "prefix", str(tmp_path / "project" / ".venv"))
     assert not runlog.is_ours(tmp_path / "project" / ".venv" / "lib" / "package.py")
     assert runlog.is_ours(tmp_path / "project" / "train.py")
+
+
+def test_names_of_what_the_harness_measures_are_reserved():
+    """A submission wrote a val_loss and a train_loss of its own choice beside the harness's."""
+    run = SimpleNamespace(_scalars={"train_loss": 5.0})
+    for name in ("step", "seq", "step_avg", "train_loss", "train_time", "train_time_ms", "val_loss_ema"):
+        with pytest.raises(ValueError, match=f"run.log: {name} is the harness's own; choose another name"):
+            Run.log(run, lr=1.0, **{name: 1.0})
+    assert run._scalars == {"train_loss": 5.0}
+    run._scalars = {}
+    Run.log(run, train_loss=4.0, step_size=1.0, sequences=2.0)  # of a loop that accumulates by itself
+    assert run._scalars == {"train_loss": 4.0, "step_size": 1.0, "sequences": 2.0}
+
+
+def test_a_run_says_in_its_manifest_what_its_process_did_and_where_its_log_lies_as_text(project):
+    script = project.adds("path.py", "assert type(run.log_path) is str and run.log_path.endswith('.txt')")
+    answers = project.many((script, []), (script, ["--seed=1"]))
+    assert [answer["code"] for answer in answers] == [0, 0]
+    first, second = (events(log, "manifest")[0]["process"] for log in project.logs())
+    assert (first["runs_before"], second["runs_before"]) == (0, 1) and second["cpu_ns"] > first["cpu_ns"] > 0
+    assert first["modules"] == {} == second["modules"]

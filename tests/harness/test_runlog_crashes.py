@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tiny import new_log
 
-from harness.runlog import RunLog, is_disk_full
+from harness.runlog import RunLog, count_attempt, is_disk_full
 from records.tools.read.log import read_log
 from waiting import until
 
@@ -185,9 +185,19 @@ def test_a_ledger_line_that_does_not_fit_leaves_no_half(tmp_path):
     def short_ledger() -> None:
         log = RunLog(tmp_path, "b")
         limit((tmp_path / "ledger.jsonl").stat().st_size + 20)
-        log._record("start", track="t")
+        count_attempt(log.path, "start", track="t")
 
-    RunLog(tmp_path, "a")._record("start", track="t" * 2000)
+    count_attempt(tmp_path / "a.txt", "start", track="t" * 2000)
     assert in_a_fork(short_ledger) == 0
-    RunLog(tmp_path, "c")._record("start", track="t")
+    count_attempt(tmp_path / "c.txt", "start", track="t")
     assert [entry["run_id"] for entry in ledger(tmp_path)] == ["a", "c"]
+
+
+def test_where_there_is_no_room_for_the_spare_no_empty_log_stays(tmp_path):
+    def no_room() -> None:
+        limit(0)
+        with pytest.raises(OSError):
+            RunLog(tmp_path, "r")
+
+    assert in_a_fork(no_room) == 0
+    assert list(tmp_path.iterdir()) == []

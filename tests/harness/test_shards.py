@@ -1,5 +1,6 @@
 """The shard format, and what is said of files that are not in it."""
 import hashlib
+import json
 import os
 
 import numpy as np
@@ -69,8 +70,22 @@ def test_scans_are_cached_until_the_file_changes_or_the_cache_is_damaged(shard):
     assert scan_shards([shard])[shard].sha256 == "from the cache"
     write_shard(shard, np.arange(50))
     assert scan_shards([shard])[shard].tokens == 50
-    cache.write_text("{")
-    assert scan_shards([shard])[shard].tokens == 50
+    for damaged in ("{", "[]", "3", '{"s.bin": 5}', '{"s.bin": [[1, 2], 3]}'):  # some were a traceback
+        cache.write_text(damaged.replace("s.bin", shard.name))
+        assert scan_shards([shard])[shard].tokens == 50 and json.loads(cache.read_text())[shard.name][2] == 50
+
+
+def test_a_bit_that_flips_under_the_same_size_and_time_is_seen_by_a_new_hash_only(shard):
+    """A run trained on other data than its log said."""
+    first, times = scan_shards([shard])[shard], shard.stat()
+    data = bytearray(shard.read_bytes())
+    data[-2] ^= 1
+    shard.write_bytes(data)
+    os.utime(shard, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert scan_shards([shard])[shard] == first
+    found = scan_shards([shard], rehash=True)[shard]
+    assert found.sha256 == hashlib.sha256(data).hexdigest() != first.sha256
+    assert scan_shards([shard])[shard] == found
 
 
 def test_ranks_of_a_host_scan_each_shard_once_between_them(ranks, tmp_path, monkeypatch):

@@ -5,9 +5,11 @@ import tomllib
 
 import pytest
 
+from harness import plan
 from harness.environment import code_facts
 from harness.track import ROOT, TRACKS, load_tracks
 from records.tools.read.log import read_log
+from tiny import submission
 
 
 def test_the_harness_that_is_here_is_accepted():
@@ -38,3 +40,19 @@ def test_the_digest_of_a_row_does_not_depend_on_the_accepted_harnesses(tmp_path)
     assert load_tracks(rows) == load_tracks() and "harness" not in load_tracks()
     track = load_tracks()["sample"]
     assert dataclasses.replace(track, target=1.0).digest != track.digest
+
+
+def test_a_run_that_may_be_a_record_hashes_its_shards_again_and_experiments_believe_the_cache(monkeypatch):
+    """One process of a host does so, where there is a target and no setting is changed."""
+    asked = []
+    monkeypatch.setattr(plan, "find_data", lambda *words: asked.append(words[-1]))
+    recipes = submission().RECIPES
+    for flags, rehash in ((["--seed=1"], True), (["--n_layer=2"], True), ([], False)):
+        plan.make_plan(recipes, ["--track=sample", *flags], 1, False, rehash)
+    monkeypatch.setattr(plan, "load_tracks", lambda: {"lab": load_tracks()["lab"]})
+    plan.make_plan({"lab": recipes["sample"]}, ["--track=lab"], 1, False, True)
+    assert asked == [True, False, False, False]
+
+
+def test_a_track_without_a_contest_has_no_target():
+    assert load_tracks()["lab"].target is None and load_tracks()["sample"].target == 4.365

@@ -1,6 +1,7 @@
 """Runs code again, out of a log on the harness that it carries or out of a working tree; gives the log."""
 import ast
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -16,7 +17,7 @@ from typing import Self
 from records.tools.check.claim import code_digest, harness_digest
 from records.tools.check.of_a_run import row_differences
 from records.tools.read.extract import sources_of, write_files
-from records.tools.read.log import Log, is_log, read_bytes, read_log
+from records.tools.read.log import Log, is_log, read_bytes, read_log, sha256
 from records.tools.read.logs import log_of, run_of
 from records.tools.read.scan import scan
 from records.tools.read.tracks import ROOT, accepted_harnesses, own_row
@@ -25,7 +26,7 @@ from records.tools.read.values import ReadError, shown, write_whole
 LAUNCH = ("device", "device_batch_size", "compile", "stop_at_step")  # of a log's launch options, those kept
 RESERVED = {*LAUNCH, "track", "data", "resume", "checkpoint_every", "seed", "against", "script", "python",
             "from", "yes", "seeds", "judge", "weights", "nproc_per_node", "nnodes", "rdzv_endpoint",
-            "rdzv_id", "environment", "help", "h", "name", "note", "log_every", "version"}
+            "rdzv_id", "environment", "help", "h", "name", "note", "log_every", "timeout", "version"}
 
 
 @dataclass
@@ -251,30 +252,58 @@ def run(code: Code, track: str, flags: list[str], folder: Path, signals: "Signal
         logs = launch(place, words, ROOT, signals)
         if len(logs) > 1:
             raise ReadError(f"one run wrote {len(logs)} logs; it could not tell which is its own")
-        write_whole(folder / logs[0].name, read_bytes(logs[0]))
-        if (weights := logs[0].with_suffix(".safetensors")).exists():
+        [(path, data)] = logs.items()
+        write_whole(folder / path.name, data)
+        if (weights := path.with_suffix(".safetensors")).exists():
             shutil.move(weights, folder / weights.name)
-    return folder / logs[0].name
+    return folder / path.name
 
 
-def launch(tree: Path, flags: list[str], folder: Path, signals: "Signals") -> list[Path]:
-    """Run a tree's run.sh, its words on stderr; return the new logs in the tree, at least one.
+def launch(tree: Path, flags: list[str], folder: Path, signals: "Signals") -> dict[Path, bytes]:
+    """Run a tree's run.sh, its words on stderr; return the new logs in the tree with what they hold.
 
-    folder: the flags' paths are relative to it. Raises ReadError where there is no log, Interrupted where a
-    signal was the reason.
+    folder: the flags' paths are relative to it. Where the tree's harness tells its launcher of the logs,
+    those are meant, as they were when the run ended. Raises ReadError where there is none, or one was changed
+    since; Interrupted where a signal was the reason that there is none.
     """
     runs = tree / "records" / "runs"
     before = set(runs.glob("*.txt"))
     paths = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and Path(p).resolve() != ROOT]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    reading, writing = os.pipe()
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "SPEEDRUN_REPORT_FD": str(writing)}
     command = ["bash", str(tree / "run.sh"), "--python", torch_python(), *flags]
-    signals.child = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=2, env=environment)
+    signals.child = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=2, env=environment,
+                                     pass_fds=[writing])
+    os.close(writing)
+    with open(reading) as report:  # until the launcher, which no rank shares it with, is gone
+        told = {Path(facts["log"]).name: facts["sha256"] for facts in map(json.loads, report)}
     code = signals.child.wait()
-    if new := sorted(set(runs.glob("*.txt")) - before):
+    new = {path: read_bytes(path) for path in sorted(set(runs.glob("*.txt")) - before)}
+    if tells(tree_harness(tree)):
+        own = {path: data for path, data in new.items() if path.name in told}
+        if new and not own:
+            raise ReadError(f"the launcher was told of no log, and {shown(next(iter(new)).name)} is new: "
+                            f"another run's, or its script made it")
+        for path, data in own.items():
+            believed(path, data, told[path.name])
+        new = own
+    if new:
         return new
     if signals.caught:
         raise Interrupted("interrupted before the run had a log")
     raise ReadError(f"the run left no log (exit code {code}); its own words stand above")
+
+
+def tells(base: dict[str, bytes]) -> bool:
+    """Tell whether a harness says to its launcher which log it wrote, by its sha256; older ones do not."""
+    return b"SPEEDRUN_TOLD" in base.get("harness/runlog.py", b"")
+
+
+def believed(path: Path, data: bytes, told: str | None) -> None:
+    """Raise ReadError unless a log is as the launcher was told, or incomplete where it was told of no end."""
+    if told != sha256(data) and (told or read_log(path, data).end):
+        raise ReadError(f"{path.name}: the log was changed after the run: its sha256 is {sha256(data)[:16]}, "
+                        f"the launcher was told {shown(str(told and told[:16]))}; it is not believed")
 
 
 class Signals:

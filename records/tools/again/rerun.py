@@ -55,11 +55,13 @@ def main(arguments: argparse.Namespace) -> int:
             weights_path(path).unlink()
     tolerance = own_row(code.track, launches.ROOT).get("significance", {}).get("tolerance")
     answer = {**compare(old, read_log(path), tolerance), "old": str(old.path), "new": str(path),
-              "judge": verdict}
+              "judge": verdict,
+              "unchanged": "as the launcher was told" if launches.tells(code.base) else
+                           "could not tell: this harness tells its launcher nothing"}
     print(json.dumps(answer) if arguments.json else f"{answer['verdict']}: {answer['reason']}\n"
           f"rule: {answer['rule']}\n"
           f"judge of the new run: {WORDS[verdict['ok']] if verdict else 'not judged'}\n"
-          f"new log: {path}")
+          f"new log: {path}\nunchanged since the run: {answer['unchanged']}")
     if verdict and verdict["ok"] is False:
         return 1
     return {"reproduced": 0, "not reproduced": 1}.get(answer["verdict"], 2)

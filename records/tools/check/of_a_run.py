@@ -15,7 +15,7 @@ from records.tools.read.values import ReadError, json_text, number, shown
 RULES = ("data", "max_active_parameters", "recipe", "reduction", "significance", "target", "train_files",
          "val_bytes", "val_files", "val_piece", "val_tokens", "vocab_size", "vocabulary")
 FRONT = "harness/front/"  # the launcher, in the log but outside of both digests: no rank imports it
-PARTS = ("timed_ns", "setup_ns", "warmup_ns", "validation_ns", "checkpoint_ns", "unexplained_ns")
+PARTS = ("timed_ns", "setup_ns", "warmup_ns", "validation_ns", "checkpoint_ns", "finish_ns", "unexplained_ns")
 TRIPWIRE = re.compile(r"(causality|environment|harness|tokens|validation|warmup): ")
 IMPOSSIBLE = (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError)
 NOT_SHOWN = "the logs' format does not show it"
@@ -262,8 +262,13 @@ def monotone(run: Run, claim: Claim) -> str:
 
 
 def wall(run: Run, claim: Claim) -> str:
-    """Wall time is training, setup, warm-up, validation and checkpoints; next to nothing is unexplained."""
-    parts, whole = [run.end.get(name) for name in PARTS], run.end.get("wall_ns")
+    """Wall time is that of its parts; next to nothing is unexplained.
+
+    What a busy host adds lies mostly behind the last validation, where ranks wait for each other and for the
+    end line. It is a part of its own, of any length: nothing that is done then changes the loss.
+    """
+    parts = [run.end.get(name, 0 if name == "finish_ns" else None) for name in PARTS]  # older logs have none
+    whole = run.end.get("wall_ns")
     require(all(type(n) is int and n >= 0 for n in [*parts, whole]), "times are missing or negative")
     require(sum(parts) == whole, f"the parts of the wall time add up to {sum(parts)} of {whole} ns")
     unexplained = f"{parts[-1] / 1e9:.2f} s of {whole / 1e9:.1f} s unexplained"

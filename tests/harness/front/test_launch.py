@@ -52,6 +52,7 @@ def test_a_count_is_a_whole_number_of_at_least_1(text):
 
 @pytest.mark.parametrize("ends, code", [
     ([], 0), ([3, 3], 3), ([-9, 4], 4), ([5, -15], 5), ([-11], 139),
+    ([-15, -9], 137), ([-15, -15], 143),
     (SignalException("", signal.SIGTERM), 143)])
 def test_the_exit_code_is_the_one_that_ranks_agree_on(monkeypatch, ends, code):
     """That of a rank which left by itself; where all were killed, 128 and the first one's signal."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from synthetic import HARNESS, campaign, change, digest, runnable, setting, sound, write
-from tiny import RECORD, ROOT, result
+from tiny import RECORD, ROOT, TINY, Project, result
 
 from harness.front.launch import Place
 from harness.plan import Options
@@ -198,3 +198,34 @@ def test_where_this_python_lacks_torch_that_of_run_sh_trains(root, monkeypatch):
     (root / "run.sh").write_text("exit 2\n")
     with pytest.raises(ReadError, match="has no torch"):
         launches.torch_python()
+
+
+def rewriting(project: Project) -> list[str]:
+    """Make the project's script rewrite its log after the run; return the flags of a launch."""
+    project.submission("rewrites.py", ("    main()\n", """    main()
+    import pathlib
+    [log] = pathlib.Path(__file__).with_name("records").glob("runs/*.txt")
+    log.write_bytes(log.read_bytes().replace(b"val_loss:", b"val_loss:0"))
+"""))
+    return ["--nproc_per_node=1", "--track=tiny", f"--script={project.folder / 'rewrites.py'}", *TINY]
+
+
+def test_a_log_that_its_script_rewrites_after_the_run_is_not_believed(project):
+    with pytest.raises(ReadError, match="the log was changed after the run"), launches.Signals() as signals:
+        launches.launch(project.folder, rewriting(project), project.folder, signals)
+
+
+def test_a_log_as_the_launcher_was_told_is_given_back_with_what_it_holds(project):
+    flags = ["--nproc_per_node=1", "--track=tiny", f"--script={project.folder / 'train_gpt2.py'}", *TINY]
+    with launches.Signals() as signals:
+        logs = launches.launch(project.folder, flags, project.folder, signals)
+    assert logs == {path: path.read_bytes() for path in project.logs()} and len(logs) == 1
+
+
+def test_a_log_of_which_no_end_was_told_is_believed_where_it_has_none(root, tmp_path):
+    log = campaign(tmp_path, 1)[0]
+    whole = log.read_bytes()
+    launches.believed(log, whole[:whole.index(b"#:end")], None)
+    with pytest.raises(ReadError, match="changed after the run"):
+        launches.believed(log, whole, None)
+    assert not launches.tells(launches.load(log).base)
