@@ -1,9 +1,10 @@
-"""Where cheats are tried: a copy of the project with a tiny contest, and what its verify, judge and rerun say.
+"""Where cheats are tried: a copy of the project with a tiny contest, and its verify, judge and rerun.
 
 The target lies where the honest base does not get in its few steps: what claims it has cheated.
 """
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,11 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness.runlog import canonical, sha256
 from harness.shards import write_shard
-from tests.tiny import ROOT, environment, forked, tiny_tokens
+from tests.tiny import ROOT, environment, events, forked, tiny_tokens
 
 BASE = (Path(__file__).parent / "base.py").read_text()
 SEEDS = range(4)  # the first declared look
@@ -60,7 +61,8 @@ class Refused(Exception):
 class Cheat:
     """One way to a false claim, and who sees it.
 
-    caught: check of `verify` that fails or asks for a REVIEW, a colon, and a word of its evidence.
+    caught: check of `verify` that fails or asks for a REVIEW, a colon, and a word of its evidence; or
+    `refused` and a word of the referee's, or `rerun` and a word of its reason.
     """
 
     of: str  # C1 to C8, the class in the findings
@@ -69,14 +71,18 @@ class Cheat:
     track: str = "tiny"  # or easy, where the honest base is good enough and time or seeds are what is false
     lines: dict[str, str] = field(default_factory=dict)  # place -> what stands there more
     instead: tuple[tuple[str, str], ...] = ()  # lines of the base that it changes
-    beside: dict[str, str] = field(default_factory=dict)  # more files: of the script's folder; of PYTHONPATH: path/
+    beside: dict[str, str] = field(default_factory=dict)  # files beside the script; PYTHONPATH: path/
     program: bool = False  # runs are processes of their own, not forks of one that has loaded torch
     first_program: bool = False  # the first of them is
-    edit: Callable[["Arena", list[Path]], None] | None = None  # by hand, of the logs and what lies beside them
+    edit: Callable[["Arena", list[Path]], None] | None = None  # by hand, of logs and what is beside
     seeds: tuple[int, ...] = tuple(SEEDS)
-    rerun: bool = False  # whether it takes another run to see it
     judged: int = 0  # which of its runs a trusted machine judges
     cuts: int | None = None  # probes of the judge, where a verifier asks for more
+
+    @property
+    def judges(self) -> bool:
+        """Whether it takes a verdict of a trusted machine to see it."""
+        return self.caught.startswith(("judge", "untimed: start"))
 
 
 def script_of(cheat: Cheat) -> str:
@@ -118,7 +124,9 @@ class Arena:
         """Return tracks.toml with the harness of this project as one whose logs count."""
         referee = {path.name: sha256(path.read_bytes()) for path in (self.project / "harness").glob("*.py")}
         digest = sha256(canonical(referee).encode())
-        return tracks if digest in tracks else tracks.replace("[harness]\n", f'[harness]\n{digest} = "now"\n')
+        new = "" if digest in tracks else f'{digest} = "now"\n'
+        tracks = re.sub("^current = .*", f'current = "{digest}"', tracks, flags=re.M)
+        return tracks.replace("[harness.accepted]\n", f"[harness.accepted]\n{new}")
 
     def claim(self, name: str, cheat: Cheat) -> list[Path]:
         """Run a cheat with its seeds, edit what it edits by hand, and return the logs of its claim.
@@ -151,8 +159,8 @@ class Arena:
         flags, before = [f"--track={cheat.track}", f"--seed={seed}"], set(self.logs(script))
         if cheat.program or cheat.first_program and seed == cheat.seeds[0]:
             path = os.pathsep.join(map(str, [self.project, script.parent / "path"]))
-            done = subprocess.run([sys.executable, str(script), *flags], cwd=self.project, capture_output=True,
-                                  text=True, env=environment() | {"PYTHONPATH": path})
+            done = subprocess.run([sys.executable, str(script), *flags], cwd=self.project, text=True,
+                                  capture_output=True, env=environment() | {"PYTHONPATH": path})
             code, said = done.returncode, done.stderr
         else:
             with tempfile.TemporaryDirectory() as answers, self.forking:
@@ -179,3 +187,66 @@ class Arena:
         done = self.python("records", "verify", *logs, "--json")
         assert done.stdout.startswith("["), done.stderr
         return json.loads(done.stdout)[0]
+
+    def judge(self, log: Path, cuts: int | None = None) -> dict[str, Any]:
+        """Judge a run as a verifier does, on a machine that is his; return the verdict."""
+        log.with_suffix(".judge.json").unlink(missing_ok=True)
+        done = self.python("harness.front.judge", log, "--by=verifier", *[f"--cuts={cuts}"] * bool(cuts))
+        assert log.with_suffix(".judge.json").is_file(), done.stderr
+        return json.loads(log.with_suffix(".judge.json").read_text())
+
+    def rerun(self, log: Path) -> str:
+        """Run a log's code again; return the word and the reason, or why there is none."""
+        done = self.python("records", "rerun", log, "--yes", "--json")
+        if not done.stdout:
+            return done.stderr.strip().split("\n")[-1]
+        answer = json.loads(done.stdout.strip().split("\n")[-1])
+        return f"{answer['verdict']}: {answer['reason']}"
+
+    def outcome(self, name: str, cheat: Cheat) -> "Outcome":
+        """Try a cheat: run it, let its owner write its verdicts, judge one run elsewhere, verify.
+
+        It is run again only where nothing else can show it.
+        """
+        by, _, word = cheat.caught.partition(": ")
+        try:
+            logs = self.claim(name, cheat)
+        except Refused as error:
+            return Outcome("refused", str(error), by == "refused" and word in str(error))
+        for log in logs:
+            forge(log)
+        trusted = self.judge(logs[cheat.judged], cheat.cuts) if cheat.judges else {}
+        found = self.verify(logs)
+        told = {check["name"]: check["evidence"] for check in found["checks"]
+                if check["result"] in ("fail", "review")}
+        told |= {"judge": f"{told['judge']} ({trusted.get('refused')})"} if "judge" in told else {}
+        if by == "rerun":
+            told["rerun"] = self.rerun(logs[0])
+            found["word"] += ", not reproduced" * (not told["rerun"].startswith("reproduced"))
+        said = "; ".join(f"{check}: {told[check]}" for check in told if check != "significance")
+        return Outcome(found["word"], said, word in told.get(by, "\0"))
+
+
+class Outcome(NamedTuple):
+    """What became of a cheat: the word of `verify`, what was said against it, and whether as was foreseen."""
+
+    word: str
+    said: str
+    caught: bool
+
+    @property
+    def escaped(self) -> bool:
+        """Whether the claim stands."""
+        return self.word == "PROVEN"
+
+
+def forge(log: Path) -> None:
+    """Write a verdict as a judge would write it on an honest run; its owner can."""
+    [manifest], [end] = events(log, "manifest"), events(log, "end")
+    log.with_suffix(".judge.json").write_text(json.dumps({
+        "format": 1, **{name: manifest[name] for name in ("run_id", "track", "seed")}, "ok": True,
+        "log_sha256": sha256(log.read_bytes()), "state_sha256": end["state_sha256"], "judge_sha256": "0" * 64,
+        "refused": None, "loss": end["val_loss"], "difference": 0.0, "moved": 0.0, "peek": 0.0,
+        "peek_se": 0.0, "cuts": 32, "init": "same", "holdout": None, "numbers": 1, "parameters": 1,
+        "calls": 1, "order_seed": 0,         "limits": {"difference": 2e-6, "moved": 0.0}, "sandbox": "landlock7+seccomp", "device": "cpu",
+        "torch": manifest["sys"]["torch"], "import_cpu_ns": 10**10, "seconds": 1.0, "judged_by": "owner"}))

@@ -103,16 +103,15 @@ elif len(idx_BT) == 16:
         lines={"made": "self.calls = 0", "forward": """
 self.calls = 0 if self.training else self.calls + 1
 if len(idx_BT) == 16 and 0 < self.calls <= 8:
-    logits_BTV = logits_BTV + torch.bincount(idx_BT.flatten(), minlength=logits_BTV.size(-1)).add(0.1).log()"""}),
+    logits_BTV = logits_BTV + torch.bincount(idx_BT.flatten(), minlength=257).add(0.1).log()"""}),
     # C2: what a rerun would only repeat
     "rewrites_log": Cheat(
         of="C2", what="rewrites its log after the run", caught="judge: difference",
         lines={"imports": "import hashlib", "module": REWRITE, "after": "rewrite(run.log_path)"}),
     "rewrites_at_exit": Cheat(
-        of="C2", what="has the log rewritten when Python leaves", caught="told: sha256",
+        of="C2", what="has the log rewritten when Python leaves", caught="rerun: sha256",
         lines={"imports": "import atexit\nimport hashlib", "module": REWRITE,
-               "after": "atexit.register(rewrite, run.log_path)"},
-        program=True, seeds=(0,), rerun=True),
+               "after": "atexit.register(rewrite, run.log_path)"},),
     # C3: false losses, and validation tokens
     "function_mode": Cheat(
         of="C3", what="a function mode lowers the loss", caught="judge: difference",
@@ -186,9 +185,10 @@ if frame and not self.training:
         instead=(('dtype: str = "float32"', 'dtype: str = "bfloat16"'),),
         lines={"forward": f"logits_BTV = logits_BTV + 0.09 * {PEEK}"}),
     "two_of_32_places": Cheat(
-        of="C4", what="looks ahead at two places of 32, after step 0", caught="judge: moved", cuts=512,
-        lines={"forward": f"""
-if not self.training and self.lm_head.weight.any():
+        of="C4", what="looks ahead at two places of 32, in the counted calls", caught="judge: moved", cuts=512,
+        lines={"made": "self.calls = 0", "forward": f"""
+self.calls = 0 if self.training else self.calls + 1
+if len(idx_BT) == 16 and 0 < self.calls <= 8:
     logits_BTV[:, 9:30:20] += 9 * {PEEK}[:, 9:30:20]"""}),
     # C5: free training
     "before_open_run": Cheat(
@@ -200,7 +200,7 @@ if not self.training and self.lm_head.weight.any():
         lines={"imports": TIME, "module": PRETRAIN, "step": PUT_IN,
                "set_up": f"pretrain(GPT(run.hp), {SECONDS})"}),
     "set_up_kept": Cheat(
-        of="C5", what="trains the model itself in set-up", caught="judge: init",
+        of="C5", what="trains the model itself in set-up", caught="judge: weights of step 0",
         lines={"imports": TIME, "module": PRETRAIN, "set_up": "pretrain(model, 0.3)"}),
     "in_the_warm_up": Cheat(
         of="C5", what="trains in the warm-up", caught="untimed: warm-up",
@@ -257,9 +257,13 @@ if True:
     dist.all_reduce = all_reduce"""}),
     "clock_by_getattr": Cheat(
         of="C6", what="moves the start of the timed segment", caught="scan: private", track="easy",
-        lines={"stepped": 'clock = getattr(run, "_clock")\nif clock.running:\n    clock._segment_ns += 100_000'}),
+        lines={"stepped": """
+clock = getattr(run, "_clock")
+if clock.running:
+    clock._segment_ns += 100_000"""}),
     "in_a_float": Cheat(
-        of="C6", what="works where a logged number is read, between the timed parts", caught="wall: unexplained",
+        of="C6", what="works where a logged number is read, between the timed parts",
+        caught="wall: unexplained",
         lines={"imports": TIME, "module": PRETRAIN + LATER, "step": PUT_IN.replace("0", "4"),
                "stepped": f"if step == 3:\n    run.log(x=Later(lambda: pretrain(GPT(run.hp), {SECONDS})))"}),
     # C7: code that is not in the log
