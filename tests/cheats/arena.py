@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -69,13 +69,14 @@ class Cheat:
     what: str  # it does, in a few words
     caught: str
     track: str = "tiny"  # or easy, where the honest base is good enough and time or seeds are what is false
+    base: str = BASE
     lines: dict[str, str] = field(default_factory=dict)  # place -> what stands there more
     instead: tuple[tuple[str, str], ...] = ()  # lines of the base that it changes
     beside: dict[str, str] = field(default_factory=dict)  # files beside the script; PYTHONPATH: path/
     program: bool = False  # runs are processes of their own, not forks of one that has loaded torch
     first_program: bool = False  # the first of them is
     edit: Callable[["Arena", list[Path]], None] | None = None  # by hand, of logs and what is beside
-    seeds: tuple[int, ...] = tuple(SEEDS)
+    seeds: Sequence[int] = SEEDS
     judged: int = 0  # which of its runs a trusted machine judges
     cuts: int | None = None  # probes of the judge, where a verifier asks for more
 
@@ -87,7 +88,7 @@ class Cheat:
 
 def script_of(cheat: Cheat) -> str:
     """Return the base with a cheat's lines."""
-    source = BASE
+    source = cheat.base
     for place, text in cheat.lines.items():
         line, below = PLACES[place]
         assert source.count(line) == 1, f"{place}: {line}"
@@ -114,7 +115,7 @@ class Arena:
         rows = ROW.format(name="tiny", target=target) + ROW.format(name="easy", target=easy)
         tracks.write_text(self.accepting(tracks.read_text()) + rows)
         data = self.project / "data" / "cheats"
-        shards = {f"train_{i}.bin": tiny_tokens(1100, seed=i) for i in range(2)}
+        shards = {f"train_{i}.bin": tiny_tokens(60_000, seed=i) for i in range(2)}
         shards["val_0.bin"] = tiny_tokens(9000, seed=9)
         pins = {name: {"sha256": write_shard(data / name, tokens)} for name, tokens in shards.items()}
         (data / "manifest.json").write_text(json.dumps({"files": pins}))
@@ -213,18 +214,27 @@ class Arena:
             logs = self.claim(name, cheat)
         except Refused as error:
             return Outcome("refused", str(error), by == "refused" and word in str(error))
+        found, told = self.accusations(logs, [logs[cheat.judged]] * cheat.judges, cheat.cuts)
+        if by == "rerun":
+            told["rerun"] = self.rerun(logs[0])
+            found += ", not reproduced" * (not told["rerun"].startswith("reproduced"))
+        said = "; ".join(f"{check}: {told[check]}" for check in told if check != "significance")
+        return Outcome(found, said, word in told.get(by, "\0"))
+
+    def accusations(self, logs: list[Path], judged: list[Path], cuts: int | None = None) -> tuple[str, dict]:
+        """Return the word of `verify` on a claim and, by check, what fails or wants a reader.
+
+        Of the logs some are judged by a verifier; on the others their owner wrote the verdicts that he likes.
+        """
         for log in logs:
             forge(log)
-        trusted = self.judge(logs[cheat.judged], cheat.cuts) if cheat.judges else {}
+        trusted = [str(self.judge(log, cuts)["refused"]) for log in judged]
         found = self.verify(logs)
         told = {check["name"]: check["evidence"] for check in found["checks"]
                 if check["result"] in ("fail", "review")}
-        told |= {"judge": f"{told['judge']} ({trusted.get('refused')})"} if "judge" in told else {}
-        if by == "rerun":
-            told["rerun"] = self.rerun(logs[0])
-            found["word"] += ", not reproduced" * (not told["rerun"].startswith("reproduced"))
-        said = "; ".join(f"{check}: {told[check]}" for check in told if check != "significance")
-        return Outcome(found["word"], said, word in told.get(by, "\0"))
+        if "judge" in told:
+            told["judge"] = " ".join([told["judge"], *trusted])
+        return found["word"], told
 
 
 class Outcome(NamedTuple):
@@ -248,5 +258,6 @@ def forge(log: Path) -> None:
         "log_sha256": sha256(log.read_bytes()), "state_sha256": end["state_sha256"], "judge_sha256": "0" * 64,
         "refused": None, "loss": end["val_loss"], "difference": 0.0, "moved": 0.0, "peek": 0.0,
         "peek_se": 0.0, "cuts": 32, "init": "same", "holdout": None, "numbers": 1, "parameters": 1,
-        "calls": 1, "order_seed": 0,         "limits": {"difference": 2e-6, "moved": 0.0}, "sandbox": "landlock7+seccomp", "device": "cpu",
-        "torch": manifest["sys"]["torch"], "import_cpu_ns": 10**10, "seconds": 1.0, "judged_by": "owner"}))
+        "calls": 1, "order_seed": 0, "limits": {"difference": 2e-6, "moved": 0.0},
+        "sandbox": "landlock7+seccomp", "device": "cpu", "torch": manifest["sys"]["torch"],
+        "import_cpu_ns": 10**10, "seconds": 1.0, "judged_by": "owner"}))

@@ -142,13 +142,13 @@ EDITS = {
         track="easy", lines={"imports": "import time", "stepped": SLOW}, edit=as_validation),
     "best_seeds": Cheat(
         of="C8", what="claims with the best four of six seeds", caught="all_attempts: 2 of 6",
-        track="easy", seeds=tuple(range(6)), edit=keep_best),
+        track="easy", seeds=range(6), edit=keep_best),
     "best_seeds_counted": Cheat(
         of="C8", what="the same, with ledger and campaign's file edited", caught="seeds: ",
-        track="easy", seeds=tuple(range(6)), edit=keep_best_and_count_so),
+        track="easy", seeds=range(6), edit=keep_best_and_count_so),
     "renumbered": Cheat(
         of="C8", what="hands in one run under two seeds, its numbers edited",
-        caught="judge: weights of step 0", track="easy", seeds=(0, 1, 2), judged=3, edit=renumber),
+        caught="judge: weights of step 0", track="easy", seeds=range(3), judged=3, edit=renumber),
     "mapped_seeds": Cheat(
         of="C8", what="has chosen better seeds, and maps to them", caught="judge: weights of step 0",
         track="easy", instead=(("manual_seed(run.seed)", "manual_seed([11, 4, 29, 17][run.seed])"),)),

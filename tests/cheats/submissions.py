@@ -185,7 +185,8 @@ if frame and not self.training:
         instead=(('dtype: str = "float32"', 'dtype: str = "bfloat16"'),),
         lines={"forward": f"logits_BTV = logits_BTV + 0.09 * {PEEK}"}),
     "two_of_32_places": Cheat(
-        of="C4", what="looks ahead at two places of 32, in the counted calls", caught="judge: moved", cuts=512,
+        of="C4", what="looks ahead at two places of 32, in the counted calls", caught="judge: moved",
+        cuts=512,
         lines={"made": "self.calls = 0", "forward": f"""
 self.calls = 0 if self.training else self.calls + 1
 if len(idx_BT) == 16 and 0 < self.calls <= 8:
