@@ -3,7 +3,6 @@
 The target lies where the honest base does not get in its few steps: what claims it has cheated.
 """
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -20,6 +19,7 @@ from harness.shards import write_shard
 from tests.tiny import ROOT, environment, events, forked, tiny_tokens
 
 BASE = (Path(__file__).parent / "base.py").read_text()
+AS_PROGRAM = Path(__file__).parent / "as_program.py"
 SEEDS = range(4)  # the first declared look
 ROW = """
 [{name}]
@@ -73,8 +73,7 @@ class Cheat:
     lines: dict[str, str] = field(default_factory=dict)  # place -> what stands there more
     instead: tuple[tuple[str, str], ...] = ()  # lines of the base that it changes
     beside: dict[str, str] = field(default_factory=dict)  # files beside the script; PYTHONPATH: path/
-    program: bool = False  # runs are processes of their own, not forks of one that has loaded torch
-    first_program: bool = False  # the first of them is
+    program: bool = False  # the first of its runs is a process of its own, whose CPU time tells all
     edit: Callable[["Arena", list[Path]], None] | None = None  # by hand, of logs and what is beside
     seeds: Sequence[int] = SEEDS
     judged: int = 0  # which of its runs a trusted machine judges
@@ -156,16 +155,15 @@ class Arena:
         return [log for log in logs if log.exists()]
 
     def run(self, script: Path, cheat: Cheat, seed: int) -> Path:
-        """Run a script on a seed, as a program or as a fork of one that has loaded torch; return its log."""
-        flags, before = [f"--track={cheat.track}", f"--seed={seed}"], set(self.logs(script))
-        if cheat.program or cheat.first_program and seed == cheat.seeds[0]:
-            path = os.pathsep.join(map(str, [self.project, script.parent / "path"]))
-            done = subprocess.run([sys.executable, str(script), *flags], cwd=self.project, text=True,
-                                  capture_output=True, env=environment() | {"PYTHONPATH": path})
+        """Run a script on a seed, as a program or in a fork of one that has loaded torch; return its log."""
+        words, before = [str(script), f"--track={cheat.track}", f"--seed={seed}"], set(self.logs(script))
+        if cheat.program and seed == cheat.seeds[0]:
+            done = subprocess.run([sys.executable, *words], cwd=self.project, capture_output=True, text=True,
+                                  env=environment() | {"PYTHONPATH": str(self.project)})
             code, said = done.returncode, done.stderr
         else:
             with tempfile.TemporaryDirectory() as answers, self.forking:
-                code = forked(120, ranks=1, cases=[(str(script), flags)], folder=str(self.project),
+                code = forked(120, ranks=1, cases=[(str(AS_PROGRAM), words)], folder=str(self.project),
                               answers=answers, environ=environment())
                 said = Path(answers, "0.stderr").read_text()
         if code:

@@ -18,7 +18,7 @@ class Hyperparameters:
     micro_batch: int = 4
     epochs: int = 1
     num_iterations: int = 8
-    val_every: int = 4
+    val_every: int = 8
     lr: float = 0.01
 
 

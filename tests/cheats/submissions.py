@@ -111,7 +111,7 @@ if len(idx_BT) == 16 and 0 < self.calls <= 8:
     "rewrites_at_exit": Cheat(
         of="C2", what="has the log rewritten when Python leaves", caught="rerun: sha256",
         lines={"imports": "import atexit\nimport hashlib", "module": REWRITE,
-               "after": "atexit.register(rewrite, run.log_path)"},),
+               "after": "atexit.register(rewrite, run.log_path)"}),
     # C3: false losses, and validation tokens
     "function_mode": Cheat(
         of="C3", what="a function mode lowers the loss", caught="judge: difference",
@@ -175,7 +175,7 @@ if frame and not self.training:
         lines={"imports": "from harness.shards import read_shard",
                "stepped": f'more = torch.tensor(read_shard("{VAL}")[:1025].tolist())' + UPDATES}),
     "storage_from_file": Cheat(
-        of="C3", what="trains on the validation shard, mapped as a storage", caught="scan: from_file",
+        of="C3", what="trains on the validation shard, mapped as a storage", caught="scan: files",
         lines={"stepped": f'storage = torch.UntypedStorage.from_file("{VAL}", False, 3074)\n'
                           "more = torch.tensor(storage.tolist()[1024:]).view(-1, 2) @ torch.tensor([1, 256])"
                           + UPDATES}),
@@ -193,7 +193,7 @@ if len(idx_BT) == 16 and 0 < self.calls <= 8:
     logits_BTV[:, 9:30:20] += 9 * {PEEK}[:, 9:30:20]"""}),
     # C5: free training
     "before_open_run": Cheat(
-        of="C5", what="trains before the run is opened", caught="untimed: start", first_program=True,
+        of="C5", what="trains before the run is opened", caught="untimed: start", program=True,
         lines={"imports": "import sys\n" + TIME, "module": PRETRAIN, "step": PUT_IN,
                "before": 'pretrain(GPT(RECIPES["tiny"]), 4.0 if "--seed=0" in sys.argv else 0.3)'}),
     "in_set_up": Cheat(
@@ -236,10 +236,12 @@ if len(idx_BT) == 16 and 0 < self.calls <= 8:
                + UPDATES}),
     # C6: the clock
     "half_the_time": Cheat(
-        of="C6", what="halves the clocks above the referee's import", caught="scan: above", track="easy",
+        of="C6", what="halves the clocks above the referee's import", track="easy",
+        caught="scan: runs before the harness",
         lines={"top": HALF_TIME}),
     "mocked_clock": Cheat(
-        of="C6", what="mocks the clock above the referee's import", caught="scan: above", track="easy",
+        of="C6", what="mocks the clock above the referee's import", track="easy",
+        caught="scan: runs before the harness",
         lines={"top": """
 if True:
     from unittest import mock
@@ -247,7 +249,8 @@ if True:
     now = time.monotonic_ns
     mock.patch("time.monotonic_ns", lambda: now() - 5_000_000).start()"""}),
     "all_reduce": Cheat(
-        of="C6", what="shortens the times that ranks reduce", caught="scan: above", track="easy",
+        of="C6", what="shortens the times that ranks reduce", track="easy",
+        caught="scan: runs before the harness",
         lines={"top": """
 if True:
     import torch.distributed as dist
@@ -264,13 +267,13 @@ if clock.running:
     clock._segment_ns += 100_000"""}),
     "in_a_float": Cheat(
         of="C6", what="works where a logged number is read, between the timed parts",
-        caught="wall: unexplained",
+        caught="wall: unexplained", instead=(("val_every: int = 8", "val_every: int = 4"),),
         lines={"imports": TIME, "module": PRETRAIN + LATER, "step": PUT_IN.replace("0", "4"),
                "stepped": f"if step == 3:\n    run.log(x=Later(lambda: pretrain(GPT(run.hp), {SECONDS})))"}),
     # C7: code that is not in the log
     "helper_beside": Cheat(
         of="C7", what="imports a file beside the script, outside of the repository", caught="imports: helper",
-        program=True, beside={"helper.py": BETTER},
+        beside={"helper.py": BETTER},
         lines={"imports": "import helper", "forward": "logits_BTV = helper.better(idx_BT, logits_BTV)"}),
     "helper_on_the_path": Cheat(
         of="C7", what="imports a file on PYTHONPATH", caught="imports: secret", program=True,
@@ -278,7 +281,7 @@ if clock.running:
         lines={"imports": "from secret import better", "forward": "logits_BTV = better(idx_BT, logits_BTV)"}),
     "sitecustomize": Cheat(
         of="C7", what="has Python itself halve the clocks, by a file on PYTHONPATH",
-        caught="imports: sitecustomize", track="easy", program=True,
+        caught="imports: sitecustomize", track="easy",
         beside={"path/sitecustomize.py": HALF_TIME}),
     "data_is_code": Cheat(
         of="C7", what="executes a data file", caught="scan: builds or loads code",
