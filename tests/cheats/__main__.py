@@ -1,6 +1,7 @@
 """Tries all cheats and writes the table of who catches them into docs/rules.md: python -m tests.cheats"""
 import sys
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,12 +14,11 @@ ALL = CHEATS | EDITS
 PAGE, BEGIN, END = ROOT / "docs" / "rules.md", "<!-- cheats begin -->\n", "<!-- cheats end -->"
 
 
-def outcomes(folder: Path) -> dict[str, Outcome]:
-    """Try all cheats, two at a time; return what became of each."""
+def outcomes(folder: Path) -> Iterator[tuple[str, Outcome]]:
+    """Try all cheats, two at a time; yield name and what became of each."""
     arena = Arena(folder)
     with ThreadPoolExecutor(2) as pool:
-        found = pool.map(lambda name: arena.outcome(name, ALL[name]), ALL)
-        return dict(zip(ALL, found))
+        yield from zip(ALL, pool.map(lambda name: arena.outcome(name, ALL[name]), ALL))
 
 
 def table(found: dict[str, Outcome]) -> str:
@@ -35,10 +35,12 @@ def table(found: dict[str, Outcome]) -> str:
 
 def main() -> int:
     """Write the table; return 1 where a cheat's claim stands."""
+    found = {}
     with tempfile.TemporaryDirectory() as folder:
-        found = outcomes(Path(folder))
-    for name, outcome in found.items():
-        print(f"{'ok  ' if outcome.caught else 'FAIL'} {name}: {outcome.word}: {outcome.said[:300]}")
+        for name, outcome in outcomes(Path(folder)):
+            mark = "ok    " if outcome.caught else "MISSED"
+            print(f"{mark} {name}: {outcome.word}: {outcome.said[:300]}", flush=True)
+            found[name] = outcome
     page = PAGE.read_text()
     above, below = page.split(BEGIN)[0], page.split(END)[1]
     PAGE.write_text(f"{above}{BEGIN}{table(found)}{END}{below}")

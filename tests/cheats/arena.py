@@ -134,7 +134,7 @@ class Arena:
         Raises Refused where the referee does not let it end.
         """
         place = self.scripts / name
-        for file, text in {"submission.py": script_of(cheat), **cheat.beside}.items():
+        for file, text in {"submission.py": f"{script_of(cheat)}# {name}\n", **cheat.beside}.items():
             (place / file).parent.mkdir(parents=True, exist_ok=True)
             (place / file).write_text(text)
         logs = [self.run(place / "submission.py", cheat, seed) for seed in cheat.seeds]

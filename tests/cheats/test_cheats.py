@@ -22,7 +22,7 @@ SIZES = dict(vocab_size=257, n_layer=1, n_embd=32, seq_len=32, batch_tokens=256,
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
-    return outcomes(tmp_path_factory.mktemp("cheats"))
+    return dict(outcomes(tmp_path_factory.mktemp("cheats")))
 
 
 @pytest.fixture(scope="module")
