@@ -276,7 +276,7 @@ if clock.running:
         beside={"helper.py": BETTER},
         lines={"imports": "import helper", "forward": "logits_BTV = helper.better(idx_BT, logits_BTV)"}),
     "helper_on_the_path": Cheat(
-        of="C7", what="imports a file on PYTHONPATH", caught="imports: secret", program=True,
+        of="C7", what="imports a file on PYTHONPATH", caught="imports: secret",
         beside={"path/secret.py": BETTER},
         lines={"imports": "from secret import better", "forward": "logits_BTV = better(idx_BT, logits_BTV)"}),
     "sitecustomize": Cheat(
