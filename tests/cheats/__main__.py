@@ -11,6 +11,10 @@ from tests.cheats.submissions import CHEATS
 from tests.tiny import ROOT
 
 ALL = CHEATS | EDITS
+BEYOND = (
+    "Nothing in a log shows these, so none is tried: times that the owner of a machine makes up without a",
+    "slip (a race elsewhere does), free work below 2 s and a tenth of the charged time, look-ahead at so few",
+    "places that the judge's cuts miss them (`--cuts`), validation text known by heart (a holdout does).")
 PAGE, BEGIN, END = ROOT / "docs" / "rules.md", "<!-- cheats begin -->\n", "<!-- cheats end -->"
 
 
@@ -30,7 +34,7 @@ def table(found: dict[str, Outcome]) -> str:
     escaped = [ALL[name].what for name, outcome in found.items() if outcome.escaped]
     caught = sum(outcome.caught for outcome in found.values())
     return "\n".join([*rows, "", f"{caught} of {len(ALL)} are caught where they should be. What escapes: "
-                                 f"{'; '.join(escaped) or 'none of these'}.", ""])
+                                 f"{'; '.join(escaped) or 'none of these'}.", *BEYOND, ""])
 
 
 def main() -> int:

@@ -144,7 +144,7 @@ EDITS = {
         of="C8", what="claims with the best four of six seeds", caught="all_attempts: 2 of 6",
         track="easy", seeds=range(6), edit=keep_best),
     "best_seeds_counted": Cheat(
-        of="C8", what="the same, with ledger and campaign's file edited", caught="seeds: ",
+        of="C8", what="the same, with ledger and campaign's file edited", caught="seeds: says",
         track="easy", seeds=range(6), edit=keep_best_and_count_so),
     "renumbered": Cheat(
         of="C8", what="hands in one run under two seeds, its numbers edited",
