@@ -339,7 +339,8 @@ def untimed(run: Run, claim: Claim) -> str:
     """Nothing ran before the run in its process, and what is not timed took no longer than it has to.
 
     That is the process's CPU time when the run was opened beyond the judge's child's for the same imports,
-    and warm-up and validation beyond what their steps and pieces take by the median.
+    what the submission does from there to its first step, and warm-up and validation beyond what their steps
+    and pieces take by the median.
     """
     process, spare = run.at("process"), run.end.get("untimed")
     require(process and spare, "the log does not tell", state="unknown")
@@ -355,6 +356,7 @@ def untimed(run: Run, claim: Claim) -> str:
     except ReadError:
         judged = {}  # which `judge` tells
     parts = {"start": process["cpu_ns"] - (judged.get("import_cpu_ns") or process["cpu_ns"]),
+             "set-up": spare.get("setup_ns", 0),
              "warm-up": run.end["warmup_ns"] - spare["warmup_steps"] * spare["step_ns"] - spare["compile_ns"],
              "validation": validated - spare["pieces"] * spare["piece_ns"]}
     excess = sum(max(0, ns) for ns in parts.values())

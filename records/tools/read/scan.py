@@ -48,6 +48,7 @@ ATTRIBUTES = [(re.compile(pattern), what) for pattern, what in (
      "files"),
     (r"__torch_\w+__|Torch(?:Function|Dispatch)Mode|register_module_\w+|as_subclass",
      "changes what torch's functions do"),
+    (r"initial_seed|[gs]et_rng_state|fork_rng|default_generator", "looks at the seed"),
     (r"training", "tells training from validation"))]
 CHARACTERS, NUMBERS = 1000, 300  # of the constants of a statement; ten times as many in a file
 HIDING = sys.stdlib_module_names | {"torch", "numpy", "sitecustomize", "usercustomize", "harness"}
