@@ -141,11 +141,15 @@ class Run:
     def log(self, **scalars: float | Tensor) -> None:
         """Log numbers of this step. Tensors are read one step later, so that nothing waits for the device.
 
-        Raises ValueError for the names of what the harness measures; train_loss is one after accumulate().
+        Raises ValueError for other types and for the names of what the harness measures; train_loss is one of
+        them after accumulate().
         """
         own = {"step", "seq", "step_avg"} | {"train_loss"} & self._scalars.keys()
         if reserved := [n for n in scalars if n in own or n.startswith(("train_time", "val_loss"))]:
             raise ValueError(f"run.log: {', '.join(reserved)} is the harness's own; choose another name")
+        for name, value in scalars.items():
+            if type(value) not in (int, float, Tensor):  # another's __float__ would run when the clock stands
+                raise ValueError(f"run.log: {name} is {type(value).__name__}, expected int, float or Tensor")
         self._scalars |= scalars
 
     def print(self, *words: object) -> None:

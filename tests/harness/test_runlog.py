@@ -223,6 +223,12 @@ def test_names_of_what_the_harness_measures_are_reserved():
     assert run._scalars == {"train_loss": 4.0, "step_size": 1.0, "sequences": 2.0}
 
 
+def test_only_numbers_and_tensors_are_logged_since_others_would_run_code_when_they_are_read():
+    run = SimpleNamespace(_scalars={})
+    with pytest.raises(ValueError, match="run.log: lr is str, expected int, float or Tensor"):
+        Run.log(run, lr="0.1")
+
+
 def test_a_run_says_in_its_manifest_what_its_process_did_and_where_its_log_lies_as_text(project):
     script = project.adds("path.py", "assert type(run.log_path) is str and run.log_path.endswith('.txt')")
     answers = project.many((script, []), (script, ["--seed=1"]))
