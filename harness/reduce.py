@@ -8,6 +8,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from harness.endings import BadInput
+
 LossSum = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
@@ -25,7 +27,7 @@ class ExactReducer:
         self.net = net
         self.params = [p for p in model.parameters() if p.requires_grad]
         if wrong := {p.dtype for p in self.params} - {torch.float32}:
-            raise ValueError(f"exact reduction takes float32 parameters, found {wrong}")
+            raise BadInput(f"exact reduction takes float32 parameters, found {wrong}")
         self.sizes = [p.numel() for p in self.params]
         self.world_size = dist.get_world_size()
         self.length = -(-(sum(self.sizes) + 2) // self.world_size) * self.world_size

@@ -99,7 +99,7 @@ class Run:
             n_share = n // self.world_size + 1
             share = torch.randint(self.track.vocab_size, (n_share,), generator=self._generator)
         else:
-            if n > self.tokens_left:
+            if not 0 <= n <= self.tokens_left:
                 raise Tripwire(f"tokens: {self._taken} + {n} taken, the recipe says {self._plan.tokens}; "
                                f"give Hyperparameters a train_tokens if a step does not take batch_tokens")
             share = self._stream.take_share(n, self.rank, self.world_size)

@@ -46,6 +46,8 @@ def test_tripwires_trip_each_on_its_own_submission(project):
         project.submission("trains.py", (norm, trains)): "validation: the weights changed",
         project.adds("keeps.py", "model.seen = getattr(model, 'seen', torch.zeros(1)) + 1"): "warmup: .seen",
         project.adds("twice.py", "run.take(hp.batch_tokens)", after=TAKE): "tokens: ",
+        project.adds("gives_back.py", "run._warming or run.take(-hp.batch_tokens)",
+                     "run.take(hp.batch_tokens)", after=TAKE): "tokens: 256 + -256 taken",
         project.adds("rewinds.py", "run._stream.position = 0"): "tokens: the stream stands at",
         project.adds("reads.py", "import os", "os.environ.get('MY_LEARNING_RATE')"): "environment: reads.py",
         project.adds("streams.py", "from harness.tokens import TokenStream",
