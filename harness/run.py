@@ -312,7 +312,7 @@ class Run:
         except ValueError as error:
             raise BadInput(f"--resume {folder}: {error}") from None
         self._first_step, self._taken = facts["step"], facts["taken"]
-        self._clock.charged_ns = facts["train_time_ns"]
+        self._clock.resumed_ns = facts["train_time_ns"]
         return facts["resumed_from"]
 
     def say_result(self) -> None:
