@@ -4,12 +4,19 @@ import math
 import os
 import shutil
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from tiny import TAKE, Project, events, result
 
+from harness import environment
+from harness.clock import Clock
+from harness.run import Run
 from harness.shards import write_shard
 
 
@@ -153,6 +160,42 @@ def test_a_folder_that_takes_no_log_is_told(project):
     (project.folder / "records").write_text("a file is in the way")
     done = project.run(2, code=2)
     assert done.stderr.count("\n") == 1 and "cannot write a log there" in done.stderr
+
+
+def test_a_run_that_ends_while_its_log_is_opened_has_one_log_and_on_a_full_disk_none(monkeypatch):
+    """A signal in the first second opened a second log; of an OSError at the head the last words died."""
+    begun, waiting, opened = threading.Event(), threading.Event(), []
+
+    class Door:
+        """A lock that tells when somebody waits for it."""
+
+        def __init__(self):
+            self.lock = threading.Lock()
+
+        def __enter__(self):
+            if not self.lock.acquire(blocking=False):
+                waiting.set()
+                self.lock.acquire()
+
+        def __exit__(self, *error):
+            self.lock.release()
+
+    def open_log(*facts):
+        opened.append(facts)
+        begun.set()
+        assert waiting.wait(60)
+        return SimpleNamespace(path="a.txt", end=lambda status, **fields: {"status": status}), {}
+
+    monkeypatch.setattr(environment, "open_log", open_log)
+    run = Run.__new__(Run)
+    run._opening, run._opened, run._log, run._clock = Door(), (), None, Clock(torch.device("cpu"))
+    run.result, run.status = {}, "stopped"
+    assert run.end("disk_full")["status"] == "disk_full" and opened == []
+    with ThreadPoolExecutor(2) as pool:
+        pool.submit(run._open_log, "facts")
+        assert begun.wait(60)
+        assert pool.submit(run.end, "interrupted").result(60) == {"status": "interrupted"}
+    assert opened == [("facts",)] and run.log_path == "a.txt"
 
 
 def test_a_log_names_no_folder_of_the_host(project):
