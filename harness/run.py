@@ -105,7 +105,9 @@ class Run:
                                f"give Hyperparameters a train_tokens if a step does not take batch_tokens")
             share = self._stream.take_share(n, self.rank, self.world_size)
             self._taken += n
-        return share.to(device or self.device, non_blocking=True, copy=True)
+        onto = torch.device(device or self.device)
+        pinned = share.is_pinned() and onto.type == "cpu"  # what stays there goes to the GPU from there
+        return torch.empty_like(share, device=onto, pin_memory=pinned).copy_(share, non_blocking=True)
 
     def accumulate(self, loss_sum: LossSum, x: Tensor, y: Tensor, plain: bool = True,
                    tokens: int | None = None, reduce: bool = True) -> Tensor:
