@@ -205,7 +205,7 @@ class Run:
                 self._clock.stop(step - begun)
                 self._report.flush()
             if validates:
-                self._validate(step)
+                self._validate(step, last)
             if saves:
                 self._save(step)
             if step == stop:
@@ -251,7 +251,7 @@ class Run:
 
     # between the timed segments
 
-    def _validate(self, step: int) -> None:
+    def _validate(self, step: int, last: int) -> None:
         """Validate on the track's tokens, off the clock, and look at the tripwires."""
         with self._clock.spending("validation"):
             loss, digest = self._validation.measure(self._generator, probe=step > 0)
@@ -268,7 +268,7 @@ class Run:
                 dist.barrier()  # rank 0 has its result before another rank leaves
                 raise NonFinite(f"val_loss is {loss} at step {step}")
             tenth = -(-self.hp.num_iterations // 10)
-            if step in (0, self.hp.num_iterations) or 0 <= step - tenth < self.hp.val_every:
+            if step in (0, last) or 0 <= step - tenth < self.hp.val_every:
                 self._report.sample(lambda ids: self._validation.logits(ids, compiled=False), self.hp.seq_len,
                                     self.device)
 
@@ -324,7 +324,7 @@ class Run:
     def say_result(self) -> None:
         """Show, at the very end, the loss, the training time and where the log lies."""
         if "val_loss" not in self.result:
-            sys.exit("the submission took no step: nothing was measured")
+            sys.exit("the submission took no step: nothing was measured" if self.rank == 0 else 1)
         self._report.bar.close()
         step, loss, seconds = (self.result[k] for k in ("step", "val_loss", "train_time_ns"))
         self._report.line(f"{self.status}: val_loss {loss:.4f} after {step} steps and {seconds / 1e9:.1f} s "

@@ -119,6 +119,7 @@ def test_a_run_may_end_on_its_tokens_at_a_step_that_nobody_knew_before(project):
         assert [(val["step"], val["tokens"]) for val in events(log, "val")] == [
             (0, 0), (2, 192), (4, 384), (5, 448)]
         assert (result(log)["status"], sorted(trained(log))) == ("ok", [1, 2, 3, 4, 5])
+        assert log.read_text().count("\n> the model writes: ") == 3  # at the start, after a tenth, at the end
 
 
 def test_a_bound_on_the_steps_that_comes_before_the_tokens_is_no_success(project):
