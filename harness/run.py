@@ -169,6 +169,8 @@ class Run:
         takes); default: the first step, twice. A recipe with ends_on_tokens = True ends with the step that
         takes the last of its tokens, and num_iterations is a bound.
         """
+        if self._report:
+            raise Tripwire("steps: a second training in one run; open another run for it")
         warmed = None if warmup is None else list(warmup)
         if wrong := [step for step in warmed or () if not 0 <= step < self.hp.num_iterations]:
             raise BadInput(f"run.steps: warmup has {wrong}, expected steps below num_iterations = "

@@ -46,6 +46,7 @@ def test_tripwires_trip_each_on_its_own_submission(project):
     norm, loop = "x_BTC = norm(self.wte(idx_BT))", "    for step in run.steps(model, optimizers):\n"
     trains = f"if not self.training:\n                self.wte.weight.data += 1e-4\n            {norm}"
     ahead = "x_BTC = norm(self.wte(idx_BT).flip(1).cumsum(1).flip(1))"
+    training = "        train(run.hp, model, build_optimizers(model, run.hp, run.compile), run)\n"
     replaces = "    import harness.validate\n    harness.validate.validate = lambda *a: 1.0\n"
     scripts = {
         "train_gpt2.py": None,
@@ -55,6 +56,7 @@ def test_tripwires_trip_each_on_its_own_submission(project):
         project.adds("twice.py", "run.take(hp.batch_tokens)", after=TAKE): "tokens: ",
         project.adds("gives_back.py", "run._warming or run.take(-hp.batch_tokens)",
                      "run.take(hp.batch_tokens)", after=TAKE): "tokens: 256 + -256 taken",
+        project.submission("trains_again.py", (training, 2 * training)): "steps: a second training",
         project.adds("rewinds.py", "run._stream.position = 0"): "tokens: the stream stands at",
         project.adds("reads.py", "import os", "os.environ.get('MY_LEARNING_RATE')"): "environment: reads.py",
         project.adds("streams.py", "from harness.tokens import TokenStream",
