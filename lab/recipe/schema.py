@@ -115,7 +115,7 @@ class Optimizer:
 class Curve:
     """A factor as a function of tokens seen; see lab/recipe/schedule.py."""
 
-    kind: Literal["constant", "linear", "cosine", "trapezoid", "power", "exponential"] = "constant"
+    kind: Literal["constant", "linear", "cosine", "trapezoid", "power"] = "constant"
     warmup_tokens: NotNegative | None = None  # at most one of the two
     warmup_frac: Share | None = None  # of the run's tokens
     start: NotNegative = 0.0  # factor at the first token of a warm-up
@@ -123,7 +123,6 @@ class Curve:
     end_tokens: NotNegative | None = None  # where linear, cosine and trapezoid end; default: the run's tokens
     cooldown_frac: Share = 0.3  # trapezoid
     exponent: NotNegative = 0.08  # power: (1 + (u - W) / timescale_tokens) ** -exponent
-    rate: Positive = 0.995  # exponential: rate ** ((u - W) / timescale_tokens)
     timescale_tokens: Positive = 57236.0  # one step of hlb-gpt at its scale 1
 
 
