@@ -43,9 +43,7 @@ def main(arguments: argparse.Namespace) -> int:
     if type(ranks) is not int or not 1 <= ranks <= 1024 or type(seed) is not int:
         raise ReadError(f"{shown(old.path.name)}: world size {shown(str(ranks))}, seed {shown(str(seed))}: "
                         f"expected whole numbers")
-    if not launches.consent([code], arguments.yes):
-        print("not run", file=sys.stderr)
-        return 2
+    launches.consent([code], arguments.yes)
     flags = [*code.flags, f"--seed={seed}", f"--nproc_per_node={ranks}"]
     folder = arguments.to or launches.ROOT / "records/runs/reruns"
     with launches.Signals() as signals:
