@@ -87,7 +87,8 @@ def judge_all(logs: Iterable[Path], signals: launches.Signals, keep: bool) -> li
     """Judge the runs that have weights and no verdict, after the last timed one; return the bad ones' names.
 
     A verdict that is another log's, or damaged, is made anew. The weights of what is judged are dropped
-    unless they are to be kept. Raises KeyboardInterrupt where a signal came.
+    unless they are to be kept; those of what could not be judged stay. Raises KeyboardInterrupt where a
+    signal came.
     """
     bad = []
     for log in logs:
@@ -100,8 +101,8 @@ def judge_all(logs: Iterable[Path], signals: launches.Signals, keep: bool) -> li
             verdict = judge(log, signals, quiet=True)
         if signals.caught:
             raise KeyboardInterrupt("interrupted; the same command goes on with judging")
-        if verdict is not None and not keep:
+        if verdict and verdict.get("ok") is not None and not keep:
             weights_path(log).unlink(missing_ok=True)
-        if verdict is not None and verdict.get("ok") is False:
+        if verdict and verdict.get("ok") is False:
             bad.append(log.name)
     return bad

@@ -6,11 +6,11 @@ from typing import Any
 
 from records.tools.check.race import Race
 from records.tools.check.student import t_quantile
-from records.tools.read.log import read_json
+from records.tools.read.log import read_bytes
 from records.tools.read.logs import load_runs
 from records.tools.read.run import Run
 from records.tools.read.tracks import load_harnesses
-from records.tools.read.values import ReadError, need, shown
+from records.tools.read.values import ReadError, need, parse_json, shown
 
 # of a record.json, what tables and figures use; losses and significance are objects
 FIELDS = {"name": str, "track": str, "date": str, "begun": str, "code": str, "device": str, "world_size": int,
@@ -95,12 +95,14 @@ def standings(folder: Path, words: dict[str, str] | None = None) -> list[Standin
 def read_record(path: Path) -> dict[str, Any]:
     """Return what a record.json says; a field of another type than ours raises ReadError."""
     try:
-        record = read_json(path, FIELDS)
+        record = parse_json(read_bytes(path).decode())
+        for name, kind in FIELDS.items():
+            need(record, name, kind)
         need(record["significance"], "word", str)
         need(record["val_loss"], "mean", float)
         need({"sd": 0.0} | {k: v for k, v in record["val_loss"].items() if v is not None}, "sd", float)
-    except ReadError as error:
-        raise ReadError(f"{shown(path.parent.name)}: {error}") from None
+    except (ReadError, UnicodeDecodeError) as error:
+        raise ReadError(f"{shown(path.parent.name)}/{shown(path.name)}: {error}") from None
     return record
 
 

@@ -40,8 +40,8 @@ def verdict_on(run: Run) -> dict[str, Any] | None:
             if found.get(name) != value:
                 raise ReadError(f"{name} {shown(str(found.get(name)))}, the log has {shown(str(value))}; "
                                 f"judge it again")
-        if found.get("judged_by") not in JUDGES:
-            raise ReadError(f"judged_by is none of {', '.join(JUDGES)}")
+        if found.get("judged_by") not in JUDGES or found.get("ok") not in (True, False, None):
+            raise ReadError(f"expected ok true, false or null, and judged_by one of {', '.join(JUDGES)}")
     except ReadError as error:
         raise ReadError(f"{shown(path.name)}: {error}") from None
     return found

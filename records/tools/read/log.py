@@ -3,11 +3,10 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from records.tools.read.values import ReadError, need, number, parse_json, shown
@@ -136,14 +135,14 @@ def read_bytes(path: Path) -> bytes:
     return data
 
 
-def read_json(path: Path, fields: Mapping[str, type] = MappingProxyType({})) -> dict[str, Any]:
+def read_json(path: Path, fields: dict[str, type] | None = None) -> dict[str, Any]:
     """Return the JSON object in a file, which has these fields, each of its type; an error names the file."""
     data = read_bytes(path)
     try:
         if len(data) > JSON_BYTES:
             raise ReadError(f"more than {JSON_BYTES} bytes; a file of ours has at most that many")
         found = parse_json(data.decode(errors="replace"))
-        for name, kind in fields.items():
+        for name, kind in (fields or {}).items():
             need(found, name, kind)
     except ReadError as error:
         raise ReadError(f"{shown(path.name)}: {error}") from None

@@ -115,6 +115,6 @@ def compare(new: Outcome, old: Outcome, margin: float | None) -> dict[str, Any]:
     name, test = significance.lower(new.losses, old.losses, margin or 0)
     claim = "the new loss is lower" if margin is None else f"the new loss is worse by less than {margin:g}"
     level = "no spread, no test" if test.degenerate else f"p {test.p:.3g}, wanted below {ALPHA:g}"
-    return {"new": statistics.fmean(new.losses.values()), "old": statistics.fmean(old.losses.values()),
+    return {"new": statistics.mean(new.losses.values()), "old": statistics.mean(old.losses.values()),
             "margin": margin, "word": significance.plain_word(test), "test": test,
             "reason": f"{claim}: {level} ({name})"}

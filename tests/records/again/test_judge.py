@@ -51,9 +51,13 @@ def test_weights_go_once_a_run_is_judged_and_stay_where_it_is_not(logs, judge):
         assert judging.judge_all(logs[:2], signals, keep=False) == []
         assert [name for name, *_ in judge.asked] == [logs[1].name]
         assert not judging.weights_path(logs[1]).exists()
+        judge.words[logs[2].name] = None
+        assert judging.judge_all(logs[2:], signals, keep=False) == []
+        assert judging.weights_path(logs[2]).exists()
+        verdict_path(logs[2]).unlink()
         judge.words[logs[2].name] = False
         assert judging.judge_all(logs, signals, keep=True) == [logs[2].name]
-        assert judging.weights_path(logs[2]).exists() and len(judge.asked) == 2  # each once
+        assert judging.weights_path(logs[2]).exists() and len(judge.asked) == 3  # each once
         signals.caught = True
         verdict_path(logs[2]).unlink()
         with pytest.raises(KeyboardInterrupt, match="goes on with judging"):
