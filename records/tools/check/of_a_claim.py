@@ -10,10 +10,10 @@ from records.tools.check.of_a_run import (NOT_SHOWN, OF_A_RUN, Result, each_run,
     result_of)
 from records.tools.check.race import ENDED_BY_USER, RACE
 from records.tools.check.significance import Verdict
-from records.tools.read.log import ChangedLog, read_bytes
+from records.tools.read.log import ChangedLog, read_json
 from records.tools.read.run import Run
 from records.tools.read.scan import scan as findings
-from records.tools.read.values import json_text, need, parse_json, shown
+from records.tools.read.values import json_text, need, shown
 
 FIRST = 20  # training losses that tell two seeds apart; the very first is ln(vocabulary) for a head of zeros
 
@@ -160,9 +160,9 @@ def seeds(claim: Claim) -> Result:
     ours = sorted({run.seed for run in claim.own if run.seed is not None})
     found: list[tuple[str, list[int]]] = []
     for file in claim.campaigns:
-        state = parse_json(read_bytes(file).decode(errors="replace"))
-        first, logs = need({"seed0": 0} | state, "seed0", int), need(state, "logs", list)
-        found.append((file.name, list(range(first, first + len(logs)))))
+        state = {"seed0": 0, **read_json(file, {"logs": list})}
+        first = need(state, "seed0", int)
+        found.append((file.name, list(range(first, first + len(state["logs"])))))
     for race in claim.races:
         if race.attempts_of(str(claim.own[0].at("code", "digest"))):
             found += [(RACE, race.plan["seeds"][dropped:]) for dropped in (1, 0)]

@@ -23,7 +23,6 @@ SLACK_NS = 50_000_000  # two clocks are not read at one moment; NTP may steer by
 STEERING = re.compile("[\0\r\x1b]")
 RUN_ID = re.compile(r"\d{8}T\d{6}Z_[0-9a-f]{8}_[0-9a-f]{6}", re.ASCII)
 UNTRAINED = 0.5  # nats below ln(vocabulary) at which a fresh model would have learned something
-GAP_SD = (4, 8)  # how far above that of honest runs a holdout's gap asks for a reader, and fails
 
 
 @dataclass(frozen=True)
@@ -384,13 +383,9 @@ def judge(run: Run, claim: Claim) -> str:
     init, apart = found["init"], number(found["loss"]) - run.log.vals[-1].val_loss
     require(math.isclose(abs(apart), abs(number(found["difference"])), abs_tol=1e-9),
             f"a loss {apart:+.1e} from the log's, of which the verdict says {found['difference']}")
-    if (holdout := found.get("holdout")) and (honest := claim.row.get("gap")):
-        off = (number(holdout["gap"]) - honest["mean"]) / honest["sd"]
-        what = f"the gap to the holdout is {off:.1f} sd above that of honest runs, {by}"
-        require(off <= GAP_SD[1], what)
-        require(off <= GAP_SD[0], what, state="review")
-    for what, settled in (("no sandbox", found["sandbox"] != "none"),
-                          ("limits that nobody measured", found.get("limits") != "unmeasured"),
+    holdout = found.get("holdout") or {}
+    gap = f"a gap to the holdout {number(holdout.get('sds', 0)):.1f} sd above that of honest runs"
+    for what, settled in ((gap, holdout.get("word") != "review"), ("no sandbox", found["sandbox"] != "none"),
                           (f"first weights {shown(init)}", init == "same" or found["judged_by"] != "owner")):
         require(settled, f"{what}, {by}", state="review")
     return f"{apart:+.1e} nats from the log's loss, {found['cuts']} cuts, {shown(found['sandbox'])}, {by}"

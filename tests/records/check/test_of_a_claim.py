@@ -1,4 +1,5 @@
 """Every check of verify has a log that fails it and no other check."""
+import re
 import shutil
 import types
 
@@ -75,6 +76,8 @@ def test_seeds_that_are_no_row_of_the_campaigns_own_file_ask_for_a_reader(root):
     assert found == of_a_run.Result("ok", "seeds 1 to 5, as declared")
     found = check_all(load_claim([*logs[:2], *logs[3:]]))["seeds"]
     assert found == of_a_run.Result("review", "seeds 1, 2, 4, 5; seeds_0.json says 1, 2, 3, 4, 5")
+    (root / "runs" / "seeds_0.json").write_text(f'["{logs[0].name}"]')
+    assert check_all(load_claim(logs))["seeds"].evidence.startswith("seeds_0.json: found JSON of type list")
     (root / "runs" / "seeds_0.json").unlink()
     found = check_all(load_claim(logs))["seeds"]
     assert found.state == "review" and "no campaign's or race's file names them" in found.evidence
@@ -121,8 +124,9 @@ def test_a_checkout_without_the_tracks_data_compares_no_shards(root):
 
 def test_the_rules_show_the_checks_and_the_tracks_as_they_are():
     rules = (ROOT / "docs" / "rules.md").read_text()
-    for check in CHECKS:
-        assert check.__doc__ and f"| `{check.__name__}` |" in rules, check.__name__
+    assert all(check.__doc__ for check in CHECKS)
+    table = rules[rules.index("## What verify checks"):rules.index("`unknown` means")]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == [check.__name__ for check in CHECKS]
     shown = [line for line in rules.split("\n") if line.startswith("| `") and "data/" in line]
     assert shown == [
         f"| `{name}` | `{row['data']}` | {row['target']} | {row['val_tokens']} | "
