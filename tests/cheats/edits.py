@@ -58,8 +58,8 @@ def lower(arena: Arena, logs: list[Path]) -> None:
         with_loss(log, lambda step, loss: loss - 0.1 * (step > 0))
 
 
-def as_validation(arena: Arena, logs: list[Path]) -> None:
-    """Call nine tenths of the training time of the first run validation."""
+def as_finish(arena: Arena, logs: list[Path]) -> None:
+    """Call nine tenths of the training time of the first run what comes after it."""
     now = {val["step"]: val["train_time_ns"] // 10 for val in events(logs[0], "val")}
     whole = result(logs[0])["timed_ns"]
 
@@ -68,7 +68,7 @@ def as_validation(arena: Arena, logs: list[Path]) -> None:
             fields["train_time_ns"] = now[fields["step"]]
         if kind == "end":
             fields["timed_ns"] = fields["train_time_ns"]
-            fields["validation_ns"] += whole - fields["timed_ns"]
+            fields["finish_ns"] += whole - fields["timed_ns"]
             fields["untimed"]["step_ns"] //= 10
 
     def line(step: str, last: str, kind: str, loss: str, ms: str, average: str) -> str:
@@ -137,9 +137,10 @@ def weights_of_longer_runs(arena: Arena, logs: list[Path]) -> None:
 EDITS = {
     "lower_losses": Cheat(
         of="C8", what="edits the losses, with a sha256 that fits", caught="judge: difference", edit=lower),
-    "times_into_validation": Cheat(
-        of="C8", what="calls nine tenths of the training time validation", caught="untimed: validation",
-        track="easy", lines={"imports": "import time", "stepped": SLOW}, edit=as_validation),
+    "times_into_the_finish": Cheat(
+        of="C8", what="moves nine tenths of the training time behind the last validation",
+        caught="untimed: finish",
+        track="easy", lines={"imports": "import time", "stepped": SLOW}, edit=as_finish),
     "best_seeds": Cheat(
         of="C8", what="claims with the best four of six seeds", caught="all_attempts: 2 of 6",
         track="easy", seeds=range(6), edit=keep_best),
