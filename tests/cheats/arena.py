@@ -77,7 +77,6 @@ class Cheat:
     program: bool = False  # the first of its runs is a process of its own, whose CPU time tells all
     edit: Callable[["Arena", list[Path]], None] | None = None  # by hand, of logs and what is beside
     seeds: Sequence[int] = SEEDS
-    judged: int = 0  # which of its runs a trusted machine judges
     asks: str = "--by=verifier"  # flag of the judge, where a verifier wants more
 
     @property
@@ -213,7 +212,7 @@ class Arena:
             logs = self.claim(name, cheat)
         except Refused as error:
             return Outcome("refused", str(error), by == "refused" and word in str(error))
-        found, told = self.accusations(logs, [logs[cheat.judged]] * cheat.judges, cheat.asks)
+        found, told = self.accusations(logs, logs[:cheat.judges], cheat.asks)
         if by == "rerun":
             told["rerun"] = self.rerun(logs[0])
             found += ", not reproduced" * (not told["rerun"].startswith("reproduced"))
