@@ -21,6 +21,9 @@ CLASSES = {  # what they do, and what no cheat here tries, since neither log nor
     "C6": ("turns the clock", "what a reader of the code overlooks: `race` elsewhere"),
     "C7": ("runs code that the log lacks", "the same"),
     "C8": ("edits logs by hand, chooses seeds", "times made up without a slip: `race` elsewhere")}
+ABOVE = (
+    "`python -m tests.cheats` makes false claims and counts what sees each: a check of `verify` (`judge` is",
+    "a verifier's), the referee itself (`refused`), or only a `rerun`, before which it may be PROVEN.")
 PAGE, BEGIN, END = ROOT / "docs" / "rules.md", "<!-- cheats begin -->\n", "<!-- cheats end -->"
 
 
@@ -33,7 +36,7 @@ def outcomes(folder: Path) -> Iterator[tuple[str, Outcome]]:
 
 def table(found: dict[str, Outcome]) -> str:
     """Return the table of classes and catchers, and what escapes."""
-    rows = ["| class | tried | caught by | what remains |", "|---|---|---|---|"]
+    rows = [*ABOVE, "", "| class | tried | caught by | what remains |", "|---|---|---|---|"]
     for of, (what, remains) in CLASSES.items():
         caught = [cheat.caught.split(":")[0] for name, cheat in ALL.items()
                   if cheat.of == of and found[name].caught]
@@ -42,8 +45,8 @@ def table(found: dict[str, Outcome]) -> str:
         rows.append(f"| {of} {what} | {tried} | {by} | {remains} |")
     escaped, missed = ("; ".join(ALL[name].what for name in ALL if chosen(found[name])) or "none"
                        for chosen in (lambda o: o.escaped, lambda o: not o.caught))
-    return "\n".join([*rows, "", f"Of these {len(ALL)} stand as PROVEN: {escaped}. Not caught where they "
-                                 f"should be: {missed}.", ""])
+    return "\n".join([*rows, "", f"Of these {len(ALL)} stand after all that: {escaped}. Not caught where",
+                      f"they should be: {missed}.", ""])
 
 
 def main() -> int:
