@@ -264,8 +264,7 @@ def monotone(run: Run, claim: Claim) -> str:
 def wall(run: Run, claim: Claim) -> str:
     """Wall time is that of its parts; next to nothing is unexplained.
 
-    What a busy host adds lies mostly behind the last validation, where ranks wait for each other and for the
-    end line. It is a part of its own, which `untimed` looks at: nothing that is done then changes the loss.
+    Behind the last validation, where ranks of a busy host wait, lies a part of its own: see `untimed`.
     """
     parts = [run.end.get(name, 0 if name == "finish_ns" else None) for name in PARTS]  # older logs have none
     whole = run.end.get("wall_ns")
@@ -338,9 +337,8 @@ def first_loss(run: Run, claim: Claim) -> str:
 def untimed(run: Run, claim: Claim) -> str:
     """Nothing ran before the run in its process, and what is not timed took no longer than it has to.
 
-    That is the process's CPU time when the run was opened beyond the judge's child's for the same imports,
-    what the submission does from there to its first step, warm-up and validation beyond what their steps
-    and pieces take by the median, and what comes after the last validation.
+    That is: CPU time at open_run beyond the judge's child's for the same imports, the submission's set-up,
+    warm-up and validation beyond the median of their steps and pieces, all after the last validation.
     """
     process, spare = run.at("process"), run.end.get("untimed")
     require(process and spare, "the log does not tell", state="unknown")
