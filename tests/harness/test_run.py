@@ -189,6 +189,14 @@ def test_the_log_holds_scalars_words_and_a_clock_that_adds_up(project):
     assert "passed the unigram baseline" in log.read_text()
 
 
+def test_a_set_up_that_waits_for_its_host_is_no_longer_than_what_it_computes(project):
+    """At load 12 building a model took 7 s of wall time, 1 s of CPU time: a third of what may be untimed."""
+    waits = project.submission("waits.py", ("        torch.manual_seed(run.seed)\n", (
+        "        import time\n        time.sleep(0.5)\n        torch.manual_seed(run.seed)\n")))
+    project.run(1, script=waits)
+    assert 0 < project.end()["untimed"]["setup_ns"] < 5e8
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++") or " " in sys.prefix,
                     reason="torch's compiler for CPUs needs g++, and an environment whose path has no space")

@@ -107,7 +107,7 @@ def write(folder: Path, run: types.SimpleNamespace) -> Path:
     last = {}
     for step, loss, time_ns in run.vals:
         for s, train_loss, ms in run.train:
-            if step - 4 < s <= step:
+            if last.get("step", 0) < s <= step:
                 log.line(f"step:{s}/8 train_loss:{train_loss:.4f} train_time:{ms}ms step_avg:{ms / s:.2f}ms")
                 log.event("scalar", step=s, lr=0.1)
         average = time_ns / 1e6 / step if step else math.nan

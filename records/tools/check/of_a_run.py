@@ -263,8 +263,7 @@ def monotone(run: Run, claim: Claim) -> str:
 def wall(run: Run, claim: Claim) -> str:
     """Wall time is that of its parts; next to nothing is unexplained.
 
-    What a busy host adds lies mostly behind the last validation, where ranks wait for each other and for the
-    end line. It is a part of its own, of any length: nothing that is done then changes the loss.
+    Behind the last validation, where ranks of a busy host wait, lies a part of its own: see `untimed`.
     """
     parts = [run.end.get(name, 0 if name == "finish_ns" else None) for name in PARTS]  # older logs have none
     whole = run.end.get("wall_ns")
@@ -337,9 +336,8 @@ def first_loss(run: Run, claim: Claim) -> str:
 def untimed(run: Run, claim: Claim) -> str:
     """Nothing ran before the run in its process, and what is not timed took no longer than it has to.
 
-    That is the process's CPU time when the run was opened beyond the judge's child's for the same imports,
-    what the submission does from there to its first step, and warm-up and validation beyond what their steps
-    and pieces take by the median.
+    That is: CPU time at open_run beyond the judge's child's for the same imports, the submission's set-up,
+    warm-up and validation beyond the median of their steps and pieces, all after the last validation.
     """
     process, spare = run.at("process"), run.end.get("untimed")
     require(process and spare, "the log does not tell", state="unknown")
@@ -357,7 +355,8 @@ def untimed(run: Run, claim: Claim) -> str:
     parts = {"start": process["cpu_ns"] - (judged.get("import_cpu_ns") or process["cpu_ns"]),
              "set-up": spare.get("setup_ns", 0),
              "warm-up": run.end["warmup_ns"] - spare["warmup_steps"] * spare["step_ns"] - spare["compile_ns"],
-             "validation": validated - spare["pieces"] * spare["piece_ns"]}
+             "validation": validated - spare["pieces"] * spare["piece_ns"],
+             "finish": run.end.get("finish_ns", 0)}
     excess = sum(max(0, ns) for ns in parts.values())
     named = ", ".join(f"{what} {ns / 1e9:.2f}" for what, ns in parts.items())
     words = f"{excess / 1e9:.2f} s beyond what is needed ({named})"

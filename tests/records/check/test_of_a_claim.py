@@ -5,7 +5,7 @@ import types
 
 import pytest
 from broken import sprint, states, worse
-from synthetic import SCRIPT, campaign, change, edited, race_logs, raced, resealed, setting, sound
+from synthetic import SCRIPT, campaign, change, edited, race_logs, raced, resealed, setting, settled, sound
 
 from harness.runlog import sha256
 from records.tools.check import of_a_claim as checks
@@ -66,6 +66,17 @@ def renumbered(run: types.SimpleNamespace) -> None:
 def test_a_campaign_fails_the_one_check_that_it_breaks(change, which, found, evidence, root):
     logs = campaign(root, change=change, which=which)
     assert states(logs) == found and evidence in check_all(load_claim(logs))[next(iter(found))].evidence
+
+
+def test_a_host_that_is_busy_for_most_of_a_run_asks_for_no_reader(root):
+    """5 of 8 stretches at a third of the speed: the others were over twice as fast as the median."""
+    def busy(run):
+        run.manifest["hyperparameters"]["val_every"] = 1
+        times, seed = [0, 3, 6, 9, 12, 15, 16, 17, 18], run.manifest["seed"]
+        run.vals = [[step, 5.549 - step / 12 - seed / 1000, s * (10**9 + seed)]
+                    for step, s in enumerate(times)]
+        settled(run)
+    assert states(campaign(root, change=busy, which=None)) == {}
 
 
 def test_seeds_that_are_no_row_of_the_campaigns_own_file_ask_for_a_reader(root):
