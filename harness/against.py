@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-LINE = re.compile(r"^step:(\d{1,12})/\d{1,12} (train|val)_loss:(\S{1,30})"
+LINE = re.compile(r"^step:(\d{1,12})/\d{1,12} (train|val)_loss:(\d{1,9}(?:\.\d{1,30})?)"
                   r"(?: [a-z_]{1,40}_loss:\S{1,30}){0,20} "
                   r"train_time:(\d{1,15}(?:\.\d+)?)(ms|s) ", re.M)
 OBJECTIVE = '\n#:objective {"plain":false'  # its training losses are of something else
@@ -20,19 +20,14 @@ class Against:
         if not path.is_file():
             raise ValueError(f"--against {path}: no such file; name the log of a run")
         text = path.read_text(encoding="utf-8", errors="replace")
-        train, val, smooth = [], [], math.nan  # step, ms, loss: of training smoothed
-        for match in LINE.finditer(text):
-            step, kind, loss, time, unit = match.groups()
-            try:
-                point = int(step), float(time) * (1000 if unit == "s" else 1), float(loss)
-            except ValueError:
-                continue
+        train, val = [], []  # step, ms, loss: of training smoothed
+        for step, kind, loss, time, unit in LINE.findall(text):
             curve = val if kind == "val" else train
-            if curve and point[0] < curve[-1][0]:
+            last_step, _, last = curve[-1] if curve else (0, 0, math.nan)
+            if int(step) < last_step:
                 break  # a second trial in the same file
-            if math.isfinite(point[2]):
-                smooth = smoothed(smooth, point[2]) if kind == "train" else smooth
-                curve.append(point if kind == "val" else (*point[:2], smooth))
+            loss = float(loss) if kind == "val" else smoothed(last, float(loss))
+            curve.append((int(step), float(time) * (1000 if unit == "s" else 1), loss))
         if not val:
             raise ValueError(f"--against {path}: no line step:... val_loss:... in it; name the log of a run")
         self._train, self._val = np.array([] if OBJECTIVE in text else train).T, np.array(val).T

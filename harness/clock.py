@@ -19,14 +19,14 @@ class Clock:
 
     def __init__(self, device: torch.device):
         self.device = device
-        self.opened_ns = _now_ns()
-        self.charged_ns = 0  # closed segments; after a resume also those of the run before
+        self.resumed_ns = 0  # charged in the run that this one goes on from
         self.spent_ns = {"setup": 0, "warmup": 0, "validation": 0, "checkpoint": 0, "finish": 0}
-        self._left_ns = self.opened_ns  # when untimed work was last done with
+        self._opened_ns = self._left_ns = _now_ns()  # left: when untimed work was last done with
         self._segment_ns: int | None = None
-        self._timed_ns = 0
-        # of a step (the mean of each timed segment), of one in the warm-up, of a piece of the validation
-        self.lengths_ns: dict[str, list[int]] = {"step": [], "warmup_step": [], "piece": []}
+        self._timed_ns = 0  # closed segments
+        # of a step (the mean of each timed segment), of one in the warm-up, of a piece of the validation, and
+        # of the submission's part of the set-up
+        self.lengths_ns: dict[str, list[int]] = {"step": [], "warmup_step": [], "piece": [], "setup": []}
         self._compiled_ns = compiled_ns()
 
     def synchronize(self) -> None:
@@ -36,20 +36,16 @@ class Clock:
 
     def start(self) -> None:
         """Open a timed segment on all ranks together (collective)."""
-        assert self._segment_ns is None, "a timed segment is open already"
         self.synchronize()
         _barrier()
         self._segment_ns = _now_ns()
 
     def stop(self, steps: int = 1) -> None:
         """Close the segment, of some steps, and charge its length on the slowest rank (collective)."""
-        assert self._segment_ns is not None, "no timed segment is open"
         self.synchronize()
         length = torch.tensor(_now_ns() - self._segment_ns, dtype=torch.int64, device=self.device)
         _all_reduce(length, op=_max)
-        self._segment_ns = None
-        self.charged_ns += int(length)
-        self._timed_ns += int(length)
+        self._segment_ns, self._timed_ns = None, self._timed_ns + int(length)
         self.lengths_ns["step"].append(int(length) // steps)
 
     @property
@@ -60,7 +56,8 @@ class Clock:
     @property
     def train_time_ns(self) -> int:
         """Charged time so far; inside a segment as this rank sees it, without waiting for the device."""
-        return self.charged_ns + (0 if self._segment_ns is None else _now_ns() - self._segment_ns)
+        now = _now_ns()
+        return self.resumed_ns + self._timed_ns + now - (self._segment_ns or now)
 
     @contextmanager
     def spending(self, what: str) -> Iterator[None]:
@@ -85,8 +82,8 @@ class Clock:
         numbers and median lengths of their parts on this rank, and what torch compiled.
         """
         now = _now_ns()
-        wall = now - self.opened_ns
-        timed = self._timed_ns + (0 if self._segment_ns is None else now - self._segment_ns)
+        wall = now - self._opened_ns
+        timed = self._timed_ns + now - (self._segment_ns or now)  # read once: another thread may end the run
         parts = {f"{what}_ns": spent for what, spent in self.spent_ns.items()}
         medians = {f"{what}_ns": int(statistics.median(ns or [0])) for what, ns in self.lengths_ns.items()}
         untimed = {**medians, "warmup_steps": len(self.lengths_ns["warmup_step"]),
@@ -105,4 +102,4 @@ def host_clocks() -> dict[str, int | None]:
     """Return realtime, monotonic and boot time in ns: a verifier sees clock steps and suspends."""
     boottime = getattr(time, "CLOCK_BOOTTIME", None)
     return {"realtime_ns": time.time_ns(), "monotonic_ns": _now_ns(),
-            "boottime_ns": None if boottime is None else time.clock_gettime_ns(boottime)}
+            "boottime_ns": boottime and time.clock_gettime_ns(boottime)}

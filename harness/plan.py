@@ -2,6 +2,7 @@
 import ast
 import dataclasses
 import difflib
+import inspect
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,8 @@ def parse_flags(argv: list[str]) -> dict[str, str]:
 
 
 def typed(name: str, text: str, like: Any, kind: str) -> Any:
-    """Return a flag's text as a value of the type that kind names ('int', 'bool | None', ...)."""
+    """Return a flag's text as a value of like's type; None has that which kind names ('bool | None', ...)."""
+    kind = kind if like is None else type(like).__name__
     if "str" in kind:
         return text
     try:
@@ -87,16 +89,14 @@ def typed(name: str, text: str, like: Any, kind: str) -> Any:
 
 def sort_flags(flags: dict[str, str], hyperparameters: Any) -> tuple[Options, dict[str, Any]]:
     """Return launch options and hyperparameter overrides; ValueError names the closest to an unknown."""
-    options = {f.name: f for f in dataclasses.fields(Options)}
-    fields = {f.name: f for f in dataclasses.fields(hyperparameters)}
+    options, fields = ({f.name: inspect.formatannotation(f.type).strip("'") for f in dataclasses.fields(of)}
+                       for of in (Options, hyperparameters))
     chosen, overrides = {}, {}
     for name, text in flags.items():
         if name in options:
-            kind = options[name].type
-            chosen[name] = typed(name, text, None, kind.__name__ if isinstance(kind, type) else str(kind))
+            chosen[name] = typed(name, text, None, options[name])
         elif name in fields:
-            like = getattr(hyperparameters, name)
-            overrides[name] = typed(name, text, like, type(like).__name__)
+            overrides[name] = typed(name, text, getattr(hyperparameters, name), fields[name])
         else:
             close = difflib.get_close_matches(name, [*options, *fields], 1, 0)
             raise ValueError(f"unknown flag --{name}; the closest is --{close[0]}")
@@ -128,7 +128,6 @@ def world_sizes(hp: Any, track: Track, rows: int, most: int = 64) -> list[int]:
 
 def check_batch(hp: Any, track: Track, device_batch_size: int | None, world_size: int | None) -> int:
     """Return the sequences of one forward pass, after checking that steps, ranks and validation divide."""
-    val_seq_len = getattr(hp, "val_seq_len", hp.seq_len)
     for name in ("num_iterations", "batch_tokens", "micro_batch", "seq_len", "val_every", "epochs"):
         if (value := getattr(hp, name)) < 1:
             raise ValueError(f"{name}={value}, expected at least 1")
@@ -157,9 +156,9 @@ def check_batch(hp: Any, track: Track, device_batch_size: int | None, world_size
         batches = ", ".join(str(tokens) for _, tokens in stages(hp))
         raise ValueError(f"batch_tokens={batches} does not divide over world_size={world_size} ranks "
                          f"of {rows} sequences of {hp.seq_len}; use {', '.join(map(str, sizes))} ranks")
-    if val_seq_len < 1 or track.val_piece % val_seq_len:
-        name = "val_seq_len" if hasattr(hp, "val_seq_len") else "seq_len"
-        raise ValueError(f"{name}={val_seq_len} does not divide the track's validation piece of "
+    name = "val_seq_len" if hasattr(hp, "val_seq_len") else "seq_len"
+    if (length := getattr(hp, name)) < 1 or track.val_piece % length:
+        raise ValueError(f"{name}={length} does not divide the track's validation piece of "
                          f"{track.val_piece} tokens; use a power of two up to {track.val_piece}")
     return rows
 
@@ -194,8 +193,8 @@ def make_plan(recipes: dict[str, Any], argv: list[str], world_size: int | None, 
         if (value := getattr(options, name)) is not None and not least <= value <= most:
             raise ValueError(f"--{name} {value}: expected at least {least}, at most {most}")
     for name, most in (("name", 60), ("note", 200)):
-        text = "-" if getattr(options, name) is None else getattr(options, name)
-        if not (text.isprintable() and text.strip() and len(text) <= most):
+        text = getattr(options, name)
+        if text is not None and not (text.isprintable() and text.strip() and len(text) <= most):
             raise ValueError(f"--{name} {text[:most]!r}: expected a line of 1 to {most} printable characters")
     hp = dataclasses.replace(recipes[track.recipe], **overrides)
     rows = check_batch(hp, track, options.device_batch_size, world_size)
@@ -206,8 +205,7 @@ def make_plan(recipes: dict[str, Any], argv: list[str], world_size: int | None, 
     tokens = run_tokens(hp)
     data = find_data(track, folder, tokens, hp.epochs, rehash)
     against = Against(Path(options.against).expanduser()) if options.against else None
-    vocabularies = [path for path in (folder / "vocab.bpe", ROOT / track.vocabulary) if path.is_file()]
-    if not vocabularies:
-        raise ValueError(f"{track.vocabulary}: no such vocabulary, nor {folder}/vocab.bpe")
-    token_bytes(vocabularies[0], track.vocab_size)  # raises where it does not fit
-    return Plan(options, track, hp, overrides, data, vocabularies[0], tokens, rows, device, against)
+    own = folder / "vocab.bpe"
+    vocabulary = own if own.is_file() else ROOT / track.vocabulary
+    token_bytes(vocabulary, track.vocab_size)  # raises where it does not fit
+    return Plan(options, track, hp, overrides, data, vocabulary, tokens, rows, device, against)

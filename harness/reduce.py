@@ -8,6 +8,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from harness.endings import BadInput
+
 LossSum = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
@@ -25,22 +27,22 @@ class ExactReducer:
         self.net = net
         self.params = [p for p in model.parameters() if p.requires_grad]
         if wrong := {p.dtype for p in self.params} - {torch.float32}:
-            raise ValueError(f"exact reduction takes float32 parameters, found {wrong}")
+            raise BadInput(f"exact reduction takes float32 parameters, found {wrong}")
         self.sizes = [p.numel() for p in self.params]
         self.world_size = dist.get_world_size()
         self.length = -(-(sum(self.sizes) + 2) // self.world_size) * self.world_size
-        self.sums: list[tuple[Tensor, list[Tensor]]] = []  # buffers of the tree, and the views of each
+        self.sums: list[tuple[Tensor, Tensor, list[Tensor]]] = []  # buffers of the tree, and views of each
 
     def _gradients_in(self, i: int) -> tuple[Tensor, Tensor]:
         """Let every .grad lie in the i-th buffer; return it, and of it the loss and the tokens."""
         if i == len(self.sums):
             flat = torch.zeros(self.length, device=self.params[0].device)
-            views = flat[:sum(self.sizes) + 2].split([*self.sizes, 2])
-            self.sums.append((flat, [view.view_as(p) for p, view in zip(self.params, views)] + [views[-1]]))
-        flat, views = self.sums[i]
+            *views, facts, _ = flat.split([*self.sizes, 2, self.length - sum(self.sizes) - 2])
+            self.sums.append((flat, facts, [view.view_as(p) for p, view in zip(self.params, views)]))
+        flat, facts, views = self.sums[i]
         for p, view in zip(self.params, views):
             p.grad = view
-        return flat, views[-1]
+        return flat, facts
 
     def __call__(self, loss_sum: LossSum, passes: list[tuple[Tensor, Tensor]], tokens: int | None = None,
                  reduce: bool = True) -> Tensor:
@@ -68,7 +70,8 @@ class ExactReducer:
         facts[1] = count = sum(y.numel() for _, y in passes) if tokens is None else tokens
         if reduce:
             self._over_ranks(flat)
-            return flat.div_(facts[1].clone())[sum(self.sizes)].clone()
+            flat.div_(facts[1].clone())
+            return facts[0].clone()
         flat.div_(count * self.world_size)
         return facts[0] * self.world_size
 

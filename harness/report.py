@@ -112,15 +112,14 @@ class Report:
 
     def validated(self, facts: dict) -> None:
         """Log a validation, and say when the model has passed an n-gram baseline or the track's target."""
-        times = self._times(facts["step"], facts["train_time_ns"])
-        text = f"step:{facts['step']}/{self.steps} val_loss:{facts['val_loss']:.4f} {times}"
+        step, loss, train_time_ns = (facts[name] for name in ("step", "val_loss", "train_time_ns"))
+        text = f"step:{step}/{self.steps} val_loss:{loss:.4f} {self._times(step, train_time_ns)}"
         self.log.line(text)
         self.log.event("val", **facts)
         self.line(text)
         if self.against:
-            words = self.against.validated(facts["step"], facts["train_time_ns"] / 1e6, facts["val_loss"])
+            words = self.against.validated(step, train_time_ns / 1e6, loss)
             self.line(f"against {self.against.path.name}: {words or 'it has no loss here'}")
-        loss, seconds = facts["val_loss"], facts["train_time_ns"] / 1e9
         self.best = min(self.best, loss)
         self.bar.set_description_str(f"best {self.best:.4f} ", refresh=False)
         reached = [f"passed the {name} baseline ({baseline:.4f} nats)"
@@ -130,7 +129,7 @@ class Report:
         for words in reached:
             if words not in self._said:
                 self._said.add(words)
-                self.say(f"{words} at step {facts['step']} after {seconds:.1f} s")
+                self.say(f"{words} at step {step} after {train_time_ns / 1e9:.1f} s")
 
     def objective(self, step: int) -> None:
         """Log, once, that from a step on train_loss is not the plain cross-entropy: no curve to compare."""

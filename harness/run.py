@@ -12,6 +12,7 @@ import math
 import os
 import shlex
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
@@ -49,8 +50,8 @@ class Run:
         self.device = torch.device("cuda", local_rank) if plan.device == "cuda" else torch.device("cpu")
         self.status, self.log_path = "stopped", None
         self._plan, self._opened = plan, (plan, script, argv, self.device, process)
-        self._command = os.environ.get("SPEEDRUN_COMMAND", "the same command")  # the launcher's
         self._clock, self._log, self._report = Clock(self.device), None, None
+        self._opening = threading.Lock()  # a signal may end the run while its log is opened
         self._watch = HarnessWatch([m for name, m in sys.modules.items() if name.startswith("harness.")])
         self.result: dict[str, Any] = {}  # of the last validation; the end line has it
         self._first_step, self._taken, self._warming, self._scalars, self._reduced = 0, 0, False, {}, True
@@ -99,12 +100,14 @@ class Run:
             n_share = n // self.world_size + 1
             share = torch.randint(self.track.vocab_size, (n_share,), generator=self._generator)
         else:
-            if n > self.tokens_left:
+            if not 0 <= n <= self.tokens_left:
                 raise Tripwire(f"tokens: {self._taken} + {n} taken, the recipe says {self._plan.tokens}; "
                                f"give Hyperparameters a train_tokens if a step does not take batch_tokens")
             share = self._stream.take_share(n, self.rank, self.world_size)
             self._taken += n
-        return share.to(device or self.device, non_blocking=True, copy=True)
+        onto = torch.device(device or self.device)
+        pinned = share.is_pinned() and onto.type == "cpu"  # what stays there goes to the GPU from there
+        return torch.empty_like(share, device=onto, pin_memory=pinned).copy_(share, non_blocking=True)
 
     def accumulate(self, loss_sum: LossSum, x: Tensor, y: Tensor, plain: bool = True,
                    tokens: int | None = None, reduce: bool = True) -> Tensor:
@@ -170,11 +173,10 @@ class Run:
         if wrong := [step for step in warmed or () if not 0 <= step < self.hp.num_iterations]:
             raise BadInput(f"run.steps: warmup has {wrong}, expected steps below num_iterations = "
                            f"{self.hp.num_iterations}")
-        self._graphs = 2 * len(warmed or ())  # one of training and one of validation a stage
         # the submission's part of the set-up: on the CPU what it computes, a busy host lets it wait besides
         wall, cpu = self._clock.account()["wall_ns"], time.process_time_ns() - self._opened[-1]["cpu_ns"]
-        self._clock.lengths_ns["setup"] = [wall if self.device.type == "cuda" else min(wall, cpu)]
-        self._prepare(model, optimizers)
+        self._clock.lengths_ns["setup"].append(wall if self.device.type == "cuda" else min(wall, cpu))
+        self._prepare(model, optimizers, graphs=2 * len(warmed or ()))  # of training and validation, a stage
         self._report.line(f"{'compiling and ' * self._compiles}warming up")
         with self._clock.spending("warmup"):
             snapshot = Snapshot(model, optimizers)
@@ -205,7 +207,7 @@ class Run:
                 self._clock.stop(step - begun)
                 self._report.flush()
             if validates:
-                self._validate(step)
+                self._validate(step, last)
             if saves:
                 self._save(step)
             if step == stop:
@@ -224,7 +226,7 @@ class Run:
             self._keep_weights()
         self.status = "ok" if stop == last else "stopped"
 
-    def _prepare(self, model: nn.Module, optimizers: list) -> None:
+    def _prepare(self, model: nn.Module, optimizers: list, graphs: int) -> None:
         parameters = count(model, optimizers, self.track)
         self._model, self._optimizers = model, optimizers
         try:
@@ -235,18 +237,23 @@ class Run:
         self._stream = TokenStream(self._plan.data.train, self.hp.epochs, self._taken,
                                    pin=self.device.type == "cuda")
         self._streams = TokenStream.opened
-        net = self.compile(model, recompile_limit=self._graphs if self._graphs > 8 else None)
+        net = self.compile(model, recompile_limit=graphs if graphs > 8 else None)
         self._validation = Validation(self.track, self._plan.data.val, self.hp, model, net, self.device)
         self._clock.lengths_ns["piece"] = self._validation.piece_ns
         self._reducer = REDUCERS[self.track.reduction](model, net)
-        self._log, self._known = environment.open_log(*self._opened, parameters, resumed, init_sha256)
-        self.log_path = self._log.path and str(self._log.path)
+        self._open_log(parameters, resumed, init_sha256)
         self._report = Report(self._plan, self._log, self.rank)
         self._clock.spent_ns["setup"] = self._clock.account()["wall_ns"]
 
+    def _open_log(self, *facts: Any) -> None:
+        with self._opening:
+            if not self._log:
+                self._log, self._known = environment.open_log(*self._opened, *facts)
+                self.log_path = self._log.path and str(self._log.path)
+
     # between the timed segments
 
-    def _validate(self, step: int) -> None:
+    def _validate(self, step: int, last: int) -> None:
         """Validate on the track's tokens, off the clock, and look at the tripwires."""
         with self._clock.spending("validation"):
             loss, digest = self._validation.measure(self._generator, probe=step > 0)
@@ -263,7 +270,7 @@ class Run:
                 dist.barrier()  # rank 0 has its result before another rank leaves
                 raise NonFinite(f"val_loss is {loss} at step {step}")
             tenth = -(-self.hp.num_iterations // 10)
-            if step in (0, self.hp.num_iterations) or 0 <= step - tenth < self.hp.val_every:
+            if step in (0, last) or 0 <= step - tenth < self.hp.val_every:
                 self._report.sample(lambda ids: self._validation.logits(ids, compiled=False), self.hp.seq_len,
                                     self.device)
 
@@ -271,8 +278,7 @@ class Run:
         self._watch.check()
         if TokenStream.opened != self._streams:
             raise Tripwire("tokens: another stream was opened; a run reads its tokens once, through run.take")
-        position = self._stream.position
-        if position != self._taken:
+        if (position := self._stream.position) != self._taken:
             raise Tripwire(f"tokens: the stream stands at {position}, the run took {self._taken}")
         if final and self._taken != self._plan.tokens:
             raise Tripwire(f"tokens: {self._taken} taken, the recipe says {self._plan.tokens}")
@@ -314,29 +320,28 @@ class Run:
         except ValueError as error:
             raise BadInput(f"--resume {folder}: {error}") from None
         self._first_step, self._taken = facts["step"], facts["taken"]
-        self._clock.charged_ns = facts["train_time_ns"]
+        self._clock.resumed_ns = facts["train_time_ns"]
         return facts["resumed_from"]
 
     def say_result(self) -> None:
         """Show, at the very end, the loss, the training time and where the log lies."""
         if "val_loss" not in self.result:
-            sys.exit("the submission took no step: nothing was measured")
-        if self._report:
-            self._report.bar.close()
-            step, loss = self.result["step"], self.result["val_loss"]
-            seconds = self.result["train_time_ns"] / 1e9
-            self._report.line(f"{self.status}: val_loss {loss:.4f} after {step} steps and {seconds:.1f} s "
-                              f"of training; log: {self.log_path}")
+            sys.exit("the submission took no step: nothing was measured" if self.rank == 0 else 1)
+        self._report.bar.close()
+        step, loss, seconds = (self.result[k] for k in ("step", "val_loss", "train_time_ns"))
+        self._report.line(f"{self.status}: val_loss {loss:.4f} after {step} steps and {seconds / 1e9:.1f} s "
+                          f"of training; log: {self.log_path}")
 
     def farewell(self, status: str) -> str:
         """Return the last words on a run in trouble: where its log lies and, where it helps, how to go on."""
         words, folder = f"log: {self.log_path}\n" if self.log_path else "", self._checkpoints()
+        command = os.environ.get("SPEEDRUN_COMMAND", "the same command")  # the launcher's
         if not words or status not in ("interrupted", "rank_lost", "disk_full"):
             return words * (status != "refused")  # of which one line says all
         if any(folder.glob("step*/COMPLETE")):
             flag = shlex.quote(f"--resume={os.path.relpath(folder)}")
-            return f"{words}to go on from the last checkpoint: {self._command} {flag}\n"
-        return f"{words}there is no checkpoint (--checkpoint_every); to start again: {self._command}\n"
+            return f"{words}to go on from the last checkpoint: {command} {flag}\n"
+        return f"{words}there is no checkpoint (--checkpoint_every); to start again: {command}\n"
 
     def close(self) -> None:
         """End what runs beside the training."""
@@ -345,19 +350,18 @@ class Run:
             self._report.bar.close()
 
     def end(self, status: str, **fields: Any) -> dict[str, Any]:
-        """Write the end line, from whichever thread learns of the end; return its fields.
+        """Write the end line, from whichever thread of rank 0 learns of the end; return its fields.
 
         A run that ends before its first step, and was not refused, leaves a log too: it was an attempt.
         """
         status = self.status if status == "ok" else status
-        if not self._log and self.rank == 0 and status != "refused":
-            with contextlib.suppress(BadInput):  # a file or a folder that cannot be logged
-                self._log, _ = environment.open_log(*self._opened, None, None, None)
-                self.log_path = str(self._log.path)
+        if status not in ("refused", "disk_full"):
+            with contextlib.suppress(BadInput, OSError):  # a file or a folder that cannot be logged
+                self._open_log(None, None, None)
         if status == "ok":
             self._clock.finish()
-        fields = {name: environment.without_paths(value) for name, value in fields.items()}
-        fields = {**self.result, "clocks": host_clocks(), **self._clock.account(), **fields}
+        fields = {**self.result, "clocks": host_clocks(), **self._clock.account(),
+                  **{name: environment.without_paths(value) for name, value in fields.items()}}
         return self._log.end(status, **fields) if self._log else {"status": status, **fields}
 
 
@@ -385,13 +389,10 @@ def open_run(script: str, recipes: dict[str, Any], argv: list[str] | None = None
             with endings:
                 os.environ.__class__ = WatchedEnvironment
                 yield run
-            if endings.code:
-                sys.exit(endings.code)
-            run.say_result()
-        except BaseException:
             if not endings.code:
-                raise
-            sys.exit(endings.code)
+                run.say_result()
         finally:
             os.environ.__class__ = environ_class
             run.close()
+            if endings.code:
+                sys.exit(endings.code)

@@ -13,10 +13,6 @@ from harness.shards import read_shard
 AHEAD = 2**16  # tokens read at once, where a step takes fewer: waking a thread costs more than reading them
 
 
-class EndOfData(ValueError):
-    """More tokens were asked for than the shards and epochs hold."""
-
-
 class TokenStream:
     """The tokens of some shards, epochs times over, read once from front to back.
 
@@ -40,14 +36,14 @@ class TokenStream:
 
         int64 on CPU, shape (n / world_size + 1,), not to be written to. The one more, the last one's target,
         is not taken; it is absent at the very end of the stream. Ranks must call with the same n. Crosses
-        shard borders; never repeats a token. Raises EndOfData, with the number of tokens left, when fewer
+        shard borders; never repeats a token. Raises ValueError, with the number of tokens left, when fewer
         than n remain.
         """
         if n % world_size:
             raise ValueError(f"{n} tokens do not divide by world_size {world_size}")
         if n > self._length - self.position:
-            raise EndOfData(f"{n} tokens asked for, {self._length - self.position} of {self._length} left; "
-                            f"fetch more shards or raise `epochs`")
+            raise ValueError(f"{n} tokens asked for, {self._length - self.position} of {self._length} left; "
+                             f"fetch more shards or raise `epochs`")
         share = n // world_size
         start = self.position + rank * share
         self.position += n

@@ -44,11 +44,9 @@ class Validation:
         """
         before = state_digest(self.model, [])
         parameters = list(before.values())[:len(list(self.model.parameters()))]
-        mine = torch.tensor(parameters, device=self.tokens.device)
-        low, high = mine.clone(), mine.clone()
-        dist.all_reduce(low, op=dist.ReduceOp.MIN)
-        dist.all_reduce(high, op=dist.ReduceOp.MAX)
-        if not torch.equal(low, high):
+        extremes = torch.tensor([parameters, [~digest for digest in parameters]], device=self.tokens.device)
+        dist.all_reduce(extremes, op=dist.ReduceOp.MAX)  # ~ turns the order round: the second is ~ the least
+        if not torch.equal(extremes[0], ~extremes[1]):
             raise Tripwire("validation: the ranks hold different weights")
         loss = validate(self.logits, self.tokens, self.track.val_piece, self.seq_len, self.piece_ns)
         if probe and not self._probed and math.isfinite(loss):
@@ -74,11 +72,11 @@ def validate(logits_of: Callable[[Tensor], Tensor], tokens: Tensor, piece: int, 
     sums = torch.zeros(n // piece, dtype=torch.float64, device=tokens.device)
     for i in range(dist.get_rank(), len(sums), dist.get_world_size()):
         begin = time.monotonic_ns()
-        inputs, targets = tokens[i * piece:(i + 1) * piece], tokens[i * piece + 1:(i + 1) * piece + 1]
-        logits = logits_of(inputs.view(-1, seq_len))
+        inputs = tokens[i * piece:(i + 1) * piece].view(-1, seq_len)
+        targets, logits = tokens[i * piece + 1:(i + 1) * piece + 1], logits_of(inputs)
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        if shape[:-1] != (piece // seq_len, seq_len):
-            raise ValueError(f"model(inputs) returned {shape}, expected logits of shape ({piece // seq_len}, "
+        if shape[:-1] != inputs.shape:
+            raise ValueError(f"model(inputs) returned {shape}, expected logits of shape ({len(inputs)}, "
                              f"{seq_len}, vocabulary)")
         losses = F.cross_entropy(logits.flatten(0, 1).float(), targets, reduction="none")
         sums[i] = float(losses.double().sum())  # waits for a GPU: the time is this piece's

@@ -31,7 +31,7 @@ def timer_at(monkeypatch, *times):
 
 
 def test_time_inside_an_open_segment_counts_at_once(alone, monkeypatch):
-    timer = timer_at(monkeypatch, 0, 10, 35, 50, 60)
+    timer = timer_at(monkeypatch, 0, 5, 10, 35, 50, 60)
     assert timer.train_time_ns == 0
     timer.start()
     assert timer.running and timer.train_time_ns == 25

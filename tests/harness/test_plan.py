@@ -1,9 +1,10 @@
 """What is checked before a run starts: how its batches divide."""
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
 
-from harness.plan import check_batch, run_tokens, world_sizes
+from harness.plan import check_batch, run_tokens, sort_flags, world_sizes
 
 
 def asked(**fields):
@@ -43,3 +44,16 @@ def test_a_world_size_must_divide_every_stage():
 def test_each_stage_and_the_validations_rows_are_checked_before_launch(fields, message):
     with pytest.raises(ValueError, match=message):
         check_batch(asked(**fields), track(), None, None)
+
+
+def test_a_hyperparameter_that_is_none_takes_a_value_of_its_annotation():
+    """Whatever was given to it, the answer was: expected NoneType."""
+    @dataclass
+    class Hyperparameters:
+        max_norm: float | None = None
+        late: "int | None" = None
+
+    options, overrides = sort_flags({"max_norm": "2", "late": "3", "compile": "false"}, Hyperparameters())
+    assert overrides == {"max_norm": 2.0, "late": 3} and options.compile is False
+    with pytest.raises(ValueError, match="--late many: expected int . None"):
+        sort_flags({"late": "many"}, Hyperparameters())

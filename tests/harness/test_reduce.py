@@ -5,6 +5,7 @@ import torch
 import torch.distributed as dist
 from tiny import HP, submission
 
+from harness.endings import BadInput
 from harness.reduce import ExactReducer, FastReducer
 
 ROWS = 16  # sequences of a step
@@ -80,7 +81,7 @@ def test_the_gradient_is_the_mean_over_all_tokens_of_all_ranks(ranks, reducer_cl
 
 def test_exact_reduction_refuses_parameters_that_are_not_float32(alone):
     model = torch.nn.Linear(2, 2).bfloat16()
-    with pytest.raises(ValueError, match="exact reduction takes float32 parameters"):
+    with pytest.raises(BadInput, match="exact reduction takes float32 parameters"):
         ExactReducer(model, model)
 
 

@@ -119,6 +119,7 @@ def test_a_run_may_end_on_its_tokens_at_a_step_that_nobody_knew_before(project):
         assert [(val["step"], val["tokens"]) for val in events(log, "val")] == [
             (0, 0), (2, 192), (4, 384), (5, 448)]
         assert (result(log)["status"], sorted(trained(log))) == ("ok", [1, 2, 3, 4, 5])
+        assert log.read_text().count("\n> the model writes: ") == 3  # at the start, after a tenth, at the end
 
 
 def test_a_bound_on_the_steps_that_comes_before_the_tokens_is_no_success(project):
@@ -147,6 +148,19 @@ def test_random_numbers_of_a_step_are_the_same_on_all_ranks_and_tokens_may_stay_
             STEP.format(n="64, device='cpu'", more=""))
     one, two = (said(log) for log in runs(project, (1, 2), *draw))
     assert one == two and len({tuple(line[1:]) for line in one}) == 4
+
+
+def test_tokens_that_stay_on_the_cpu_are_pinned_where_the_streams_are(monkeypatch):
+    """Tensor.to gave a copy that was not, from which a GPU waits for each batch. Here pinning is played."""
+    share, asked, empty_like = torch.arange(5), [], torch.empty_like
+    monkeypatch.setattr(torch.Tensor, "is_pinned", lambda tensor: True)
+    monkeypatch.setattr(torch, "empty_like", lambda *a, pin_memory, **k: asked.append(
+        (str(k["device"]), pin_memory)) or empty_like(*a, **k))
+    run = SimpleNamespace(_warming=False, tokens_left=4, _taken=0, rank=0, world_size=1,
+                          device=torch.device("meta"), _stream=SimpleNamespace(take_share=lambda *a: share))
+    taken = Run.take(run, 4, device="cpu")
+    assert torch.equal(taken, share) and taken is not share and Run.take(run, 4).is_meta
+    assert asked == [("cpu", True), ("meta", False)]
 
 
 def test_a_function_may_have_more_graphs_than_torchs_setting_allows_which_stays_as_it_is(monkeypatch):

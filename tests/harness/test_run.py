@@ -4,12 +4,19 @@ import math
 import os
 import shutil
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from tiny import TAKE, Project, events, result
 
+from harness import environment
+from harness.clock import Clock
+from harness.run import Run
 from harness.shards import write_shard
 
 
@@ -46,6 +53,8 @@ def test_tripwires_trip_each_on_its_own_submission(project):
         project.submission("trains.py", (norm, trains)): "validation: the weights changed",
         project.adds("keeps.py", "model.seen = getattr(model, 'seen', torch.zeros(1)) + 1"): "warmup: .seen",
         project.adds("twice.py", "run.take(hp.batch_tokens)", after=TAKE): "tokens: ",
+        project.adds("gives_back.py", "run._warming or run.take(-hp.batch_tokens)",
+                     "run.take(hp.batch_tokens)", after=TAKE): "tokens: 256 + -256 taken",
         project.adds("rewinds.py", "run._stream.position = 0"): "tokens: the stream stands at",
         project.adds("reads.py", "import os", "os.environ.get('MY_LEARNING_RATE')"): "environment: reads.py",
         project.adds("streams.py", "from harness.tokens import TokenStream",
@@ -142,7 +151,7 @@ def test_seeds_differ_one_repeats_to_the_bit_and_a_run_may_stop_early(project):
 def test_a_submission_without_a_step_is_no_success(project):
     training = "train(run.hp, model, build_optimizers(model, run.hp, run.compile), run)"
     script = project.submission("idle.py", (training, "pass"))
-    assert "took no step" in project.run(1, script=script, code=1).stderr
+    assert project.run(2, script=script, code=1).stderr.count("took no step") == 1
     [log] = project.logs()  # it was an attempt
     assert result(log)["status"] == "stopped" and events(log, "val") == []
 
@@ -151,6 +160,42 @@ def test_a_folder_that_takes_no_log_is_told(project):
     (project.folder / "records").write_text("a file is in the way")
     done = project.run(2, code=2)
     assert done.stderr.count("\n") == 1 and "cannot write a log there" in done.stderr
+
+
+def test_a_run_that_ends_while_its_log_is_opened_has_one_log_and_on_a_full_disk_none(monkeypatch):
+    """A signal in the first second opened a second log; of an OSError at the head the last words died."""
+    begun, waiting, opened = threading.Event(), threading.Event(), []
+
+    class Door:
+        """A lock that tells when somebody waits for it."""
+
+        def __init__(self):
+            self.lock = threading.Lock()
+
+        def __enter__(self):
+            if not self.lock.acquire(blocking=False):
+                waiting.set()
+                self.lock.acquire()
+
+        def __exit__(self, *error):
+            self.lock.release()
+
+    def open_log(*facts):
+        opened.append(facts)
+        begun.set()
+        assert waiting.wait(60)
+        return SimpleNamespace(path="a.txt", end=lambda status, **fields: {"status": status}), {}
+
+    monkeypatch.setattr(environment, "open_log", open_log)
+    run = Run.__new__(Run)
+    run._opening, run._opened, run._log, run._clock = Door(), (), None, Clock(torch.device("cpu"))
+    run.result, run.status = {}, "stopped"
+    assert run.end("disk_full")["status"] == "disk_full" and opened == []
+    with ThreadPoolExecutor(2) as pool:
+        pool.submit(run._open_log, "facts")
+        assert begun.wait(60)
+        assert pool.submit(run.end, "interrupted").result(60) == {"status": "interrupted"}
+    assert opened == [("facts",)] and run.log_path == "a.txt"
 
 
 def test_a_log_names_no_folder_of_the_host(project):

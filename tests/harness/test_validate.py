@@ -58,7 +58,7 @@ def test_logits_of_another_shape_are_told(alone):
     for logits, said in ((torch.zeros(8, 16), r"\(8, 16\)"), ((torch.zeros(8, 16, 4), None), "tuple"),
                          (torch.zeros(16, 8, 257), r"\(16, 8, 257\)")):
         with pytest.raises(ValueError, match=rf"returned {said}, expected .* shape \(8, 16, vocabulary\)"):
-            validate(lambda x: logits, tokens(), 128, 16)
+            validate(lambda x: logits, tokens(), 128, 16, [])
 
 
 def test_logits_of_less_precision_are_scored_in_float32(alone):
