@@ -32,8 +32,8 @@ def token_bytes(path: str | Path, vocab_size: int | None = None) -> list[bytes]:
         except (KeyError, ValueError):  # another character, another number of tokens
             left = right = b""
         if not {left, right} <= table.keys() or left + right in table:
-            raise ValueError(f"{path}: line {number} is {line[:40]!r}, expected two tokens that earlier lines "
-                             f"make, and that make a new one")
+            raise ValueError(f"{path}: line {number} is {line[:40]!r}, expected two tokens that earlier "
+                             f"lines make, and that make a new one")
         table[left + right] = None
     if vocab_size not in (None, len(table) + 1):
         raise ValueError(f"{path}: {len(table) + 1} ids, the track's vocab_size is {vocab_size}; put the "

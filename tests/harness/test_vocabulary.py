@@ -45,7 +45,8 @@ def test_decode_equals_tiktoken_for_every_id_and_broken_utf8_and_the_end_of_text
     ("", "line 1"), ("Ġ t\n", "line 1"), ("#version: 0.2\nĠ t\n\nh e\n", "line 3"),
     ("#version: 0.2\nĠt\n", "line 2"), ("#version: 0.2\nĠ t h\n", "line 2"),
     ("#version: 0.2\nĠ 東\n", "line 2"), ("#version: 0.2\nth e\n", "line 2"),
-    ("#version: 0.2\nt h\nt h\n", "line 3"), ("#version: 0.2\na b\nb c\nab c\na bc\n", "line 5 is 'a bc', expected two tokens that"),
+    ("#version: 0.2\nt h\nt h\n", "line 3"),
+    ("#version: 0.2\na b\nb c\nab c\na bc\n", "line 5 is 'a bc', expected two tokens that"),
     (b"#version: 0.2\n\xff \xfe\n", "line 2")])
 def test_a_malformed_file_is_one_clear_error(tmp_path, content, said):
     path = tmp_path / "vocab.bpe"
