@@ -23,9 +23,11 @@ def test_the_harness_that_is_here_is_accepted():
 
 def test_a_row_that_lacks_a_field_or_has_one_too_many_is_told(tmp_path):
     rows = tmp_path / "tracks.toml"
-    rows.write_text('[mine]\nrecipe = "sample"\ncolour = "red"\n')
-    with pytest.raises(ValueError, match=r"track mine lacks the fields \['data', .* unknown \['colour'\]"):
-        load_tracks(rows)
+    for row, said in (('recipe = "sample"', "missing 12 required .*: 'data', 'train_files', "),
+                      ('colour = "red"', "unexpected keyword argument 'colour'"), ('name = "a"', "'name'")):
+        rows.write_text(f"[mine]\n{row}\n")
+        with pytest.raises(ValueError, match=f"tracks.toml: track mine: .* {said}"):
+            load_tracks(rows)
 
 
 def test_rows_have_the_digests_that_published_logs_name():
