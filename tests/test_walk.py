@@ -1,4 +1,4 @@
-"""A claim from end to end, with the real commands at toy size: run, judge, verify, submit, row of the README."""
+"""A claim from end to end, with the real commands at toy size: run, judge, verify, submit, a row."""
 import json
 import re
 import subprocess

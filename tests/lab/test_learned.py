@@ -261,13 +261,13 @@ def saved(kind, folder):
     """Take all steps but the last, and write a checkpoint."""
     optimizer, params, grads = made(kind, None)
     stepped(optimizer, params, grads[:2], LOSSES[:2])
-    checkpoint.save(folder, 2, torch.nn.ParameterList(params), [optimizer], {})
+    checkpoint.save(folder, 2, torch.nn.ParameterList(params), [optimizer], {"taken": 2, "train_time_ns": 1})
 
 
 def resumed(kind, folder):
     """Take the last step from a checkpoint; return what everything() does."""
     optimizer, params, grads = made(kind, None)
-    checkpoint.restore(checkpoint.load(folder)[0], torch.nn.ParameterList(params), [optimizer])
+    checkpoint.restore(checkpoint.load(folder / "step000002", 3), torch.nn.ParameterList(params), [optimizer])
     return [p.numpy() for p in stepped(optimizer, params, grads[2:], LOSSES[2:])], len(optimizer.state)
 
 
