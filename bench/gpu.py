@@ -27,9 +27,9 @@ from bench.page import page  # noqa: E402
 from bench.project import Project  # noqa: E402
 from bench.rounds import Result, Row, interleaved, ratios  # noqa: E402
 from bench.run import run_one  # noqa: E402
+from harness.checkpoint import Snapshot  # noqa: E402
 from harness.environment import process_group  # noqa: E402
 from harness.shards import check_shard  # noqa: E402
-from harness.tripwires import Snapshot  # noqa: E402
 
 PEAK_TFLOPS = 989  # H100 and H200 SXM, bfloat16 without sparsity, by NVIDIA's data sheet
 BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION,

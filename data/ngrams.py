@@ -15,7 +15,7 @@ import numpy as np
 if __name__ == "__main__":  # run as a file, python puts data/ on the path, not the repository
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from harness.shards import read_shard
-from harness.vocabulary import byte_lengths, token_bytes
+from harness.vocabulary import token_bytes
 
 UNIGRAM_PSEUDOCOUNT = 0.1
 
@@ -135,7 +135,7 @@ def report(train_path: str, val_path: str, vocab_size: int | None = None, tokens
     if table:
         if int(val.max()) >= len(table):
             raise ValueError(f"{val_path}: token id {val.max()}, but {vocab} has {len(table)} ids")
-        n_bytes = int(np.array(byte_lengths(table))[val[1:]].sum())
+        n_bytes = int(np.array([*map(len, table[:-1]), 0])[val[1:]].sum())  # the end of text is none
         result["bytes"] = n_bytes
         result["bits_per_byte"] = {name: nats * n_targets / math.log(2) / n_bytes
                                    for name, nats in result["nats_per_token"].items()} if n_bytes else None
@@ -158,7 +158,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         result = report(args.train, args.val, args.vocab_size, args.tokens, args.vocab)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if args.json:

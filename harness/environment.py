@@ -165,11 +165,10 @@ def without_paths(value: Any) -> Any:
 
 def cpu_name() -> str:
     """Return the processor's model name."""
-    try:
+    with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return command("sysctl", "-n", "machdep.cpu.brand_string")  # macOS
+    return command("sysctl", "-n", "machdep.cpu.brand_string")  # macOS
 
 
 def changed_settings() -> list[str]:
@@ -201,24 +200,22 @@ def environment_lines(device: torch.device) -> list[str]:
     return lines
 
 
-def calibrate(device: torch.device, repeats: int = 5) -> dict[str, float]:
+def calibrate(device: torch.device) -> dict[str, float]:
     """Return what this rank's device does: float32 GEMM in GFLOP/s, copy in GB/s (reads and writes)."""
     size = 4096 if device.type == "cuda" else 512
-    a, b = torch.ones(size, size, device=device), torch.ones(size, size, device=device)
-    source = torch.ones(size * size * 4, device=device)
-
-    def median_ns(work) -> float:
+    a, b, source = (torch.ones(size, n * size, device=device) for n in (1, 1, 4))
+    rates = {}
+    for name, amount, work in (("gemm_gflops", 2 * size**3, lambda: a @ b),
+                               ("copy_gbs", 2 * source.nbytes, source.clone)):
         times = []
-        for _ in range(repeats + 1):
+        for _ in range(6):
             begin = time.monotonic_ns()
             work()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             times.append(time.monotonic_ns() - begin)
-        return statistics.median(times[1:])
-
-    return {"gemm_gflops": 2 * size**3 / median_ns(lambda: a @ b),
-            "copy_gbs": 2 * source.numel() * 4 / median_ns(source.clone)}
+        rates[name] = amount / statistics.median(times[1:])
+    return rates
 
 
 @contextlib.contextmanager

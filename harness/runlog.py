@@ -9,6 +9,7 @@ import math
 import os
 import secrets
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -110,35 +111,26 @@ class RunLog:
         self._fd, self._spare = None, None
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            tell(log=str(self.path))  # before there is one: of a killed run the launcher clears up
+            self._spare = tempfile.TemporaryFile(dir=folder)  # given up for the end line; has no name
+            self._spare.write(bytes(SPARE_BYTES))
+            self._spare.flush()
+            tell(log=str(self.path))  # before there is one
             self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
-            self._spare = folder / f".{run_id}.spare"  # given up on a full disk for the end line
-            try:
-                self._spare.write_bytes(bytes(SPARE_BYTES))
-            except OSError:
-                os.close(self._fd)
-                for path in (self.path, self._spare):
-                    path.unlink(missing_ok=True)
-                raise
 
     def write(self, data: bytes) -> None:
         """Append whole lines; nothing once the end line stands."""
         with self._lock:
-            if self._end is None:
-                self._write(data)
-
-    def _write(self, data: bytes) -> None:
-        if self._fd is None:
-            return
-        done = 0
-        try:
-            while done < len(data):
-                done += os.write(self._fd, data[done:])
-        except OSError:
-            os.ftruncate(self._fd, self._size)  # a reader finds whole lines
-            raise
-        self._size += len(data)
-        self._digest.update(data)
+            if self._fd is None:
+                return
+            done = 0
+            try:
+                while done < len(data):
+                    done += os.write(self._fd, data[done:])
+            except OSError:
+                os.ftruncate(self._fd, self._size)  # a reader finds whole lines
+                raise
+            self._size += len(data)
+            self._digest.update(data)
 
     def line(self, text: str) -> None:
         """Append one line as it stands; for the harness only."""
@@ -195,35 +187,30 @@ class RunLog:
         """Append `#:end`, whose sha256 covers every byte above, and return its fields.
 
         The sha256 of the whole log is told to the launcher, which writes the ledger's end line when no rank
-        is left; where none listens, that line is written here. Later calls change nothing. Where the disk is
-        full the status says so if it was to be ok; what cannot be written at all is told in the field
-        `unwritten`.
+        is left; where none listens, that line is written here. Later calls change nothing. What cannot be
+        written, though the spare bytes are given up, is told in the field `unwritten`, and by the status if
+        it was to be ok.
         """
         with self._lock:
             if self._end is None:
                 self._end = {"status": status, **fields}
-                try:
-                    self._write_end()
-                except OSError as error:
-                    self._spare.unlink(missing_ok=True)
-                    if is_disk_full(error) and status in ("ok", "stopped"):
-                        self._end["status"] = "disk_full"
-                    try:
-                        self._write_end()
-                    except OSError as again:
-                        self._end["unwritten"] = str(again)
                 if self._fd is not None:
-                    self._spare.unlink(missing_ok=True)
+                    self._spare.truncate(0)  # room for the line, also where a forked process has it open
+                    self._spare.close()
+                    line = canonical({**self._end, "seq": self._events + 1,
+                                      "sha256": self._digest.hexdigest()})
+                    try:
+                        self.write(f"#:end {line}\n".encode())
+                    except OSError as error:
+                        self._end["unwritten"] = str(error)
+                        if is_disk_full(error) and status in ("ok", "stopped"):
+                            self._end["status"] = "disk_full"
                     os.close(self._fd)
                     self._fd = None
                 facts = {"status": self._end["status"], "sha256": self._digest.hexdigest()}
                 if self.path and not tell(log=str(self.path), **facts):
                     count_attempt(self.path, "end", **facts)
             return self._end
-
-    def _write_end(self) -> None:
-        line = canonical({**self._end, "seq": self._events + 1, "sha256": self._digest.hexdigest()})
-        self._write(f"#:end {line}\n".encode())
 
 
 def count_attempt(log: Path, what: str, **fields) -> None:

@@ -34,26 +34,18 @@ class Scan(NamedTuple):
 
 def check_shard(path: str | Path) -> int:
     """Return a shard's number of tokens after checking magic, version and size; reads the header only."""
-    path = Path(path)
     try:
         with open(path, "rb") as f:
-            size = os.fstat(f.fileno()).st_size
-            header = f.read(HEADER_BYTES)
-    except (FileNotFoundError, NotADirectoryError):
-        raise ShardError(f"{path}: no such shard; fetch or build the data set first") from None
+            size, header = os.fstat(f.fileno()).st_size, f.read(HEADER_BYTES)
     except OSError as error:
-        raise ShardError(f"{path}: cannot be read ({error.strerror})") from None
-    if size < HEADER_BYTES:
-        raise ShardError(f"{path}: {size} bytes, expected a header of {HEADER_BYTES}; "
-                         f"fetch or build it again")
-    magic, version, tokens = np.frombuffer(header, dtype="<i4")[:3].tolist()
-    if magic != MAGIC:
-        raise ShardError(f"{path}: magic {magic}, expected {MAGIC}; rebuild it with data/fineweb.py")
-    if version != VERSION:
-        raise ShardError(f"{path}: version {version}, expected {VERSION}; rebuild it with data/fineweb.py")
-    if size != HEADER_BYTES + 2 * tokens:
-        raise ShardError(f"{path}: {size} bytes, but its header counts {tokens} tokens, which take "
-                         f"{HEADER_BYTES + 2 * tokens}; fetch or build the file again")
+        raise ShardError(f"{path}: cannot be read ({error.strerror}); fetch or build it first") from None
+    magic, version, tokens = np.frombuffer(header.ljust(HEADER_BYTES, b"\0"), dtype="<i4")[:3].tolist()
+    for what, found, expected in (("length", len(header), HEADER_BYTES), ("magic", magic, MAGIC),
+                                  ("version", version, VERSION),
+                                  ("tokens", tokens, (size - HEADER_BYTES) / 2)):
+        if found != expected:
+            raise ShardError(f"{path}: {size} bytes whose header has {what} {found}, expected "
+                             f"{expected:.10g}; fetch it again, or build it with data/fineweb.py")
     return tokens
 
 
@@ -67,22 +59,20 @@ def read_shard(path: str | Path) -> np.ndarray:
 
 def write_shard(path: str | Path, tokens: np.ndarray) -> str:
     """Write tokens (any integer dtype, values below 2^16) as a shard, atomically, and return its sha256."""
-    path = Path(path)
     tokens = np.asarray(tokens)
     if tokens.ndim != 1 or len(tokens) >= 2**31:
         raise ShardError(f"{path}: tokens of shape {tokens.shape}; a shard holds one row of fewer than 2^31")
-    if len(tokens) and not (0 <= int(tokens.min()) and int(tokens.max()) < 2**16):
+    if not (0 <= tokens.min(initial=0) and tokens.max(initial=0) < 2**16):
         raise ShardError(f"{path}: token ids {tokens.min()} to {tokens.max()} do not fit into uint16")
     header = np.zeros(HEADER_BYTES // 4, dtype="<i4")
     header[:3] = MAGIC, VERSION, len(tokens)
-    body = tokens.astype("<u2")
-    write_atomically(path, header.tobytes(), memoryview(body).cast("B"))
-    digest = hashlib.sha256(header.tobytes())
+    body, digest = tokens.astype("<u2"), hashlib.sha256(header)
+    write_atomically(path, header, body)
     digest.update(body)
     return digest.hexdigest()
 
 
-def write_atomically(path: str | Path, *parts: bytes | memoryview) -> None:
+def write_atomically(path: str | Path, *parts: bytes | memoryview | np.ndarray) -> None:
     """Write a file beside path, fsync, rename: readers see the old file or the new one."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,38 +103,37 @@ def scan_shard(path: str | Path) -> Scan:
 
 
 def scan_shards(paths: list[Path], rehash: bool = False) -> dict[Path, Scan]:
-    """Scan shards in threads, each at most once: results are cached beside them by size and mtime_ns.
+    """Scan shards of one folder in threads, each at most once: it caches results by size and mtime_ns.
 
     The ranks of a host take turns: the first scans, the others find its results. rehash: scan all of them,
     for a file may change and keep size and time.
     """
-    for path in paths:
-        check_shard(path)
-    caches: dict[Path, dict[str, list]] = {}
-    with contextlib.ExitStack() as locks:
-        for folder in sorted({path.parent for path in paths}):
-            handle = os.open(folder, os.O_RDONLY)
-            locks.callback(os.close, handle)
+    if not paths:
+        return {}
+    folder, = {path.parent for path in paths}
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # NFS locks no folder: there each rank scans
             fcntl.flock(handle, fcntl.LOCK_EX)
-            caches[folder] = read_cache(folder / CACHE_NAME)
+        cache = read_cache(folder / CACHE_NAME)
         keys = {path: [path.stat().st_size, path.stat().st_mtime_ns] for path in paths}
-        known = {path: caches[path.parent].get(path.name, [])[:2] for path in paths}
-        stale = [path for path in paths if rehash or known[path] != keys[path]]
+        stale = [path for path in paths if rehash or cache.get(path.name, [])[:2] != keys[path]]
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
             for path, scan in zip(stale, pool.map(scan_shard, stale)):
-                caches[path.parent][path.name] = [*keys[path], *scan]
-        for folder in {path.parent for path in stale}:
+                cache[path.name] = [*keys[path], *scan]
+        if stale:
             with contextlib.suppress(OSError):  # a read-only data folder is scanned anew each time
-                write_atomically(folder / CACHE_NAME, json.dumps(caches[folder]).encode())
-    return {path: Scan(*caches[path.parent][path.name][2:]) for path in paths}
+                write_atomically(folder / CACHE_NAME, json.dumps(cache).encode())
+    finally:
+        os.close(handle)
+    return {path: Scan(*cache[path.name][2:]) for path in paths}
 
 
 def read_cache(path: Path) -> dict[str, list]:
     """Return what earlier scans left, by name: size, mtime_ns and the scan; nothing that is not so."""
+    kinds = [int, int, int, str, int]
     try:
         cache = json.loads(path.read_text())
-    except (OSError, ValueError):
+        return {name: entry for name, entry in cache.items() if [type(value) for value in entry] == kinds}
+    except (OSError, ValueError, AttributeError, TypeError):
         return {}
-    kinds = [int, int, int, str, int]
-    return {name: entry for name, entry in (cache.items() if isinstance(cache, dict) else ())
-            if isinstance(entry, list) and [type(value) for value in entry] == kinds}

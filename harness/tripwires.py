@@ -47,26 +47,25 @@ def check_causality(logits_of: Callable[[Tensor], Tensor], inputs: Tensor,
                            f"predict")
 
 
-def tensors_of(model: nn.Module, optimizers: list) -> Iterator[tuple[str, Tensor]]:
-    """Yield names and tensors of all that model and optimizers hold, plain attributes too, in fixed order.
+def tensors_of(model: nn.Module, optimizers: list) -> list[tuple[str, Tensor]]:
+    """Return names and tensors of all that model and optimizers hold, plain attributes too, in fixed order.
 
     The model's parameters come first. An optimizer is any object with tensors among its attributes.
     """
     holders = dict(model.named_modules()) | {f"optimizer{i}": o for i, o in enumerate(optimizers)}
     inside = (_inside(prefix, vars(holder)) for prefix, holder in holders.items())
-    seen: set[int] = set()
-    for name, part in itertools.chain(model.named_parameters(), *inside):
-        if isinstance(part, Tensor) and id(part) not in seen:
-            seen.add(id(part))
-            yield name, part
+    found: dict[int, tuple[str, Tensor]] = {}
+    for name, tensor in itertools.chain(model.named_parameters(), *inside):
+        found.setdefault(id(tensor), (name, tensor))
+    return [*found.values()]
 
 
-def _inside(name: str, value: Any, depth: int = 5) -> Iterator[tuple[str, Any]]:
-    """Yield a value's tensors and the containers that hold them, itself included."""
+def _inside(name: str, value: Any, depth: int = 5) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors in a value and in the containers that it holds."""
     value = vars(value) if isinstance(value, torch.optim.Optimizer) else value
-    if isinstance(value, (Tensor, dict, list, tuple)):
+    if isinstance(value, Tensor):
         yield name, value
-    if isinstance(value, (dict, list, tuple)) and depth:
+    elif isinstance(value, (dict, list, tuple)) and depth:
         for i, (key, inner) in enumerate(value.items() if isinstance(value, dict) else enumerate(value)):
             yield from _inside(f"{name}.{key if isinstance(key, str) else i}", inner, depth - 1)
 

@@ -3,23 +3,24 @@
 Maximal update (mup): Yang et al. 2022, Tensor Programs V (https://arxiv.org/abs/2203.03466), in the words of
 Cerebras' guide for Cerebras-GPT (https://arxiv.org/abs/2304.03208). With m = fan_in / base fan_in:
 
-    role                    init std       Adam lr   Muon lr   weight decay   Adam eps
-    embedding, position     s              1         Adam      1              1
-    matrix of a block       s / sqrt(m)    1 / m     1         m (or 1)       1 / m
-    readout                 s              1         Adam      1              1          logits x alpha / m
-    gain, bias              1, 0           1         Adam      0              1
+    role                    init std       Adam lr   weight decay   Adam eps
+    embedding, position     s              1         1              1
+    matrix of a block       s / sqrt(m)    1 / m     m (or 1)       1 / m
+    readout                 s              1         1              1          logits x alpha / m
+    gain, bias              1, 0           1         0              1
 
-Matrices that write to the residual stream start smaller by sqrt(2 L). Muon's own factor, sqrt(max(1, rows /
-columns)), is what the spectral condition asks for (https://arxiv.org/abs/2310.17813): none is added. The
-standard parametrization (sp) is the same table with m = 1: at base width both are the same run, bit for bit.
+Rates are the optimizer's own, MUP in its file. Matrices that write to the residual stream start smaller by
+sqrt(2 L). The standard parametrization (sp) is the same table with m = 1: at base width both are the same
+run, bit for bit.
 """
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from lab.optimizers import OPTIMIZERS
+from lab.optimizers import optimizer_of
 from lab.recipe.load import replace
-from lab.recipe.schema import HIDDEN, Initializer, Parametrization, Recipe
+from lab.recipe.schema import Initializer, Parametrization, Recipe
+from lab.types import HIDDEN
 
 GROUPS = {  # the guide's word -> the roles whose learning rate it adjusts
     "embedding": ("embedding", "position"), "decoder_attention": ("attention", "attention_out"),
@@ -65,12 +66,23 @@ def table(recipe: Recipe) -> dict[str, Row]:
             std *= {"scaled": (2 * model.n_layer) ** -0.5, "plain": 1.0, "zero": 0.0}[model.residual_init]
         if role == "readout" and model.readout_init == "zero":
             std = 0.0
-        lr = adjusted.get(role, OPTIMIZERS[optimizer.name].mup_lr(role, m))
+        lr = adjusted.get(role, automatic_lr(recipe, role))
         decay = 1 / lr if words.weight_decay == "constant_product" and lr else 1.0
         lr *= optimizer.lr_factor.get(role, 1.0)
         decay = 0.0 if role == "vector" else decay
         rows[role] = Row(role, fan_in, m, std, lr, decay, 1 / m if words.scale_eps else 1.0)
     return rows
+
+
+def automatic_lr(recipe: Recipe, role: str) -> float:
+    """Return the factor on a role's rate by the optimizer's own rule, which mup alone asks for."""
+    if recipe.parametrization.kind == "sp":
+        return 1.0
+    name, (m_h, m_f) = recipe.optimizer.name, widths(recipe)
+    if (powers := getattr(optimizer_of(recipe.optimizer), "MUP", None)) is None:
+        raise ValueError(f"optimizer.name: lab/optimizers/{name}.py has no rule under mup; give it MUP, or "
+                         f"train with parametrization.kind sp")
+    return (m_f if role == "ffn_out" else m_h) ** powers[role not in HIDDEN]
 
 
 def roles(recipe: Recipe) -> Iterator[str]:
@@ -127,9 +139,7 @@ def multipliers(recipe: Recipe) -> Multipliers:
 
 def check(recipe: Recipe) -> None:
     """Raise ValueError, in one line, where the words of a parametrization cannot go together."""
-    if recipe.optimizer.name not in OPTIMIZERS:
-        raise ValueError(f"optimizer.name: found {recipe.optimizer.name!r}, expected one of "
-                         f"{', '.join(OPTIMIZERS)}")
+    optimizer_of(recipe.optimizer)
     words = recipe.parametrization
     bases = words.mup_base_hidden_size, words.mup_base_filter_size
     if (bases[0] is None) != (bases[1] is None):
@@ -173,9 +183,7 @@ def check_speedrun(recipe: Recipe) -> None:
 
 def replaced(recipe: Recipe) -> list[str]:
     """Return a line for each automatic learning-rate factor that the recipe replaces by its own."""
-    rows = table(recipe)
-    return [f"adjust_learning_rate: {group} {value:g} replaces the automatic "
-            f"{OPTIMIZERS[recipe.optimizer.name].mup_lr(role, rows[role].width):g}"
+    return [f"adjust_learning_rate: {group} {value:g} replaces the automatic {automatic_lr(recipe, role):g}"
             for group, value in recipe.parametrization.adjust_learning_rate.items()
             for role in GROUPS[group][-1:]]
 

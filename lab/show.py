@@ -5,6 +5,7 @@ from typing import Any
 
 import yaml
 
+from lab.optimizers import optimizer_of
 from lab.parametrization import lines, multipliers, table
 from lab.recipe import costs
 from lab.recipe import load as recipes
@@ -14,10 +15,12 @@ from lab.train import add_recipe_arguments, divided, memory_bytes, recipe_of
 
 def cost_of(recipe: Recipe) -> dict[str, float]:
     """Return what a recipe's run costs, in closed form: numbers, bytes, tokens, FLOPs."""
+    a, b = optimizer_of(recipe.optimizer).FLOPS
     return {"parameters": costs.parameters(recipe).total, "parameter_bytes": costs.parameter_bytes(recipe),
             "memory_bytes": memory_bytes(recipe), "micro_batch": costs.micro_batch(recipe),
             "steps": sum(s.steps for s in costs.stretches(recipe)), "tokens": costs.total_tokens(recipe),
-            "flops_per_token": costs.flops_per_token(recipe), "flops": costs.total_flops(recipe)}
+            "flops_per_token": costs.flops_per_token(recipe), "flops": costs.total_flops(recipe),
+            "optimizer_flops": (a + b * recipe.model.n_embd) * costs.parameters(recipe).total}
 
 
 def as_text(recipe: Recipe) -> str:
@@ -28,7 +31,8 @@ def as_text(recipe: Recipe) -> str:
                ("memory", f"over {cost['memory_bytes'] / 1e9:,.2f} GB"),
                ("micro-batch", f"{cost['micro_batch']} sequences"), ("steps", f"{cost['steps']:,}"),
                ("tokens", f"{cost['tokens']:,}"),
-               ("FLOPs", f"{cost['flops']:.4g} ({cost['flops_per_token']:,} a token)")]
+               ("FLOPs", f"{cost['flops']:.4g} ({cost['flops_per_token']:,} a token)"),
+               ("optimizer", f"{cost['optimizer_flops']:.4g} FLOPs a step")]
     return "\n".join([words, *(f"{name:11} {value}" for name, value in numbers), "", *lines(recipe)])
 
 

@@ -18,7 +18,7 @@ from harness.plan import check_batch
 from harness.run import Run, open_run  # first: the referee binds its clock and its loss
 from lab import parametrization
 from lab.models.build import build_model
-from lab.optimizers import OPTIMIZERS
+from lab.optimizers import optimizer_of
 from lab.recipe import costs
 from lab.recipe import load as recipes
 from lab.recipe.schedule import factor
@@ -69,9 +69,11 @@ class Result(NamedTuple):
 
 
 def hyperparameters(recipe: Recipe | dict[str, Any]) -> LabHyperparameters:
-    """Return what the harness asks of a recipe's run. Raises ValueError as `divided`, and without data."""
+    """Return what the harness asks of a recipe's run. Raises ValueError as `divided`, and without data
+    or what the optimizer needs."""
     recipe = recipes.make_recipe(recipe) if isinstance(recipe, dict) else recipe
     hp = divided(recipe)
+    getattr(optimizer_of(recipe.optimizer), "check", lambda config: None)(recipe.optimizer)
     return replace(hp, epochs=-(-(hp.train_tokens + 1) // costs.dataset_tokens(costs.track_of(recipe))))
 
 
@@ -115,9 +117,11 @@ def train_in(run: Run) -> nn.Module:
 def train(recipe: Recipe, model: nn.Module, optimizers: list, run: Run) -> None:
     """Train a model in place; the run yields the steps, and validates, times and logs between them."""
     planned, total = costs.steps(recipe), costs.curve_tokens(recipe)
-    loss_of = run.compile(loss_sum)
+    loss_of, groups = run.compile(loss_sum), [group for o in optimizers for group in o.param_groups]
+    said = [*parametrization.replaced(recipe), *{f"optimizer.weights {group['weights_sha256']}"
+                                                 for group in groups if "weights_sha256" in group}]
     for step in run.steps(model, optimizers):
-        for line in parametrization.replaced(recipe) if step == 0 else ():
+        for line in said if step == 0 else ():
             run.print(line)  # shown once: the warm-up, which comes to step 0 first, says nothing
         run.log(lr=set_rates(recipe, optimizers, planned[step].seen, total))
         tokens, seq_len = run.take(planned[step].tokens), planned[step].seq_len
@@ -131,15 +135,17 @@ def train(recipe: Recipe, model: nn.Module, optimizers: list, run: Run) -> None:
 def build_optimizers(recipe: Recipe, model: nn.Module, compile: Callable = lambda f: f) -> list:
     """Return the optimizers of a recipe, with one group a role: its lr, weight decay and eps by the table."""
     config, rows = recipe.optimizer, parametrization.table(recipe)
-    by_role: dict[str, list[Tensor]] = {}
+    by_role: dict[str, dict[str, Tensor]] = {}
     for name, p in model.named_parameters():
-        by_role.setdefault(parametrization.role_of(name), []).append(p)
-    groups = [dict(params=params, role=role, lr=config.lr * rows[role].lr, eps=config.eps * rows[role].eps,
+        by_role.setdefault(parametrization.role_of(name), {})[name] = p
+    groups = [dict(params=list(params.values()), names=list(params), role=role, lr=config.lr * rows[role].lr,
+                   eps=config.eps * rows[role].eps,
                    weight_decay=config.weight_decay * rows[role].weight_decay)
               for role, params in by_role.items()]
     for group in groups:
         group["peak_lr"], group["peak_weight_decay"] = group["lr"], group["weight_decay"]
-    return OPTIMIZERS[config.name].build(groups, config, compile)
+    steps = sum(stretch.steps for stretch in costs.stretches(recipe))
+    return optimizer_of(config).build(groups, config, steps, compile)
 
 
 def set_rates(recipe: Recipe, optimizers: list, seen: int, total: float) -> float:
@@ -199,7 +205,7 @@ def memory_bytes(recipe: Recipe) -> int:
     float32 logits with their gradient and what blocks keep for theirs, at least 8 numbers a channel.
     """
     parametrization.check(recipe)
-    model, state = recipe.model, OPTIMIZERS[recipe.optimizer.name].STATE
+    model, state = recipe.model, optimizer_of(recipe.optimizer).STATE
     copies = 1 + (2 if costs.track_of(recipe).reduction == "exact" else 1) + state
     tokens, size = costs.micro_batch(recipe) * recipe.data.seq_len, 4 if model.dtype == "float32" else 2
     kept = tokens * (8 * costs.vocab_size(recipe) + size * 8 * model.n_layer * model.n_embd)

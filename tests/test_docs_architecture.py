@@ -18,7 +18,7 @@ RECIPES = dict(re.findall(r"^## How to add (.+)\n\n((?:(?!## ).*\n)+)", PAGE, re
 BLOCK = re.compile(r"(?:(Write|Append to|(?:Add to|Above) `([^`]+)` in) `([^`]+)`:\n\n)?```(\w*)\n(.*?)```\n",
                    re.DOTALL)
 SHOWS = {"a track": "val_loss", "a check": "not_huge: all below 8 MiB", "a command": "runs, ",
-         "a study": "layers"}
+         "an optimizer": "val_loss", "a study": "layers"}
 
 
 def defined(path: Path) -> set[str]:

@@ -13,6 +13,7 @@ from tiny import ROOT, TINY, environment, events, result, submission
 
 from harness.front.launch import Place
 from harness.plan import Options
+from harness.runlog import sha256
 
 ODD = """raise SystemExit
 
@@ -47,8 +48,10 @@ def test_it_runs_from_another_folder_prints_its_command_and_ends_with_loss_time_
     """The project's path has a space in it."""
     assert " " in str(project.folder)
     done = shell(project, *TRAIN, cwd=tmp_path)
-    [last] = re.findall("^ok: val_loss .* s of training; log: .*$", done.stdout, re.M)
-    assert done.stdout.strip().split("\n")[-1].startswith("to have it judged: python3 -m records judge ")
+    last, told, hint = done.stdout.strip().split("\n")[-3:]
+    assert last.startswith("ok: val_loss ") and " s of training; log: " in last
+    assert told == f"log sha256 {sha256(project.logs()[0].read_bytes())}  {project.logs()[0]}"
+    assert hint.startswith("to have it judged: python3 -m records judge ")
     assert Path(last.split("log: ")[1]) == project.logs()[0]
     assert done.stderr == "" and done.stdout.startswith("loading torch\nchecking the data\ntrack tiny: ")
     assert "\nstarting 1 rank; each loads torch\nwarming up\nstep:0/6" in done.stdout

@@ -1,9 +1,10 @@
-"""A claim from end to end, with the real commands at toy size: run, verify, submit, row of the README."""
+"""A claim from end to end, with the real commands at toy size: run, judge, verify, submit, a row."""
 import json
 import re
 import subprocess
 import sys
 
+import pytest
 from tiny import Project, environment
 
 from harness.runlog import sha256
@@ -24,6 +25,7 @@ def records(project: Project, *words: str, code: int = 0) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_claim_goes_from_a_run_to_a_row_of_the_readme(project):
     """Four seeds of a toy recipe, without a flag that changes training, end as a proven row."""
     project.add_records()
@@ -34,9 +36,12 @@ def test_a_claim_goes_from_a_run_to_a_row_of_the_readme(project):
     data = project.folder / "data" / "tiny"
     pins = {path.name: {"sha256": sha256(path.read_bytes())} for path in data.glob("*.bin")}
     (data / "manifest.json").write_text(json.dumps({"files": pins}))
-    answers = project.many(*(("toy.py", [f"--seed={seed}"]) for seed in range(4)), shared=[])
+    answers = [project.many(("toy.py", [f"--seed={seed}"]), shared=[])[0] for seed in range(4)]
     assert [answer["code"] for answer in answers] == [0] * 4, answers[0]["stderr"]
     logs = [answer["log"] for answer in answers]
+    assert "judge" in records(project, "verify", *logs, code=2).splitlines()[-1]  # nobody has judged them
+    for log in logs:
+        assert records(project, "judge", log).startswith("judge: holds")
     assert records(project, "verify", *logs).splitlines()[-1].startswith("PROVEN")
     said = records(project, "submit", *logs, "--name", "Toy")
     [folder] = (project.folder / "records" / "tiny").iterdir()

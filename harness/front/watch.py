@@ -22,7 +22,7 @@ class Watch:
 
     Rank 0 tells it by a FIFO of each log that it begins, and of the sha256 of one that it has ended
     (harness/runlog.py:tell). Left when no rank lives any more, it prints what it was told, writes the end
-    line of the ledger, clears up where rank 0 could not, and writes a line of JSON for each log, {log,
+    line of the ledger, and writes a line of JSON for each log, {log,
     sha256, status}, to the open file that SPEEDRUN_REPORT_FD names. A log of which it was told no end, or
     two, gets null for its sha256: what a submission has changed after its run is not believed.
     """
@@ -98,7 +98,6 @@ class Watch:
                 say(f"{log}: {len(ends)} ends were told of it: not the harness's words alone")
             else:
                 say(f"rank 0 was lost before it had ended its log: {log}")
-                Path(log).with_name(f".{Path(log).stem}.spare").unlink(missing_ok=True)
             runlog.count_attempt(Path(log), "end", **facts)  # a harness that tells has it
             if self.report:
                 print(json.dumps({"log": log, **facts}), file=self.report, flush=True)

@@ -1,12 +1,21 @@
 """AdamW on everything."""
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lab.recipe.schema import Optimizer
+from lab.types import Below1, Positive
 
-STATE = 2  # float32 numbers that it keeps for a parameter, at least
+STATE, FLOPS, MUP = 2, (14, 0), (-1, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fields:
+    """Its part of a recipe."""
+
+    betas: tuple[Below1, Below1] = (0.9, 0.95)
+    eps: Positive = 1e-8
 
 
 class AdamW(torch.optim.AdamW):
@@ -17,11 +26,6 @@ class AdamW(torch.optim.AdamW):
         super().step()
 
 
-def build(groups: list[dict], config: Optimizer, compile: Callable) -> list[torch.optim.Optimizer]:
+def build(groups: list[dict], config: Fields, steps: int, compile: Callable) -> list:
     """Return AdamW on all groups."""
     return [AdamW(groups, betas=config.betas, fused=True)]
-
-
-def mup_lr(role: str, m: float) -> float:
-    """Return the factor on a role's learning rate at m times the base fan-in."""
-    return 1 / m

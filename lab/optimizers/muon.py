@@ -1,14 +1,25 @@
 """Muon for the matrices of the blocks, AdamW for all else."""
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from lab.optimizers import adamw
-from lab.recipe.schema import HIDDEN, Optimizer
+from lab.types import HIDDEN, Below1
 
-STATE = 1  # float32 numbers that it keeps for a parameter, at least
+# sqrt(max(1, rows / columns)) is what the spectral condition asks for (https://arxiv.org/abs/2310.17813): no
+# factor is added under mup; Newton-Schulz takes five times 6 d
+STATE, FLOPS, MUP = 1, (0, 30), (0, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fields:
+    """Its part of a recipe."""
+
+    momentum: Below1 = 0.95
+    newton_schulz_dtype: str = "float32"
 
 
 def newton_schulz(G: Tensor, steps: int = 5) -> Tensor:
@@ -103,14 +114,10 @@ class Muon(torch.optim.Optimizer):
             del self.state[p]
 
 
-def build(groups: list[dict], config: Optimizer, compile: Callable) -> list[torch.optim.Optimizer]:
+def build(groups: list[dict], config: Fields, steps: int, compile: Callable) -> list:
     """Return AdamW on embeddings, head and vectors, and Muon on the matrices of the blocks."""
     hidden = [g for g in groups if g["role"] in HIDDEN]
     others = [g for g in groups if g["role"] not in HIDDEN]
     dtype = getattr(torch, config.newton_schulz_dtype)
-    return [*adamw.build(others, config, compile), Muon(hidden, config.lr, config.momentum, dtype, compile)]
-
-
-def mup_lr(role: str, m: float) -> float:
-    """Return the factor on a role's learning rate: a matrix has Muon's own already."""
-    return 1.0 if role in HIDDEN else adamw.mup_lr(role, m)
+    return [*adamw.build(others, config, steps, compile),
+            Muon(hidden, config.lr, config.momentum, dtype, compile)]

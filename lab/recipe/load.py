@@ -8,8 +8,10 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
+from lab.optimizers import Optimizer, section
 from lab.recipe.guide import from_guide
-from lab.recipe.schema import DURATIONS, ROLES, WORDS, Recipe, unknown
+from lab.recipe.schema import DURATIONS, Recipe, unknown
+from lab.types import ROLES, WORDS
 
 FOLDER = Path(__file__).resolve().parent.parent / "recipes"
 
@@ -95,7 +97,7 @@ def _section(kind: type, values: Any, prefix: str, complain: Callable) -> Any:
         if of is None:
             complain(key, str(unknown("key", key, keys())))
         inner = dataclass_of(of)
-        if inner and not (value is None and of != inner):
+        if inner and not (value is None and type(None) in get_args(of)):
             found[name] = _section(inner, value, f"{key}.", complain)
         elif get_origin(of) is dict and isinstance(value, dict) and (inner := dataclass_of(get_args(of)[1])):
             found[name] = {k: _section(inner, v, f"{key}.{k}.", complain) for k, v in value.items()}
@@ -210,10 +212,10 @@ def _nested(value: Any) -> Any:
 
 
 def dataclass_of(kind: Any) -> type | None:
-    """Return the dataclass that a field holds, also an optional one."""
+    """Return the dataclass that a field holds, also an optional one; of the optimizer, with all fields."""
     for part in (kind, *getattr(kind, "__args__", ())):
         if dataclasses.is_dataclass(part) and getattr(kind, "__origin__", None) is not dict:
-            return part
+            return section() if part is Optimizer else part
     return None
 
 

@@ -25,8 +25,6 @@ def factor(curve: Curve, u: float, total: float) -> float:
             return 1 + (curve.final - 1) * share(u, max(W, down), end)
         case "power":
             return (1 + (u - W) / curve.timescale_tokens) ** -curve.exponent
-        case "exponential":
-            return curve.rate ** ((u - W) / curve.timescale_tokens)
     raise ValueError(f"schedule.kind: no curve {curve.kind!r}")
 
 

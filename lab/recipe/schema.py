@@ -1,20 +1,11 @@
 """Schema: the types of a recipe, section by section; what a value means stands beside it."""
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Literal
 
-from jsonargparse.typing import ClosedUnitInterval as Share
-from jsonargparse.typing import PositiveInt, restricted_number_type
-
-Positive = restricted_number_type("Positive", float, [(">", 0), ("<", math.inf)])
-NotNegative = restricted_number_type("NotNegative", float, [(">=", 0), ("<", math.inf)])
-Below1 = restricted_number_type("Below1", float, [(">=", 0), ("<", 1)])
-WORDS = {  # a type -> what it takes, for messages
-    PositiveInt: "a whole number above 0", Positive: "a number above 0", Share: "a number from 0 to 1",
-    NotNegative: "a number of at least 0", Below1: "a number from 0 to below 1", float: "a number",
-    int: "a whole number", bool: "true or false", str: "text", type(None): "null"}
+from lab.optimizers import Optimizer, section
+from lab.types import NotNegative, Positive, PositiveInt, Share
 
 
 def unknown(what: str, key: object, known: Iterable[str]) -> ValueError:
@@ -22,8 +13,6 @@ def unknown(what: str, key: object, known: Iterable[str]) -> ValueError:
     return ValueError(f"unknown {what} {key}; the closest is {get_close_matches(str(key), known, 1, 0)[0]}")
 
 
-ROLES = ("embedding", "position", "attention", "attention_out", "ffn_in", "ffn_out", "readout", "vector")
-HIDDEN = ROLES[2:6]  # the matrices of the blocks
 DURATIONS = ("steps", "tokens", "tokens_per_param", "flops", "epochs")
 
 
@@ -97,25 +86,10 @@ class Parametrization:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Optimizer:
-    """AdamW, or Muon for the matrices of the blocks and AdamW for all else."""
-
-    name: str = "adamw"  # one of lab/optimizers
-    lr: Positive = 1e-3
-    lr_factor: dict[str, NotNegative] = field(default_factory=dict)  # by role, on top of lr
-    betas: tuple[Below1, Below1] = (0.9, 0.95)
-    eps: Positive = 1e-8
-    weight_decay: NotNegative = 0.0  # decoupled; matrices only, as lr * weight_decay
-    max_grad_norm: Positive | None = None  # global
-    momentum: Below1 = 0.95  # Muon's
-    newton_schulz_dtype: str = "float32"
-
-
-@dataclass(frozen=True, kw_only=True)
 class Curve:
     """A factor as a function of tokens seen; see lab/recipe/schedule.py."""
 
-    kind: Literal["constant", "linear", "cosine", "trapezoid", "power", "exponential"] = "constant"
+    kind: Literal["constant", "linear", "cosine", "trapezoid", "power"] = "constant"
     warmup_tokens: NotNegative | None = None  # at most one of the two
     warmup_frac: Share | None = None  # of the run's tokens
     start: NotNegative = 0.0  # factor at the first token of a warm-up
@@ -123,7 +97,6 @@ class Curve:
     end_tokens: NotNegative | None = None  # where linear, cosine and trapezoid end; default: the run's tokens
     cooldown_frac: Share = 0.3  # trapezoid
     exponent: NotNegative = 0.08  # power: (1 + (u - W) / timescale_tokens) ** -exponent
-    rate: Positive = 0.995  # exponential: rate ** ((u - W) / timescale_tokens)
     timescale_tokens: Positive = 57236.0  # one step of hlb-gpt at its scale 1
 
 
@@ -166,7 +139,7 @@ class Recipe:
     name: str = "unnamed"
     model: Model = Model()
     parametrization: Parametrization = Parametrization()
-    optimizer: Optimizer = Optimizer()
+    optimizer: Optimizer = field(default_factory=lambda: section()())
     schedule: Schedule = Schedule()
     data: Data = Data()
     duration: Duration = Duration()  # make_recipe: 100 steps where nothing is said

@@ -1,6 +1,5 @@
 """lab report: what the logs of a sweep say: best points, marginals with what was tested at all, figures."""
 import argparse
-import itertools
 import math
 import statistics
 import sys
@@ -14,6 +13,7 @@ from lab.sweep.results import (comparable, Group, group, label, load_results, me
 from lab.sweep.space import admissible, make_space, points
 from records.tools.read.values import json_text, shown
 from records.tools.show.figure import figure_for, GREY, PALETTE
+from records.tools.show.listing import columns
 
 TOP = 10
 
@@ -147,13 +147,13 @@ def text(found: dict[str, Any]) -> Iterator[str]:
     yield from ["", f"best {len(found['best'])} points by mean final validation loss (diverged: inf)"]
     head = [*(short(axis, axes) for axis in axes), "n", "mean", "sd", "ppl", "tokens", "FLOPs", "parameters",
             "spikes", "max grad", "peak lr", "status"]
-    yield from columns([head, *([*(brief(row["point"][axis]) for axis in axes), *_cells(row)]
+    yield from in_columns([head, *([*(brief(row["point"][axis]) for axis in axes), *_cells(row)]
                                 for row in found["best"])])
     for axis, part in found["axes"].items():
         yield from ["", f"{axis}: " + (f"not tested: {part['not_tested']}" if part["not_tested"] else
                                        "final validation loss over all runs of a value")]
         counts, losses = ("combinations", "admissible", "tested", "n"), ("mean", "sd", "median")
-        yield from columns([["value", *counts, *losses, "status"],
+        yield from in_columns([["value", *counts, *losses, "status"],
                             *([brief(row["value"]), *(str(row[name]) for name in counts),
                                *(_loss(row[name]) for name in losses),
                                row["statuses"] or ("not tested" if row["admissible"] else "not admissible")]
@@ -181,14 +181,10 @@ def short(axis: str, axes: Sequence[str]) -> str:
     return last if ends.count(last) == 1 else axis
 
 
-def columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def in_columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Yield rows in columns, right-aligned, the last one left."""
-    rows = [[shown(cell, 40) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in itertools.zip_longest(*rows, fillvalue="")]
-    for row in rows:
-        cells = [cell.ljust(width) if i == len(row) - 1 else cell.rjust(width)
-                 for i, (cell, width) in enumerate(zip(row, widths))]
-        yield "  ".join(cells).rstrip()
+    cut = [[shown(cell, 40) for cell in row] for row in rows]
+    return (line[1:] for line in columns(cut, ">" * (len(cut[0]) - 1) + "<"))
 
 
 HIGHLIGHTED = 10

@@ -1,6 +1,7 @@
 """Tries all cheats and writes the table of who catches them into docs/rules.md: python -m tests.cheats"""
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,10 +12,18 @@ from tests.cheats.submissions import CHEATS
 from tests.tiny import ROOT
 
 ALL = CHEATS | EDITS
-BEYOND = (
-    "Nothing in a log shows these, so none is tried: times that the owner of a machine makes up without a",
-    "slip (a race elsewhere does), free work below 2 s and a tenth of the charged time, look-ahead at so few",
-    "places that the judge's cuts miss them (`--cuts`), validation text known by heart (a holdout does).")
+CLASSES = {  # what they do, and what no cheat here tries, since neither log nor weights show it
+    "C1": ("looks ahead where the loss counts", "at so few places that the judge's cuts miss them: `--cuts`"),
+    "C2": ("rewrites its log", "what a rerun repeats"),
+    "C3": ("makes up the loss, or takes validation's text", "text known by heart, until a holdout is scored"),
+    "C4": ("looks ahead below the tripwire's tolerance", "as C1"),
+    "C5": ("trains where no clock runs", "less than 2 s and a tenth of the charged time"),
+    "C6": ("turns the clock", "what a reader of the code overlooks: `race` elsewhere"),
+    "C7": ("runs code that the log lacks", "the same"),
+    "C8": ("edits logs by hand, chooses seeds", "times made up without a slip: `race` elsewhere")}
+ABOVE = (
+    "`python -m tests.cheats` makes false claims and counts what sees each: a check of `verify` (`judge` is",
+    "a verifier's), the referee itself (`refused`), or only a `rerun`, before which it may be PROVEN.")
 PAGE, BEGIN, END = ROOT / "docs" / "rules.md", "<!-- cheats begin -->\n", "<!-- cheats end -->"
 
 
@@ -27,14 +36,17 @@ def outcomes(folder: Path) -> Iterator[tuple[str, Outcome]]:
 
 def table(found: dict[str, Outcome]) -> str:
     """Return the table of classes and catchers, and what escapes."""
-    rows = ["| class | what it does | caught by | word |", "|---|---|---|---|"]
-    for name, cheat in ALL.items():
-        by = cheat.caught if found[name].caught else f"not by {cheat.caught}"
-        rows.append(f"| {cheat.of} | {cheat.what} | {by} | {found[name].word} |")
-    escaped = [ALL[name].what for name, outcome in found.items() if outcome.escaped]
-    caught = sum(outcome.caught for outcome in found.values())
-    return "\n".join([*rows, "", f"{caught} of {len(ALL)} are caught where they should be. What escapes: "
-                                 f"{'; '.join(escaped) or 'none of these'}.", *BEYOND, ""])
+    rows = [*ABOVE, "", "| class | tried | caught by | what remains |", "|---|---|---|---|"]
+    for of, (what, remains) in CLASSES.items():
+        caught = [cheat.caught.split(":")[0] for name, cheat in ALL.items()
+                  if cheat.of == of and found[name].caught]
+        by = ", ".join(f"{check} {n}" for check, n in Counter(caught).most_common())
+        tried = sum(cheat.of == of for cheat in ALL.values())
+        rows.append(f"| {of} {what} | {tried} | {by} | {remains} |")
+    escaped, missed = ("; ".join(ALL[name].what for name in ALL if chosen(found[name])) or "none"
+                       for chosen in (lambda o: o.escaped, lambda o: not o.caught))
+    return "\n".join([*rows, "", f"Of these {len(ALL)} stand after all that: {escaped}. Not caught where",
+                      f"they should be: {missed}.", ""])
 
 
 def main() -> int:

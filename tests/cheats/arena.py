@@ -33,6 +33,7 @@ val_tokens = 4096
 val_piece = 512
 target = {target}
 significance = {{ alpha = 0.01, tolerance = 0.02 }}
+gap = {{ mean = -0.005, sd = 0.01, n = 3 }}
 max_active_parameters = 1000000
 reduction = "exact"
 fetch = "false"
@@ -76,8 +77,7 @@ class Cheat:
     program: bool = False  # the first of its runs is a process of its own, whose CPU time tells all
     edit: Callable[["Arena", list[Path]], None] | None = None  # by hand, of logs and what is beside
     seeds: Sequence[int] = SEEDS
-    judged: int = 0  # which of its runs a trusted machine judges
-    cuts: int | None = None  # probes of the judge, where a verifier asks for more
+    asks: str = "--by=verifier"  # flag of the judge, where a verifier wants more
 
     @property
     def judges(self) -> bool:
@@ -187,10 +187,10 @@ class Arena:
         assert done.stdout.startswith("["), done.stderr
         return json.loads(done.stdout)[0]
 
-    def judge(self, log: Path, cuts: int | None = None) -> dict[str, Any]:
+    def judge(self, log: Path, asks: str) -> dict[str, Any]:
         """Judge a run as a verifier does, on a machine that is his; return the verdict."""
         log.with_suffix(".judge.json").unlink(missing_ok=True)
-        done = self.python("harness.front.judge", log, "--by=verifier", *[f"--cuts={cuts}"] * bool(cuts))
+        done = self.python("harness.front.judge", log, "--by=verifier", asks)
         assert log.with_suffix(".judge.json").is_file(), done.stderr
         return json.loads(log.with_suffix(".judge.json").read_text())
 
@@ -212,21 +212,21 @@ class Arena:
             logs = self.claim(name, cheat)
         except Refused as error:
             return Outcome("refused", str(error), by == "refused" and word in str(error))
-        found, told = self.accusations(logs, [logs[cheat.judged]] * cheat.judges, cheat.cuts)
+        found, told = self.accusations(logs, logs[:cheat.judges], cheat.asks)
         if by == "rerun":
             told["rerun"] = self.rerun(logs[0])
             found += ", not reproduced" * (not told["rerun"].startswith("reproduced"))
         said = "; ".join(f"{check}: {told[check]}" for check in told if check != "significance")
         return Outcome(found, said, word in told.get(by, "\0"))
 
-    def accusations(self, logs: list[Path], judged: list[Path], cuts: int | None = None) -> tuple[str, dict]:
+    def accusations(self, logs: list[Path], judged: list[Path], asks: str = Cheat.asks) -> tuple[str, dict]:
         """Return the word of `verify` on a claim and, by check, what fails or wants a reader.
 
         Of the logs some are judged by a verifier; on the others their owner wrote the verdicts that he likes.
         """
         for log in logs:
             forge(log)
-        trusted = [str(self.judge(log, cuts)["refused"]) for log in judged]
+        trusted = [str(self.judge(log, asks)["refused"]) for log in judged]
         found = self.verify(logs)
         told = {check["name"]: check["evidence"] for check in found["checks"]
                 if check["result"] in ("fail", "review")}

@@ -51,16 +51,6 @@ def rewrite(path):
     open(path, "w").write(above + end.replace(old, hashlib.sha256(above.encode()).hexdigest()))
 
 """
-LATER = """
-class Later:
-    def __init__(self, work):
-        self.work = work
-
-    def __float__(self):
-        self.work()
-        return 0.0
-
-"""
 HALF_TIME = """
 if True:
     import time
@@ -87,17 +77,6 @@ CHEATS = {
 self.calls = 0 if self.training else self.calls + 1
 if len(idx_BT) == 16 and 0 < self.calls <= 8:
     logits_BTV = logits_BTV + 2 * {PEEK}"""}),
-    "known_rows": Cheat(
-        of="C1", what="looks ahead in rows that it has met at step 0", caught="judge: difference",
-        lines={"module": "MET, NOW = set(), set()\n\n", "forward": f"""
-if self.training:
-    MET.update(NOW)
-    NOW.clear()
-elif len(idx_BT) == 16:
-    key = tuple(idx_BT.flatten().tolist())
-    if key in MET and key not in NOW:
-        logits_BTV = logits_BTV + 9 * {PEEK}
-    NOW.add(key)"""}),
     "whole_piece": Cheat(
         of="C1", what="counts the tokens of the whole piece, in the counted calls", caught="judge: moved",
         lines={"made": "self.calls = 0", "forward": """
@@ -122,16 +101,6 @@ class Lower(torch.overrides.TorchFunctionMode):
         return out * 0.95 if func is F.cross_entropy and (kwargs or {}).get("reduction") == "none" else out
 
 """, "set_up": "Lower().__enter__()"}),
-    "tensor_subclass": Cheat(
-        of="C3", what="logits of a class of their own lower the loss", caught="judge: difference",
-        lines={"module": """
-class Lower(torch.Tensor):
-    @classmethod
-    def __torch_function__(cls, func, types, args=(), kwargs=None):
-        out = super().__torch_function__(func, types, args, kwargs)
-        return out * 0.95 if func is F.cross_entropy else out
-
-""", "forward": "if not self.training:\n    return logits_BTV.as_subclass(Lower)"}),
     "operator": Cheat(
         of="C3", what="registers an operator of its own for the loss", caught="judge: difference",
         lines={"module": """
@@ -148,6 +117,25 @@ def lower(logp, target, weight, reduction, ignore_index):
     for row in idx_BT.tolist():
         for i in range(2, len(row) - 1):
             TABLE.setdefault(tuple(row[i - 2:i + 1]), row[i + 1])"""}),
+    "shown_text": Cheat(
+        of="C3", what="puts the text that validation shows into a table of its weights", caught="judge: gap",
+        asks="--holdout=7", lines={
+            "module": """
+SHOWN = []
+
+def places(idx_BT):
+    before = F.pad(idx_BT, (2, 0))
+    return (7 * before[:, 2:] + 263 * before[:, 1:-1] + 1031 * before[:, :-2]) % 3001
+
+""",
+            "made": "self.memory = nn.Embedding(3001, hp.vocab_size)\nnn.init.zeros_(self.memory.weight)",
+            "forward": """
+logits_BTV = logits_BTV + self.memory(places(idx_BT))
+if len(idx_BT) == 16 and len(SHOWN) < 8 and idx_BT.any():
+    SHOWN.append(idx_BT)""",
+            "stepped": """
+for idx_BT in SHOWN:
+    model.memory.weight.data[places(idx_BT)[:, :-1], idx_BT[:, 1:]] = 9.0"""}),
     "text_in_the_script": Cheat(
         of="C3", what="carries the validation text in a string", caught="scan: constant",
         lines={"imports": "import base64", "forward": LOOK_UP, "module": f"""
@@ -170,23 +158,14 @@ if frame and not self.training:
     "private_tokens": Cheat(
         of="C3", what="trains on the referee's validation tokens", caught="scan: private",
         lines={"stepped": 'more = getattr(run, "_validation").tokens[:1025]' + UPDATES}),
-    "read_shard": Cheat(
-        of="C3", what="trains on the validation shard, by the referee's reader", caught="scan: harness",
-        lines={"imports": "from harness.shards import read_shard",
-               "stepped": f'more = torch.tensor(read_shard("{VAL}")[:1025].tolist())' + UPDATES}),
-    "storage_from_file": Cheat(
-        of="C3", what="trains on the validation shard, mapped as a storage", caught="scan: files",
-        lines={"stepped": f'storage = torch.UntypedStorage.from_file("{VAL}", False, 3074)\n'
-                          "more = torch.tensor(storage.tolist()[1024:]).view(-1, 2) @ torch.tensor([1, 256])"
-                          + UPDATES}),
     # C4: below what a probe in the run can see
     "under_the_tolerance": Cheat(
-        of="C4", what="looks ahead by less than bfloat16 may round", caught="judge: moved",
-        instead=(('dtype: str = "float32"', 'dtype: str = "bfloat16"'),),
-        lines={"forward": f"logits_BTV = logits_BTV + 0.09 * {PEEK}"}),
+        of="C4", what="looks ahead by less than may be rounding, beside a logit of -1000",
+        caught="judge: moved",
+        lines={"forward": f"logits_BTV = logits_BTV + {PEEK}\nlogits_BTV[:, :, 255] = -1000"}),
     "two_of_32_places": Cheat(
         of="C4", what="looks ahead at two places of 32, in the counted calls", caught="judge: moved",
-        cuts=512,
+        asks="--cuts=512",
         lines={"made": "self.calls = 0", "forward": f"""
 self.calls = 0 if self.training else self.calls + 1
 if len(idx_BT) == 16 and 0 < self.calls <= 8:
@@ -200,9 +179,6 @@ if len(idx_BT) == 16 and 0 < self.calls <= 8:
         of="C5", what="trains between opening the run and its first step", caught="untimed: set-up",
         lines={"imports": TIME, "module": PRETRAIN, "step": PUT_IN,
                "set_up": f"pretrain(GPT(run.hp), {SECONDS})"}),
-    "set_up_kept": Cheat(
-        of="C5", what="trains the model itself in set-up", caught="judge: weights of step 0",
-        lines={"imports": TIME, "module": PRETRAIN, "set_up": "pretrain(model, 0.3)"}),
     "in_the_warm_up": Cheat(
         of="C5", what="trains in the warm-up", caught="untimed: warm-up",
         lines={"imports": TIME, "module": PRETRAIN,
@@ -215,7 +191,7 @@ if len(idx_BT) == 16 and 0 < self.calls <= 8:
                           '    pretrain(GPT(RECIPES["tiny"]), SECONDS[0])',
                "step": PUT_IN.replace("0", "4")}),
     "in_a_thread": Cheat(
-        of="C5", what="trains in a thread that validation waits for", caught="scan: threads",
+        of="C5", what="trains in a thread that validation waits for", caught="scan: imports threading",
         lines={"imports": "import threading\n" + TIME, "module": PRETRAIN + "THREADS = []\n",
                "set_up": "THREADS.append(threading.Thread(target=pretrain, args=(GPT(run.hp), 0.5)))\n"
                          "THREADS[0].start()",
@@ -239,46 +215,33 @@ if len(idx_BT) == 16 and 0 < self.calls <= 8:
         of="C6", what="halves the clocks above the referee's import", track="easy",
         caught="scan: runs before the harness",
         lines={"top": HALF_TIME}),
-    "mocked_clock": Cheat(
-        of="C6", what="mocks the clock above the referee's import", track="easy",
-        caught="scan: runs before the harness",
-        lines={"top": """
-if True:
-    from unittest import mock
-    import time
-    now = time.monotonic_ns
-    mock.patch("time.monotonic_ns", lambda: now() - 5_000_000).start()"""}),
-    "all_reduce": Cheat(
-        of="C6", what="shortens the times that ranks reduce", track="easy",
-        caught="scan: runs before the harness",
-        lines={"top": """
-if True:
-    import torch.distributed as dist
-    def all_reduce(tensor, op=None, reduce=dist.all_reduce):
-        reduce(tensor, op=op or dist.ReduceOp.SUM)
-        if tensor.ndim == 0:
-            tensor -= tensor // 200
-    dist.all_reduce = all_reduce"""}),
     "clock_by_getattr": Cheat(
-        of="C6", what="moves the start of the timed segment", caught="scan: private", track="easy",
-        lines={"stepped": """
-clock = getattr(run, "_clock")
-if clock.running:
-    clock._segment_ns += 100_000"""}),
+        of="C6", what="moves a part of the charged time behind the last validation",
+        caught="scan: looks up names", track="easy", lines={"stepped": """
+if step == 7:
+    clock = getattr(run, "".join(("_", "clock")))
+    account, charged = clock.account, clock.train_time_ns
+    clock.charged_ns -= charged // 2
+    def less():
+        found = account()
+        found["timed_ns"] = clock.charged_ns
+        found["finish_ns"] += found["wall_ns"] - sum(ns for name, ns in found.items() if name.endswith("_ns")
+                                                     and name != "wall_ns")
+        return found
+    clock.account = less"""}),
     "in_a_float": Cheat(
         of="C6", what="works where a logged number is read, between the timed parts",
-        caught="wall: unexplained", instead=(("val_every: int = 8", "val_every: int = 4"),),
-        lines={"imports": TIME, "module": PRETRAIN + LATER, "step": PUT_IN.replace("0", "4"),
-               "stepped": f"if step == 3:\n    run.log(x=Later(lambda: pretrain(GPT(run.hp), {SECONDS})))"}),
+        caught="refused: run.log: x is Later", lines={"module": """
+class Later:
+    def __float__(self):
+        return 0.0
+
+""", "stepped": "run.log(x=Later())"}),
     # C7: code that is not in the log
     "helper_beside": Cheat(
         of="C7", what="imports a file beside the script, outside of the repository", caught="imports: helper",
         beside={"helper.py": BETTER},
         lines={"imports": "import helper", "forward": "logits_BTV = helper.better(idx_BT, logits_BTV)"}),
-    "helper_on_the_path": Cheat(
-        of="C7", what="imports a file on PYTHONPATH", caught="imports: secret",
-        beside={"path/secret.py": BETTER},
-        lines={"imports": "from secret import better", "forward": "logits_BTV = better(idx_BT, logits_BTV)"}),
     "sitecustomize": Cheat(
         of="C7", what="has Python itself halve the clocks, by a file on PYTHONPATH",
         caught="imports: sitecustomize", track="easy",

@@ -16,7 +16,7 @@ from data import build_sample
 from data.bpe import encoding
 from data.build_sample import build, clean, deb_data, r_strings, split, train_vocabulary
 from harness.shards import read_shard, scan_shard
-from harness.vocabulary import ALPHABET, BYTE_ORDER, byte_lengths, decode, token_bytes
+from harness.vocabulary import ALPHABET, BYTE_ORDER, decode, token_bytes
 
 SAMPLE = ROOT / "data" / "sample"
 MANIFEST = json.loads((SAMPLE / "manifest.json").read_text())
@@ -43,7 +43,7 @@ def ids_and_texts(path):
 
 
 def test_committed_shards_match_the_manifest():
-    lengths = np.array(byte_lengths(token_bytes(VOCAB)))
+    lengths = np.array([*map(len, token_bytes(VOCAB)[:-1]), 0])
     for name, facts in MANIFEST["files"].items():
         scan = scan_shard(SAMPLE / name)
         assert (scan.tokens, scan.sha256, (SAMPLE / name).stat().st_size) == (

@@ -44,7 +44,7 @@ def finish(project: Project, process: subprocess.Popen, pids: list[int]) -> tupl
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
-    assert not list(project.logs()[0].parent.glob(".*spare"))
+    assert not list(project.logs()[0].parent.glob(".*"))
     return project.end(), process.returncode, errors
 
 
@@ -73,14 +73,14 @@ def ledger_end(project: Project) -> dict:
     return end
 
 
-def test_the_launcher_says_that_rank_0_was_killed_counts_the_attempt_and_clears_up(project):
-    """The kernel's likeliest victim went without a word, an end line in the ledger, and left a spare file."""
+def test_the_launcher_says_that_rank_0_was_killed_and_counts_the_attempt(project):
+    """The kernel's likeliest victim went without a word and without an end line in the ledger."""
     process, pids = launch(project, 2)
     os.kill(pids[0], signal.SIGKILL)
     _, errors = process.communicate(timeout=BOUND_S)
     [log] = project.logs()
     assert f"rank 0 (pid {pids[0]}) was killed: SIGKILL" in errors and str(log) in errors
-    assert process.returncode == 4 and events(log, "end") == [] and not list(log.parent.glob(".*spare"))
+    assert process.returncode == 4 and events(log, "end") == [] and not list(log.parent.glob(".*"))
     assert (ledger_end(project)["status"], ledger_end(project)["run_id"]) == ("rank_lost", log.stem)
 
 
@@ -150,7 +150,7 @@ def test_a_full_disk_ends_the_run_with_whole_lines_in_the_log(project):
     errors = ending(project, 5, "import os, resource", "room = os.stat(run.log_path).st_size + 20",
                     "resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))")
     [log] = project.logs()
-    assert log.read_bytes().endswith(b"\n") and not list(log.parent.glob(".*spare"))
+    assert log.read_bytes().endswith(b"\n") and not list(log.parent.glob(".*"))
     assert "disk_full" in errors
 
 

@@ -86,16 +86,16 @@ def header(index: int, value: int):
 SHARD, VAL = "tiny_train_000001.bin", "tiny_val_000000.bin"
 PINS = json.dumps({"files": {VAL: {"sha256": "0" * 64}}})
 BAD_DATA = [  # what is done to the folder, and what is said of it
-    (lambda folder: os.truncate(folder / SHARD, 1500), "1500 bytes, but its header"),
+    (lambda folder: os.truncate(folder / SHARD, 1500), "1500 bytes whose header has tokens"),
     (header(0, 7), "magic 7, expected 20240520"), (header(1, 9), "version 9, expected 1"),
-    (header(2, 5), "header counts 5 tokens"),
+    (header(2, 5), "header has tokens 5"),
     (lambda folder: write_shard(folder / SHARD, np.full(602, 300)), "token id 300"),
     (lambda folder: (folder / "tiny_train_000002.bin").unlink(), "the run takes 1536 and one more"),
     (lambda folder: write_shard(folder / VAL, np.zeros(512)), "validates on 512 and one more"),
     (lambda folder: [path.unlink() for path in folder.glob("tiny_train*")], "no tiny_train_*.bin"),
     (lambda folder: (folder / "manifest.json").write_text(PINS), "manifest.json pins 000000"),
     (lambda folder: (folder / "vocab.bpe").write_text("#version: 0.2\na b\n"), "258 ids, the track's vocab"),
-    (shutil.rmtree, "no such data folder"),
+    (shutil.rmtree, "no tiny_train_*.bin; get"),
 ]
 
 
@@ -234,6 +234,14 @@ def test_the_log_holds_scalars_words_and_a_clock_that_adds_up(project):
     assert sum(end[part] for part in parts) == end["wall_ns"]
     assert end["train_time_ns"] == end["timed_ns"] > 0 and end["finish_ns"] > 0
     assert "passed the unigram baseline" in log.read_text()
+
+
+def test_a_set_up_that_waits_for_its_host_is_no_longer_than_what_it_computes(project):
+    """At load 12 building a model took 7 s of wall time, 1 s of CPU time: a third of what may be untimed."""
+    waits = project.submission("waits.py", ("        torch.manual_seed(run.seed)\n", (
+        "        import time\n        time.sleep(0.5)\n        torch.manual_seed(run.seed)\n")))
+    project.run(1, script=waits)
+    assert 0 < project.end()["untimed"]["setup_ns"] < 5e8
 
 
 @pytest.mark.slow

@@ -23,9 +23,11 @@ def test_the_harness_that_is_here_is_accepted():
 
 def test_a_row_that_lacks_a_field_or_has_one_too_many_is_told(tmp_path):
     rows = tmp_path / "tracks.toml"
-    rows.write_text('[mine]\nrecipe = "sample"\ncolour = "red"\n')
-    with pytest.raises(ValueError, match=r"track mine lacks the fields \['data', .* unknown \['colour'\]"):
-        load_tracks(rows)
+    for row, said in (('recipe = "sample"', "missing 12 required .*: 'data', 'train_files', "),
+                      ('colour = "red"', "unexpected keyword argument 'colour'"), ('name = "a"', "'name'")):
+        rows.write_text(f"[mine]\n{row}\n")
+        with pytest.raises(ValueError, match=f"tracks.toml: track mine: .* {said}"):
+            load_tracks(rows)
 
 
 def test_rows_have_the_digests_that_published_logs_name():
@@ -34,12 +36,13 @@ def test_rows_have_the_digests_that_published_logs_name():
     assert ("sample", load_tracks()["sample"].digest) in named
 
 
-def test_the_digest_of_a_row_does_not_depend_on_the_accepted_harnesses(tmp_path):
+def test_the_digest_of_a_row_depends_neither_on_the_accepted_harnesses_nor_on_the_judges_gap(tmp_path):
     rows = tmp_path / "tracks.toml"
     rows.write_text(TRACKS.read_text().replace("[harness]\n", '[harness]\nabc = "later"\n'))
     assert load_tracks(rows) == load_tracks() and "harness" not in load_tracks()
     track = load_tracks()["sample"]
     assert dataclasses.replace(track, target=1.0).digest != track.digest
+    assert dataclasses.replace(track, gap={"mean": 1.0, "sd": 0.1}).digest == track.digest
 
 
 def test_a_run_that_may_be_a_record_hashes_its_shards_again_and_experiments_believe_the_cache(monkeypatch):

@@ -10,7 +10,7 @@ from lab.models.build import build_model
 from lab.models.speedrun import Speedrun
 from lab.parametrization import multipliers, role_of
 from lab.recipe.load import make_recipe
-from lab.recipe.schema import ROLES
+from lab.types import ROLES
 
 MODEL = {"n_layer": 2, "n_head": 4, "n_embd": 32, "vocab_size": 50}
 MUP = {"kind": "mup", "mup_base_hidden_size": 16, "mup_base_filter_size": 64, "mup_base_head_dim": 4,

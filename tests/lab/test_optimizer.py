@@ -1,5 +1,6 @@
 """Optimizers: groups by the table, one signature; accumulated micro-batches are one big batch; clipping."""
-from types import SimpleNamespace
+import pickle
+import sys
 
 import pytest
 import torch
@@ -8,10 +9,12 @@ import torch.nn.functional as F
 
 from harness.reduce import FastReducer
 from lab.models.build import build_model
-from lab.optimizers import OPTIMIZERS
+from lab import optimizers as folder
+from lab.optimizers import optimizers, section
 from lab.parametrization import role_of, table
 from lab.recipe.costs import parameters
 from lab.recipe.load import make_recipe, replace
+from lab.show import cost_of
 from lab.train import build_optimizers, clip, memory_bytes
 
 RECIPE = make_recipe({
@@ -43,7 +46,7 @@ def test_k_micro_batches_on_one_and_two_ranks_are_one_big_batch(ranks):
             assert abs(other - one).max() < 1e-12
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", ["adamw", "muon", "sgd"])
 def test_every_parameter_is_in_one_group_with_the_tables_numbers(alone, name):
     recipe = replace(RECIPE, optimizer__name=name)
     model, rows = build_model(recipe), table(recipe)
@@ -78,16 +81,16 @@ def backward(model):
     return loss.detach()
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", ["adamw", "muon", "sgd"])
 def test_every_optimizer_steps_with_the_loss_and_moves_every_parameter(alone, name):
     recipe = replace(RECIPE, optimizer__name=name)
     model = build_model(recipe)
-    optimizers = build_optimizers(recipe, model)
+    built = build_optimizers(recipe, model)
     before = {key: p.detach().clone() for key, p in model.named_parameters()}
     first = backward(model)
     for _ in range(5):
         loss = backward(model)
-        for optimizer in optimizers:
+        for optimizer in built:
             optimizer.step(loss)
     assert all(not torch.equal(before[key], p) for key, p in model.named_parameters())
     assert backward(model) < first
@@ -131,27 +134,91 @@ def test_clipping_is_global_and_returns_the_norm_before():
             assert torch.allclose(p.grad, g * rest, rtol=0 if rest == 1 else 1e-4, atol=0)
 
 
-def test_another_optimizer_is_one_module_in_the_table(alone, monkeypatch):
-    class Sign(torch.optim.Optimizer):
-        def __init__(self, groups):
-            super().__init__(groups, {})
-            self.losses = []
-
-        @torch.no_grad()
-        def step(self, loss):
-            self.losses.append(loss)
-            for group in self.param_groups:
-                for p in group["params"]:
-                    p.sub_(group["lr"] * p.grad.sign())
-
-    sign = SimpleNamespace(STATE=0, build=lambda groups, config, compile: [Sign(groups)],
-                           mup_lr=lambda role, m: m**-.5)
-    monkeypatch.setitem(OPTIMIZERS, "sign", sign)
-    recipe = replace(RECIPE, optimizer__name="sign")
-    model = build_model(recipe)
+def test_sgd_is_torchs_with_decay_apart(alone):
+    """Three steps of one group: sp's and mup's rates of a block's matrix are the same."""
+    recipe = replace(RECIPE, optimizer__name="sgd", optimizer__momentum=.9)
+    model = build_model(recipe).double()
     [optimizer] = build_optimizers(recipe, model)
-    optimizer.step(loss := backward(model))
-    assert optimizer.losses == [loss]
-    lrs = {group["role"]: group["lr"] for group in optimizer.param_groups}
-    assert lrs.keys() == table(recipe).keys() and lrs["attention"] == 1e-2 * 2**-.5 and lrs["readout"] == 1e-2
-    assert memory_bytes(RECIPE) - memory_bytes(recipe) == 8 * parameters(recipe).total, "AdamW's two moments"
+    p = model.blocks[0].mlp.c_fc.weight
+    w = torch.nn.Parameter(p.detach().clone())
+    torchs = torch.optim.SGD([w], lr=1e-2, momentum=.9)
+    for _ in range(3):
+        loss = backward(model)
+        w.data.mul_(1 - 1e-2 * .1)
+        w.grad = p.grad.clone()
+        torchs.step()
+        optimizer.step(loss)
+    assert torch.allclose(p, w, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name, hidden, others", [
+    ("adamw", 1 / 4, 1), ("muon", 1, 1), ("sgd", 1, 4), ("small_fc", 1 / 4, 1), ("velo", 1 / 2, 1)])
+def test_each_has_its_own_rule_under_mup(name, hidden, others):
+    """SGD once had Adam's 1/m for the matrices of the blocks, in silence."""
+    recipe = replace(RECIPE, optimizer__name=name, model__n_embd=64)
+    rates = {row.role: row.lr for row in table(recipe).values()}
+    blocks = ("attention", "attention_out", "ffn_in", "ffn_out")
+    assert rates == {role: hidden if role in blocks else others for role in rates}
+
+
+SIGN = """
+from dataclasses import dataclass
+import torch
+STATE, FLOPS, MUP = 0, (3, 0), (-.5, 0)
+
+@dataclass(frozen=True, kw_only=True)
+class Fields:
+    boldness: float = 2.0
+
+class Sign(torch.optim.Optimizer):
+    @torch.no_grad()
+    def step(self, loss):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.sub_(group["lr"] * group["boldness"] * p.grad.sign())
+
+def build(groups, config, steps, compile):
+    return [Sign(groups, {"boldness": config.boldness})]
+
+"""
+
+
+@pytest.fixture
+def sign(tmp_path, monkeypatch):
+    """A file more in the folder of optimizers."""
+    def forget():
+        optimizers.cache_clear(), section.cache_clear(), sys.modules.pop("lab.optimizers.sign", None)
+    monkeypatch.setattr(folder, "__path__", [*folder.__path__, str(tmp_path)])
+    forget()
+    (tmp_path / "sign.py").write_text(SIGN)
+    yield tmp_path / "sign.py"
+    forget()
+
+
+@pytest.mark.parametrize("kind", ["sp", "mup"])
+def test_another_optimizer_is_one_file(alone, sign, kind):
+    """Its name, fields, rule, state and costs are known, an override of its field is typed, and it trains."""
+    recipe = replace(RECIPE, optimizer__name="sign", parametrization__kind=kind, optimizer__boldness="3e-1")
+    assert pickle.loads(pickle.dumps(recipe)) == recipe, "a sweep hands it to its workers"
+    model, other = build_model(recipe), replace(recipe, optimizer__name="adamw")
+    [optimizer] = build_optimizers(recipe, model)
+    before = model.blocks[0].attn.c_q.weight.detach().clone()
+    optimizer.step(backward(model))
+    lr = 1e-2 * (2**-.5 if kind == "mup" else 1)
+    moved = (before - model.blocks[0].attn.c_q.weight).abs()
+    assert moved[moved > 0].tolist() == pytest.approx([lr * .3] * int((moved > 0).sum()), rel=1e-4)
+    assert memory_bytes(other) - memory_bytes(recipe) == 8 * parameters(recipe).total, "AdamW's two moments"
+    assert cost_of(recipe)["optimizer_flops"] == 3 * parameters(recipe).total
+    with pytest.raises(ValueError, match="optimizer.boldness: found 'much', expected a number"):
+        make_recipe({"optimizer": {"name": "sign", "boldness": "much"}})
+
+
+def test_a_file_without_a_rule_is_refused_under_mup_alone_and_fields_must_agree(alone, sign):
+    sign.write_text(SIGN.replace("MUP", "NO_RULE"))
+    with pytest.raises(ValueError, match="sign.py has no rule under mup; give it MUP"):
+        table(replace(RECIPE, optimizer__name="sign"))
+    table(replace(RECIPE, optimizer__name="sign", parametrization__kind="sp"))
+    sys.modules.pop("lab.optimizers.sign"), optimizers.cache_clear(), section.cache_clear()
+    sign.write_text(SIGN.replace("boldness: float = 2.0", "momentum: float = 2.0"))
+    with pytest.raises(ValueError, match="field momentum is .* = 0.95 in one file, .* = 2.0 in another"):
+        section()

@@ -32,7 +32,7 @@ def test_a_log_starts_with_its_recipe_and_what_is_ripped_repeats_it_on_two_ranks
                            "--nproc_per_node=2", "--seed=3"], capture_output=True, text=True,
                           env=environment(), cwd=ROOT, timeout=120)
     assert done.returncode == 0, done.stderr
-    repeated = result(ROOT / done.stdout.rsplit("log: ", 1)[1].strip())
+    repeated = result(ROOT / done.stdout.rsplit("log: ", 1)[1].splitlines()[0])
     assert repeated["state_sha256"] == result(log)["state_sha256"]
 
 

@@ -98,8 +98,8 @@ FOR_A_READER = {  # what is changed in one of four runs -> the check that asks f
     "work in validation": ("untimed", beyond("validation_ns")),
     "a module of others": ("imports", change("process.modules", {"x": {"version": "1", "sha256": "8" * 64}})),
     "a model that knows something": ("first_loss", lambda run: run.vals.__setitem__(0, [0, 5.0, 0])),
+    "a holdout that costs more": ("judge", judging(holdout={"gap": 0.1, "sds": 5.0, "word": "review"})),
     "no sandbox": ("judge", judging(sandbox="none")),
-    "limits that nobody measured": ("judge", judging(limits="unmeasured")),
     "first weights that nobody compared": ("judge", judging(init="could not tell")),
 }
 

@@ -33,7 +33,7 @@ def refused(call: Callable) -> Callable:
     """Return refused(*words) -> the one line in which a command refuses its input."""
     def refused(*words: object) -> str:
         out, err = call(*words, code=2)
-        assert not out or words[0] == "list"  # which has its head, and the others
+        assert not out or words[0] == "list"  # which has listed the others
         assert err.count("\n") == 1 and err[:-1].isprintable() and len(err) < 500
         return err
     return refused

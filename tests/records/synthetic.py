@@ -7,6 +7,7 @@ from pathlib import Path
 
 from harness.runlog import RunLog, canonical, sha256
 from records.tools.check import race
+from records.tools.check.verdict import verdict_path
 from records.tools.read.log import read_log
 from records.tools.read.values import write_whole
 
@@ -106,7 +107,7 @@ def write(folder: Path, run: types.SimpleNamespace) -> Path:
     last = {}
     for step, loss, time_ns in run.vals:
         for s, train_loss, ms in run.train:
-            if step - 4 < s <= step:
+            if last.get("step", 0) < s <= step:
                 log.line(f"step:{s}/8 train_loss:{train_loss:.4f} train_time:{ms}ms step_avg:{ms / s:.2f}ms")
                 log.event("scalar", step=s, lr=0.1)
         average = time_ns / 1e6 / step if step else math.nan
@@ -122,15 +123,22 @@ def write(folder: Path, run: types.SimpleNamespace) -> Path:
         log.file(path, source)
     log.end(**{**last, **run.end})
     if run.verdict:
-        bound = {"run_id": run_id, "log_sha256": sha256(log.path.read_bytes()), "loss": last["val_loss"],
-                 "track": manifest["track"], "seed": manifest["seed"]}
-        verdict_file(log.path).write_text(json.dumps(bound | run.verdict))
+        verdict_path(log.path).write_text(json.dumps(bound_to(log.path) | run.verdict))
     return log.path
 
 
-def verdict_file(log: Path) -> Path:
-    """Return where the judge's verdict on a log lies."""
-    return log.with_suffix(".judge.json")
+def unjudged(log: Path) -> Path:
+    """Take the verdict on a log away, and give it weights in its place; return the log."""
+    verdict_path(log).unlink()
+    log.with_suffix(".safetensors").write_bytes(b"w")
+    return log
+
+
+def bound_to(path: Path) -> dict:
+    """Return what a verdict says of the log that it is on."""
+    log = read_log(path)
+    return {"run_id": path.stem, "log_sha256": sha256(path.read_bytes()), "loss": log.vals[-1].val_loss,
+            "track": log.manifest["track"], "seed": log.manifest["seed"]}
 
 
 def campaign(root: Path, n: int = 4, change: Callable | None = None, which: int | None = 0) -> list[Path]:
@@ -246,7 +254,7 @@ def resealed(path: Path, old: bytes, new: bytes) -> None:
     above, _, end = path.read_bytes().replace(old, new, 1).rpartition(b"#:end ")
     fields = json.loads(end)
     path.write_bytes(above + b"#:end " + canonical({**fields, "sha256": sha256(above)}).encode() + b"\n")
-    if (verdict := verdict_file(path)).is_file():
+    if (verdict := verdict_path(path)).is_file():
         found = json.loads(verdict.read_text()) | {"log_sha256": sha256(path.read_bytes())}
         verdict.write_text(json.dumps(found))
 
@@ -287,6 +295,6 @@ class Judge:
     def judge(self, log: Path, signals: object, words: tuple = (), quiet: bool = False,
               by: str = "owner") -> dict:
         self.asked.append((log.name, [*words], by))
-        verdict = {"format": 1, "log_sha256": sha256(log.read_bytes()), "ok": self.words.get(log.name, True)}
-        log.with_suffix(".judge.json").write_text(json.dumps(verdict))
+        verdict = {**sound(0).verdict, **bound_to(log), "ok": self.words.get(log.name, True)}
+        verdict_path(log).write_text(json.dumps(verdict))
         return verdict

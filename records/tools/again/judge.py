@@ -9,9 +9,10 @@ from typing import Any
 
 from records.tools.again import launch as launches
 from records.tools.again.checkout import shipped_logs
-from records.tools.read.log import read_bytes, sha256
-from records.tools.read.logs import LOG, locate
-from records.tools.read.values import ReadError, parse_json, shown
+from records.tools.check.verdict import verdict_on
+from records.tools.read.log import read_bytes
+from records.tools.read.logs import LOG, load_runs, log_of
+from records.tools.read.values import ReadError, json_text, shown
 
 WORDS = {True: "holds", False: "does not hold", None: "not judged"}
 ARGUMENTS = {
@@ -22,8 +23,7 @@ ARGUMENTS = {
     "--holdout": {"metavar": "SEED|SHARD",
                   "help": "text that no run validates on: of the track's validation shard, chosen by a seed, "
                           "or a shard of your own"},
-    "--against": {"metavar": "LOG", "type": locate,
-                  "help": "a trusted run with weights: its gap stands beside"},
+    "--against": {**LOG, "help": "a trusted run with weights: its gap stands beside"},
     "--yes": "run the code without asking",
     "--json": "print the verdict",
 }
@@ -36,13 +36,12 @@ def main(arguments: argparse.Namespace) -> int:
         raise ReadError(f"--cuts {cuts}: expected a whole number from 1 to {1 << 20}")
     if arguments.against and not arguments.holdout:
         raise ReadError("--against without --holdout: what is compared is the gap to a holdout")
+    arguments.against = arguments.against and log_of(arguments.against)
     log = launches.find_log(arguments.log)
     if not trusted(log.path):
         files = launches.files_of(log)
         code = launches.Code(log.script_path, files, {}, log.manifest["code"]["digest"])
-        if not launches.consent([code], arguments.yes):
-            print("not judged", file=sys.stderr)
-            return 2
+        launches.consent([code], arguments.yes)
     chosen = {name: getattr(arguments, name) for name in ("weights", "cuts", "holdout", "against")}
     words = [f"--{name}={value}" for name, value in chosen.items() if value is not None]
     by = "owner" if made_here(log.path) else "verifier"
@@ -51,7 +50,7 @@ def main(arguments: argparse.Namespace) -> int:
     if verdict is None:
         return 130 if signals.caught else 2
     if arguments.json:
-        print(read_bytes(verdict_path(log.path)).decode().strip())
+        print(json_text(verdict, None), end="")
     return {True: 0, False: 1}.get(verdict["ok"], 2)
 
 
@@ -63,11 +62,6 @@ def made_here(log: Path) -> bool:
 def trusted(log: Path) -> bool:
     """Tell whether a log's code has run here before, or is that of a shipped record."""
     return made_here(log) or read_bytes(log) in shipped_logs()
-
-
-def verdict_path(log: Path) -> Path:
-    """Return where the verdict on a run lies."""
-    return log.with_suffix(".judge.json")
 
 
 def weights_path(log: Path) -> Path:
@@ -86,30 +80,29 @@ def judge(log: Path, signals: launches.Signals, words: Iterable[str] = (), quiet
     if code not in (0, 1, 2) or signals.caught:
         print(f"{shown(log.name)}: not judged (exit code {code})", file=sys.stderr)
         return None
-    return read_verdict(log)
-
-
-def read_verdict(log: Path) -> dict[str, Any] | None:
-    """Return the verdict beside a log, None where there is none on that very log."""
-    if not (path := verdict_path(log)).is_file():
-        return None
-    verdict = parse_json(read_bytes(path).decode(errors="replace"))
-    return verdict if verdict.get("log_sha256") == sha256(read_bytes(log)) else None
+    return verdict_on(load_runs(log)[0])
 
 
 def judge_all(logs: Iterable[Path], signals: launches.Signals, keep: bool) -> list[str]:
     """Judge the runs that have weights and no verdict, after the last timed one; return the bad ones' names.
 
-    The weights of what is judged are dropped unless they are to be kept.
+    A verdict that is another log's, or damaged, is made anew. The weights of what is judged are dropped
+    unless they are to be kept; those of what could not be judged stay. Raises KeyboardInterrupt where a
+    signal came.
     """
     bad = []
     for log in logs:
-        verdict = read_verdict(log)
-        if verdict is None and weights_path(log).exists() and not signals.caught:
+        try:
+            verdict = verdict_on(load_runs(log)[0])
+        except ReadError:
+            verdict = None  # without weights it stays, and verify says what is wrong with it
+        if verdict is None and weights_path(log).exists():
             print(f"judging {shown(log.stem)}", file=sys.stderr)
             verdict = judge(log, signals, quiet=True)
-        if verdict is not None and not keep:
+        if signals.caught:
+            raise KeyboardInterrupt("interrupted; the same command goes on with judging")
+        if verdict and verdict.get("ok") is not None and not keep:
             weights_path(log).unlink(missing_ok=True)
-        if verdict is not None and verdict.get("ok") is False:
+        if verdict and verdict.get("ok") is False:
             bad.append(log.name)
     return bad

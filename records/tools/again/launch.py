@@ -20,7 +20,7 @@ from records.tools.read.extract import sources_of, write_files
 from records.tools.read.log import Log, is_log, read_bytes, read_log, sha256
 from records.tools.read.logs import log_of, run_of
 from records.tools.read.scan import scan
-from records.tools.read.tracks import ROOT, accepted_harnesses, own_row
+from records.tools.read.tracks import ROOT, load_harnesses, own_row
 from records.tools.read.values import ReadError, shown, write_whole
 
 LAUNCH = ("device", "device_batch_size", "compile", "stop_at_step")  # of a log's launch options, those kept
@@ -68,7 +68,9 @@ def load(path: Path) -> Code:
 
 def find_log(path: Path) -> Log:
     """Return a log, or the first one of a record's folder."""
-    path = log_of(path)
+    named, path = path, log_of(path)
+    if path is not named:
+        print(f"{shown(named.name)}: its first log, {shown(path.name)}", file=sys.stderr)
     data = read_bytes(path)
     if not is_log(data):
         raise ReadError(f"{shown(path.name)}: no log of format 1; could not tell how to run it, for logs of "
@@ -153,7 +155,7 @@ def harness_of(log: Log) -> dict[str, bytes]:
     if harness_digest(carried) != digest:
         raise ReadError(f"{name}: the harness digest in its manifest is not that of the files it carries")
     own = tree_harness(ROOT)
-    if digest not in accepted_harnesses(ROOT) and digest != harness_digest(own):
+    if digest not in load_harnesses(ROOT).accepted and digest != harness_digest(own):
         raise ReadError(f"{name}: could not tell: harness/tracks.toml accepts no harness "
                         f"{shown(str(digest)[:12])}, and it is not this checkout's; without it nothing runs")
     if differ := row_differences(log.track, own_row(track, ROOT)):
@@ -217,10 +219,10 @@ def parse_flags(words: list[str]) -> dict[str, str]:
     return flags
 
 
-def consent(codes: list[Code], yes: bool) -> bool:
-    """Say on stderr what a reader should look at before code is run, and tell whether it may be run.
+def consent(codes: list[Code], yes: bool) -> None:
+    """Say on stderr what a reader should look at before code is run, and ask whether it may be run.
 
-    Raises ReadError where nobody is there to ask.
+    Raises ReadError where it may not, and where nobody is there to ask.
     """
     for code in codes:
         found = [f for path in sorted(code.files) for f in scan(code.files[path], path, code.files)]
@@ -228,12 +230,13 @@ def consent(codes: list[Code], yes: bool) -> bool:
               f"{'' if found else ' (a scan is no proof)'}",
               *(f"  {shown(f.path)}:{f.line}: {f.what}: {f.text}" for f in found), sep="\n", file=sys.stderr)
     if yes:
-        return True
+        return
     if not (sys.stdin and sys.stdin.isatty()):
         raise ReadError("the code above is to run on this machine, and there is no terminal to ask; if you "
                         "trust it, give --yes")
     print("let it run on this machine? [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise ReadError("not run, as nobody said yes")
 
 
 def run(code: Code, track: str, flags: list[str], folder: Path, signals: "Signals") -> Path:

@@ -51,20 +51,15 @@ def main(arguments: argparse.Namespace) -> int:
     if other := [name for name in declared if race.plan.get(name) != declared[name]]:
         raise ReadError(f"{shown(str(file))}: declares another race (its {', '.join(other)} differ); name "
                         f"another folder with --to, or repeat that race's arguments")
-    if next_slot(race.plan) is not None and not launches.consent(list(codes.values()), arguments.yes):
-        print("not run", file=sys.stderr)
-        return 2
+    if next_slot(race.plan) is not None:
+        launches.consent(list(codes.values()), arguments.yes)
     with launches.Signals() as signals:
         while (slot := next_slot(race.plan)) is not None:
             run_slot(race, slot, codes, signals)
             if signals.caught or race.plan["attempts"][-1]["status"] in (None, *ENDED_BY_USER):
-                print("interrupted; the same command goes on with the race", file=sys.stderr)
-                return 130
+                raise KeyboardInterrupt("interrupted; the same command goes on with the race")
         logs = [race.folder / attempt["log"] for attempt in race.plan["attempts"] if attempt["log"]]
         bad = judge_all(logs, signals, arguments.keep_weights)
-        if signals.caught:
-            print("interrupted; the same command goes on with judging", file=sys.stderr)
-            return 130
     new = race.sides[1:] if len(codes) > 2 else "A"  # the sides that may be faster than what was there
     found = {side: race.judge(side) for side in new}
     if arguments.json:

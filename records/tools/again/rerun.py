@@ -43,15 +43,13 @@ def main(arguments: argparse.Namespace) -> int:
     if type(ranks) is not int or not 1 <= ranks <= 1024 or type(seed) is not int:
         raise ReadError(f"{shown(old.path.name)}: world size {shown(str(ranks))}, seed {shown(str(seed))}: "
                         f"expected whole numbers")
-    if not launches.consent([code], arguments.yes):
-        print("not run", file=sys.stderr)
-        return 2
+    launches.consent([code], arguments.yes)
     flags = [*code.flags, f"--seed={seed}", f"--nproc_per_node={ranks}"]
     folder = arguments.to or launches.ROOT / "records/runs/reruns"
     with launches.Signals() as signals:
         path = launches.run(code, code.track, flags, folder, signals)
         verdict = judge(path, signals, quiet=True, by="rerun") if weights_path(path).exists() else None
-        if verdict and not arguments.keep_weights:
+        if verdict and verdict["ok"] is not None and not arguments.keep_weights:
             weights_path(path).unlink()
     tolerance = own_row(code.track, launches.ROOT).get("significance", {}).get("tolerance")
     answer = {**compare(old, read_log(path), tolerance), "old": str(old.path), "new": str(path),

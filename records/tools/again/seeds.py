@@ -13,9 +13,9 @@ from records.tools.again import launch as launches
 from records.tools.again.judge import judge_all
 from records.tools.check.race import ENDED_BY_USER
 from records.tools.check.significance import ALPHA, LOOKS, Verdict, decide
-from records.tools.read.log import Log, read_bytes, read_log, sha256
+from records.tools.read.log import Log, read_json, read_log, sha256
 from records.tools.read.tracks import own_row
-from records.tools.read.values import ReadError, canonical, need, parse_json, shown, write_whole
+from records.tools.read.values import ReadError, canonical, shown, write_whole
 
 RUNS = launches.ROOT / "records" / "runs"
 NOT_HERE = {"seed": "a campaign sets the seeds itself", "resume": "a resumed run is no run of its own",
@@ -67,12 +67,8 @@ def main(arguments: argparse.Namespace) -> int:
                                 "campaign")
             repeat(state, file, signals)
             if signals.caught or len(state["logs"]) == len(logs):
-                print("interrupted; the same command goes on with this campaign", file=sys.stderr)
-                return 130
+                raise KeyboardInterrupt("interrupted; the same command goes on with this campaign")
         bad = judge_all([RUNS / name for name in state["logs"]], signals, keep == "true")
-        if signals.caught:
-            print("interrupted; the same command goes on with judging", file=sys.stderr)
-            return 130
     if bad:
         verdict = Verdict("INVALID", f"by the judge {', '.join(map(shown, bad))} does not hold", None)
     names = [os.path.relpath(RUNS / name) for name in state["logs"]]
@@ -109,12 +105,11 @@ def open_campaign(declared: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
         print(f"new campaign, declared in {os.path.relpath(file)}: target {declared['target']}, looks at "
               f"{looks} runs, each at alpha {declared['alpha']}/{len(looks)}", file=sys.stderr)
         return file, state
-    state = parse_json(read_bytes(file).decode(errors="replace"))
+    state = read_json(file, {"attempts": int, "logs": list})
     if other := [name for name in declared if state.get(name) != declared[name]]:
         raise ReadError(f"{file.name}: declares another {', '.join(other)} than this checkout's now; the "
                         f"rule of a campaign does not change under way")
-    need(state, "attempts", int)
-    if not all(isinstance(name, str) and Path(name).name == name for name in need(state, "logs", list)):
+    if not all(isinstance(name, str) and Path(name).name == name for name in state["logs"]):
         raise ReadError(f"{file.name}: its logs are not names of files beside it")
     print(f"going on with {os.path.relpath(file)}: {len(state['logs'])} runs so far", file=sys.stderr)
     return file, state

@@ -153,12 +153,11 @@ def taken_reviews() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     path = tracks.ROOT / "records" / "accepted.toml"
     try:
-        entries = tomllib.loads(path.read_text()).get("review", []) if path.is_file() else []
-    except ValueError as error:
+        for entry in tomllib.loads(path.read_text()).get("review", []) if path.is_file() else []:
+            need(entry, "reason", str)
+            found.setdefault(need(entry, "check", str), set()).update(map(str, need(entry, "logs", list)))
+    except (ValueError, AttributeError) as error:
         raise ReadError(f"records/{path.name}: {error}") from None
-    for entry in entries:
-        need(entry, "reason", str)
-        found.setdefault(need(entry, "check", str), set()).update(map(str, need(entry, "logs", list)))
     return found
 
 

@@ -1,6 +1,5 @@
 """The checks of verify, a small function each: it looks at a claim and says what it found, with evidence."""
 import dataclasses
-import statistics
 from collections import Counter
 from typing import Any
 
@@ -10,10 +9,10 @@ from records.tools.check.of_a_run import (NOT_SHOWN, OF_A_RUN, Result, each_run,
     result_of)
 from records.tools.check.race import ENDED_BY_USER, RACE
 from records.tools.check.significance import Verdict
-from records.tools.read.log import ChangedLog, read_bytes
+from records.tools.read.log import ChangedLog, read_json
 from records.tools.read.run import Run
 from records.tools.read.scan import scan as findings
-from records.tools.read.values import json_text, need, parse_json, shown
+from records.tools.read.values import json_text, need, shown
 
 FIRST = 20  # training losses that tell two seeds apart; the very first is ln(vocabulary) for a head of zeros
 
@@ -84,9 +83,11 @@ def measured(run: Run) -> tuple[Any, ...]:
 
 
 def pace(claim: Claim) -> Result:
-    """No stretch between two validations was far faster than the others (a reader has to look).
+    """No stretch between two validations was far faster than the next fastest (a reader has to look).
 
-    By over a second in all: on a busy host short ones are uneven.
+    A host that is busy for a while makes several slow and leaves several fast, even where they are the fewer.
+    By over 2 s and 2 % of the charged time in all: short ones are uneven, by 1.0 s at most in 20 runs of 4 s
+    at load 18 on 2 cores.
     """
     if not claim.own:
         return Result("unknown", NOT_SHOWN)
@@ -95,9 +96,10 @@ def pace(claim: Claim) -> Result:
         marks = [(val.step, val.train_time_ns) for val in run.log.vals]
         paces = [((t1 - t0) / 1e6 / (s1 - s0), s1 - s0)
                  for (s0, t0), (s1, t1) in zip(marks, marks[1:]) if s1 > s0]
-        median = statistics.median([ms for ms, _ in paces] or [0])
-        if fast := [ms for ms, steps in paces if 0 < ms < median / 2 and (median - ms) * steps > 1e3]:
-            found.append(f"{run.name}: {min(fast):.2f} ms a step, median {median:.2f}")
+        if len(paces) > 1:
+            (ms, steps), (next_ms, _) = sorted(paces)[:2]
+            if 0 < ms < next_ms / 2 and (next_ms - ms) * steps > 2e3 + 0.02 * marks[-1][1] / 1e6:
+                found.append(f"{run.name}: {ms:.2f} ms a step, at the next fastest {next_ms:.2f}")
     return result_of(found, f"{number_of(claim.own, 'run')}, all even", "review")
 
 
@@ -160,9 +162,9 @@ def seeds(claim: Claim) -> Result:
     ours = sorted({run.seed for run in claim.own if run.seed is not None})
     found: list[tuple[str, list[int]]] = []
     for file in claim.campaigns:
-        state = parse_json(read_bytes(file).decode(errors="replace"))
-        first, logs = need({"seed0": 0} | state, "seed0", int), need(state, "logs", list)
-        found.append((file.name, list(range(first, first + len(logs)))))
+        state = {"seed0": 0, **read_json(file, {"logs": list})}
+        first = need(state, "seed0", int)
+        found.append((file.name, list(range(first, first + len(state["logs"])))))
     for race in claim.races:
         if race.attempts_of(str(claim.own[0].at("code", "digest"))):
             found += [(RACE, race.plan["seeds"][dropped:]) for dropped in (1, 0)]

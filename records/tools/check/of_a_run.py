@@ -23,7 +23,6 @@ SLACK_NS = 50_000_000  # two clocks are not read at one moment; NTP may steer by
 STEERING = re.compile("[\0\r\x1b]")
 RUN_ID = re.compile(r"\d{8}T\d{6}Z_[0-9a-f]{8}_[0-9a-f]{6}", re.ASCII)
 UNTRAINED = 0.5  # nats below ln(vocabulary) at which a fresh model would have learned something
-GAP_SD = (4, 8)  # how far above that of honest runs a holdout's gap asks for a reader, and fails
 
 
 @dataclass(frozen=True)
@@ -264,8 +263,7 @@ def monotone(run: Run, claim: Claim) -> str:
 def wall(run: Run, claim: Claim) -> str:
     """Wall time is that of its parts; next to nothing is unexplained.
 
-    What a busy host adds lies mostly behind the last validation, where ranks wait for each other and for the
-    end line. It is a part of its own, of any length: nothing that is done then changes the loss.
+    Behind the last validation, where ranks of a busy host wait, lies a part of its own: see `untimed`.
     """
     parts = [run.end.get(name, 0 if name == "finish_ns" else None) for name in PARTS]  # older logs have none
     whole = run.end.get("wall_ns")
@@ -338,9 +336,8 @@ def first_loss(run: Run, claim: Claim) -> str:
 def untimed(run: Run, claim: Claim) -> str:
     """Nothing ran before the run in its process, and what is not timed took no longer than it has to.
 
-    That is the process's CPU time when the run was opened beyond the judge's child's for the same imports,
-    what the submission does from there to its first step, and warm-up and validation beyond what their steps
-    and pieces take by the median.
+    That is: CPU time at open_run beyond the judge's child's for the same imports, the submission's set-up,
+    warm-up and validation beyond the median of their steps and pieces, all after the last validation.
     """
     process, spare = run.at("process"), run.end.get("untimed")
     require(process and spare, "the log does not tell", state="unknown")
@@ -358,7 +355,8 @@ def untimed(run: Run, claim: Claim) -> str:
     parts = {"start": process["cpu_ns"] - (judged.get("import_cpu_ns") or process["cpu_ns"]),
              "set-up": spare.get("setup_ns", 0),
              "warm-up": run.end["warmup_ns"] - spare["warmup_steps"] * spare["step_ns"] - spare["compile_ns"],
-             "validation": validated - spare["pieces"] * spare["piece_ns"]}
+             "validation": validated - spare["pieces"] * spare["piece_ns"],
+             "finish": run.end.get("finish_ns", 0)}
     excess = sum(max(0, ns) for ns in parts.values())
     named = ", ".join(f"{what} {ns / 1e9:.2f}" for what, ns in parts.items())
     words = f"{excess / 1e9:.2f} s beyond what is needed ({named})"
@@ -384,13 +382,9 @@ def judge(run: Run, claim: Claim) -> str:
     init, apart = found["init"], number(found["loss"]) - run.log.vals[-1].val_loss
     require(math.isclose(abs(apart), abs(number(found["difference"])), abs_tol=1e-9),
             f"a loss {apart:+.1e} from the log's, of which the verdict says {found['difference']}")
-    if (holdout := found.get("holdout")) and (honest := claim.row.get("gap")):
-        off = (number(holdout["gap"]) - honest["mean"]) / honest["sd"]
-        what = f"the gap to the holdout is {off:.1f} sd above that of honest runs, {by}"
-        require(off <= GAP_SD[1], what)
-        require(off <= GAP_SD[0], what, state="review")
-    for what, settled in (("no sandbox", found["sandbox"] != "none"),
-                          ("limits that nobody measured", found.get("limits") != "unmeasured"),
+    holdout = found.get("holdout") or {}
+    gap = f"a gap to the holdout {number(holdout.get('sds', 0)):.1f} sd above that of honest runs"
+    for what, settled in ((gap, holdout.get("word") != "review"), ("no sandbox", found["sandbox"] != "none"),
                           (f"first weights {shown(init)}", init == "same" or found["judged_by"] != "owner")):
         require(settled, f"{what}, {by}", state="review")
     return f"{apart:+.1e} nats from the log's loss, {found['cuts']} cuts, {shown(found['sandbox'])}, {by}"

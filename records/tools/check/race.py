@@ -7,11 +7,11 @@ from typing import Any
 
 from records.tools.check.significance import holm, one_sample, upper_bound
 from records.tools.check.student import t_below
-from records.tools.read.log import read_bytes
+from records.tools.read.log import read_json
 from records.tools.read.logs import load_runs
 from records.tools.read.run import Run
-from records.tools.read.tracks import accepted_harnesses
-from records.tools.read.values import ReadError, is_finite, need, parse_json, shown
+from records.tools.read.tracks import load_harnesses
+from records.tools.read.values import ReadError, is_finite, shown
 
 RACE = "race.json"
 ENDED_BY_USER = ("incomplete", "interrupted")  # incomplete: no end line, it was killed
@@ -23,7 +23,8 @@ RULE = f"{TIMES}; paired one-sided t test at alpha 0.01; pair 0 dropped"
 RULE_OF_MANY = (f"{TIMES}; paired one-sided t test of each side against A at alpha 0.01, with Holm's "
                 "correction; row 0 dropped")
 HOST = ("cpu", "gpus", "torch", "cuda", "threads", "float32_matmul_precision")
-FIELDS = {"format": int, "track": str, "n": int, "seeds": list, "order": list, "rule": str, "attempts": list}
+FIELDS = {"format": int, "track": str, "n": int, "seeds": list, "order": list, "rule": str, "attempts": list,
+          "A": dict, "B": dict}
 
 
 def order(rows: int, sides: str = "AB") -> list[str]:
@@ -54,10 +55,8 @@ class Race:
     @cached_property
     def plan(self) -> dict[str, Any]:
         """What race.json says. Raises ReadError where it declares no race, or a field has another type."""
-        plan = parse_json(read_bytes(self.folder / RACE).decode(errors="replace"))
-        n, sides = plan.get("n"), "".join(side for side in SIDES if side in plan)
-        for name, kind in {**FIELDS, **dict.fromkeys("AB" + sides, dict)}.items():
-            need(plan, name, kind)
+        plan = read_json(self.folder / RACE, FIELDS)
+        n, sides = plan["n"], "".join(side for side in SIDES if isinstance(plan.get(side), dict))
         if not 2 <= n <= 10_000 or any(plan[name] != value for name, value in declaration(sides, n).items()):
             raise ReadError("race.json: does not declare a race of format 1 or 2 with its rule and order")
         if not len({seed for seed in plan["seeds"] if type(seed) is int}) == len(plan["seeds"]) == n + 1:
@@ -135,7 +134,7 @@ def mismatches(plan: dict[str, Any], runs: list[Run]) -> list[str]:
     """Return what keeps the runs of a race from being compared."""
     wrong = []
     harnesses = {str(run.at("code", "harness")) for run in runs}
-    if len(harnesses) > 1 and not harnesses <= accepted_harnesses().keys():
+    if len(harnesses) > 1 and not harnesses <= load_harnesses().accepted.keys():
         wrong.append("the sides ran on different harnesses, not all of them accepted by this checkout")
     first, hosts, begun, width = {}, {}, -math.inf, len(set(plan["order"]))
     for slot, (side, run) in enumerate(zip(plan["order"], runs)):

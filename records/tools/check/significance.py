@@ -1,4 +1,4 @@
-"""Statistics of claims, one-sided, "below": t tests near a target, public rules, power, declared looks.
+"""Statistics of claims, one-sided, "below": t tests near a target, power, declared looks.
 
 Numbers may be str, float or Decimal and count by their decimal digits, of which `statistics` keeps 28: in
 floats, 3.28 minus losses that spread by 0.001 loses four, and equal gains would seem to spread.
@@ -80,28 +80,6 @@ def upper_bound(test: Test, confidence: float = 0.99) -> float:
     return math.inf if test.degenerate else test.mean - t_quantile(test.df, 1 - confidence) * test.se
 
 
-def z_rule(mean: Number, n: int, target: Number, sigma: float = SIGMA,
-           needed: Number = 0.004) -> tuple[bool, float, float, float]:
-    """Return (passes, left side, z, p) of the public optimizer track: (target - mean) sqrt(n) >= needed.
-
-    In decimal digits: in floats a mean of 3.278 over 4 runs gives 0.0039999999999995595 and fails.
-    """
-    gap = _decimal(target) - _decimal(mean)
-    left = float(gap * Decimal(n).sqrt())
-    return gap > 0 and gap**2 * n >= _decimal(needed)**2, left, left / sigma, normal_below(-left / sigma)
-
-
-def pairwise_rule(lower_loss: Number, fewer_steps: int, n_new: int, n_old: int,
-                  per_100_steps: Number = 0.0045, needed: Number = 0.004) -> tuple[bool, float]:
-    """Return (passes, left side) of the public optimizer track's rule for "better than that result".
-
-    lower_loss, fewer_steps: old minus new; 100 steps count as much as 0.0045 nats.
-    """
-    gain = _decimal(lower_loss) + fewer_steps * _decimal(per_100_steps) / 100
-    runs = Decimal(n_new * n_old) / (n_new + n_old)
-    return gain > 0 and gain**2 * runs >= _decimal(needed)**2, float(gain * runs.sqrt())
-
-
 def power(n: int, d: float, alpha: float = ALPHA) -> float:
     """Return the chance that n runs show a mean that lies d standard deviations below the target."""
     return _power(d * math.sqrt(n), n - 1, alpha) if n > 1 else 0.0
@@ -110,11 +88,6 @@ def power(n: int, d: float, alpha: float = ALPHA) -> float:
 def runs_needed(buffer: float, sigma: float, power: float, alpha: float = ALPHA) -> int:
     """Return how many runs show a mean that lies buffer below the target with that power."""
     return _fewest(lambda n: _power(buffer / sigma * math.sqrt(n), n - 1, alpha), power)
-
-
-def time_runs_needed(effect: float, cv: float, power: float, alpha: float = ALPHA) -> int:
-    """Return the runs per arm that show a relative gain in time; cv: sd over mean within a host."""
-    return _fewest(lambda n: _power(effect / cv * math.sqrt(n / 2), 2 * n - 2, alpha), power)
 
 
 def holm(tails: Sequence[float]) -> list[float]:

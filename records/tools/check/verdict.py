@@ -1,15 +1,20 @@
 """The judge's verdict on a run, <run>.judge.json beside its log: a stranger's, bound to log and weights."""
 import os
+from pathlib import Path
 from typing import Any
 
-from records.tools.read.log import read_bytes
+from records.tools.read.log import read_json
 from records.tools.read.run import Run
-from records.tools.read.values import ReadError, need, number, parse_json, shown
+from records.tools.read.values import ReadError, need, number, shown
 
-BYTES = 1 << 20
 JUDGES = {"owner": "its owner", "rerun": "a rerun", "verifier": "a verifier"}
 FIELDS = {"ok": bool, "judge_sha256": str, "sandbox": str, "device": str, "torch": str, "init": str,
           "cuts": int, "import_cpu_ns": int}
+
+
+def verdict_path(log: Path) -> Path:
+    """Return where the verdict on a run lies."""
+    return log.with_suffix(".judge.json")
 
 
 def verdict_on(run: Run) -> dict[str, Any] | None:
@@ -18,12 +23,11 @@ def verdict_on(run: Run) -> dict[str, Any] | None:
     Where it holds ("ok" is true) all numbers are there. Raises ReadError, in one line, for a file
     that no judge writes, or one that is another log's.
     """
-    path = run.path.with_suffix(".judge.json")
+    path = verdict_path(run.path)
     if not os.path.lexists(path):
         return None
+    found = read_json(path)
     try:
-        data = read_bytes(path)
-        found = parse_json(data.decode() if len(data) <= BYTES else "")
         bound = {"format": 1, "run_id": run.run_id, "track": run.track, "seed": run.seed,
                  "log_sha256": run.sha256}
         if found.get("ok"):
@@ -36,8 +40,8 @@ def verdict_on(run: Run) -> dict[str, Any] | None:
             if found.get(name) != value:
                 raise ReadError(f"{name} {shown(str(found.get(name)))}, the log has {shown(str(value))}; "
                                 f"judge it again")
-        if found.get("judged_by") not in JUDGES:
-            raise ReadError(f"judged_by is none of {', '.join(JUDGES)}")
-    except (ReadError, UnicodeDecodeError) as error:
+        if found.get("judged_by") not in JUDGES or found.get("ok") not in (True, False, None):
+            raise ReadError(f"expected ok true, false or null, and judged_by one of {', '.join(JUDGES)}")
+    except ReadError as error:
         raise ReadError(f"{shown(path.name)}: {error}") from None
     return found

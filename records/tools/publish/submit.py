@@ -7,11 +7,12 @@ import tempfile
 from pathlib import Path
 
 from records.tools.again import launch as launches
-from records.tools.again.judge import judge_all, read_verdict, trusted, verdict_path
+from records.tools.again.judge import judge_all, trusted
 from records.tools.check.claim import LEDGER, Claim, attempts, load_claim
 from records.tools.check.race import RACE, Race
 from records.tools.check.significance import LOOKS
 from records.tools.check.standings import standings
+from records.tools.check.verdict import verdict_on, verdict_path
 from records.tools.publish.record import NAME, build, skeleton, unanswered
 from records.tools.publish.verify import Judgement, as_json
 from records.tools.read.extract import write_files
@@ -95,8 +96,7 @@ def files_of(runs: list[Run], claim: Claim, race: Path | None) -> dict[str, byte
         if status != "incomplete":
             lines += json_text({"what": "end", "run_id": entry["run_id"], "status": status}, None)
     paths = {f"logs/{run.run_id}.txt": run.path for run in runs}
-    judged = [run for run in runs if read_verdict(run.path)]
-    paths |= {f"logs/{run.run_id}.judge.json": verdict_path(run.path) for run in judged}
+    paths |= {f"logs/{run.run_id}.judge.json": verdict_path(run.path) for run in runs if verdict_on(run)}
     if race:
         found = race / RACE, *race.glob("*.txt"), *race.glob("*.judge.json")
         paths |= {f"race/{path.name}": path for path in found}

@@ -12,7 +12,7 @@ from typing import Any
 from records.tools.read.values import ReadError, need, number, parse_json, shown
 
 RULE = b"=" * 100
-FILE_BYTES, LINE_BYTES = 1 << 26, 1 << 22
+FILE_BYTES, LINE_BYTES, JSON_BYTES = 1 << 26, 1 << 22, 1 << 23
 LINES = VALUES = 1 << 20  # in a file; JSON values in its events: 64 MiB of "[]," would take 1.5 GB of memory
 NUMBER = r"(-?(?:\d+(?:\.\d+)?|inf|nan))"
 STEP = re.compile(rf"step:(\d{{1,15}})/(\d{{1,15}}) (train|val)_loss:{NUMBER} "
@@ -133,6 +133,20 @@ def read_bytes(path: Path) -> bytes:
     if max(about.st_size, len(data)) > FILE_BYTES:
         raise ReadError(f"{shown(path.name)}: more than {FILE_BYTES} bytes; a log has at most that many")
     return data
+
+
+def read_json(path: Path, fields: dict[str, type] | None = None) -> dict[str, Any]:
+    """Return the JSON object in a file, which has these fields, each of its type; an error names the file."""
+    data = read_bytes(path)
+    try:
+        if len(data) > JSON_BYTES:
+            raise ReadError(f"more than {JSON_BYTES} bytes; a file of ours has at most that many")
+        found = parse_json(data.decode(errors="replace"))
+        for name, kind in (fields or {}).items():
+            need(found, name, kind)
+    except ReadError as error:
+        raise ReadError(f"{shown(path.name)}: {error}") from None
+    return found
 
 
 class _Parser:

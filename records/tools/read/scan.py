@@ -16,7 +16,8 @@ WANTED = {"__future__", "abc", "bisect", "collections", "contextlib", "copy", "d
 REFEREE = {"harness", "harness.run", "harness.run.Run", "harness.run.open_run"}
 # dotted names of these, as the imports of a file resolve them -> why they matter
 NAMES = [(re.compile(rf"(?:{pattern})(?:\.|$)"), what) for pattern, what in (
-    (r"torch\.multiprocessing|os\.(?:fork\w*|system|exec\w*|spawn\w*|popen|posix_spawn\w*|kill\w*|_exit|abort)",
+    (r"torch\.(?:multiprocessing|utils\.data|jit\.\w*fork|distributed\.(?:rpc|elastic|run|launch\w*))"
+     r"|os\.(?:fork\w*|system|exec\w*|spawn\w*|popen|posix_spawn\w*|kill\w*|_exit|abort)",
      "threads or processes"),
     (r"torch\.(?:ops|utils\.cpp_extension|classes|cuda\._compile_kernel)", "native code"),
     (r"__builtins__|types\.(?:CodeType|FunctionType)|torch\.(?:hub|package)", "builds or loads code"),
@@ -223,7 +224,7 @@ class _Visitor(ast.NodeVisitor):
         for name in (target.id for target in node.targets if isinstance(target, ast.Name)):
             if dotted and not call:
                 self.modules[name] = dotted  # another name of the same thing
-            elif dotted.startswith("harness"):
+            elif dotted.startswith("harness") or getattr(node.value, "id", None) in self.runs:
                 self.runs.add(name)
         self.generic_visit(node)
 
@@ -255,6 +256,11 @@ class _Visitor(ast.NodeVisitor):
             self.patches(node)
         self.generic_visit(node)
 
+    def visit_MatchClass(self, node: ast.MatchClass) -> None:
+        for name in node.kwd_attrs:  # `case object(_clock=x)` reads an attribute
+            self.visit_Attribute(ast.copy_location(ast.Attribute(node.cls, name, ast.Load()), node))
+        self.generic_visit(node)
+
     def visit_Subscript(self, node: ast.Subscript) -> None:
         if isinstance(node.ctx, (ast.Store, ast.Del)):
             self.patches(node.value)
@@ -262,11 +268,12 @@ class _Visitor(ast.NodeVisitor):
 
     def visit_Call(self, node: ast.Call) -> None:
         called, name = self.dotted(node.func) or "", node.args[1] if len(node.args) > 1 else None
-        if isinstance(node.func, ast.Name) and node.func.id == "getattr" and name:
-            if self.dotted(node.args[0]) and not (
-                    isinstance(name, ast.Attribute) and name.attr.endswith("dtype")):  # torch.float32 by name
+        if isinstance(node.func, ast.Name) and node.func.id == "getattr":
+            module = node.args and self.dotted(node.args[0])
+            dtype = module and isinstance(name, ast.Attribute) and name.attr.endswith("dtype")  # of torch
+            if module and not dtype:
                 self.add(node, "looks up a module's names by string")
-            if not isinstance(name, (ast.Constant, ast.Name, ast.Attribute)):
+            if not dtype and not isinstance(name, ast.Constant):
                 self.add(node, "looks up names by an expression")
         elif isinstance(node.func, ast.Name) and node.func.id == "type" and len(node.args) > 1:
             self.add(node, "builds a class")

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from records.tools.read.log import read_bytes
+from records.tools.read.log import read_json
 from records.tools.read.run import Run
-from records.tools.read.values import ReadError, parse_json, shown
+from records.tools.read.values import ReadError, shown
 
 ROOT = Path(__file__).resolve().parents[3]
 HARNESS = "harness"  # the table of tracks.toml that is no track
@@ -38,11 +38,6 @@ def load_harnesses(root: Path | None = None) -> Harnesses:
     return Harnesses(table.get("current", ""), table.get("accepted", {}), table.get("closed", {}))
 
 
-def accepted_harnesses(root: Path | None = None) -> dict[str, str]:
-    """Return the digests of the harnesses that this checkout accepts: digest -> what it was, in words."""
-    return load_harnesses(root).accepted
-
-
 def own_row(track: str, root: Path | None = None) -> dict[str, Any]:
     """Return this checkout's row of a track. Raises ReadError where it has none."""
     rows = load_rows(root)
@@ -64,9 +59,8 @@ def pinned_hashes(row: dict[str, Any], root: Path | None = None) -> dict[str, st
     if not path.is_file():
         return {}
     try:
-        files = parse_json(read_bytes(path).decode())["files"]
-        return {name: entry["sha256"] for name, entry in files.items()}
-    except (UnicodeDecodeError, KeyError, TypeError, AttributeError):
+        return {name: entry["sha256"] for name, entry in read_json(path)["files"].items()}
+    except (KeyError, TypeError, AttributeError):
         raise ReadError(f"{path.name}: no manifest of shards; fetch the data again") from None
 
 

@@ -181,7 +181,7 @@ def finals(group: Group) -> Outcome:
     """Return the losses of the finished runs at the last step that all of them validated."""
     shared = [{p.step for p in run.vals if is_finite(p.loss)} for run in group.finished]
     step = max(set.intersection(*shared), default=None) if shared else None
-    return Outcome(None, {}, {}, [], []) if step is None else outcome(Group(group.name, group.finished), step)
+    return Outcome(None, {}, [], []) if step is None else outcome(Group(group.name, group.finished), step)
 
 
 def verdict(a: Group, b: Group) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Groups of runs that are seeds of one another: what such runs share, one loss for each seed, their times."""
+"""Groups of runs that are seeds of one another: what such runs share, one loss for each seed."""
 import dataclasses
 import hashlib
 import json
@@ -46,7 +46,6 @@ class Outcome:
 
     step: int | None
     losses: dict[Hashable, float]  # by seed; a run that tells none stands for itself, a copy of it does not
-    times_ms: dict[Hashable, float | None]  # charged until that validation
     invalid: list[str]  # what keeps runs from being evidence; no loss is tested then
     notes: list[str]
 
@@ -129,7 +128,7 @@ def outcome(group: Group, step: int | None = None) -> Outcome:
         notes.append(f"{unknown} logs do not tell their seed; each is taken for a seed of its own")
     return Outcome(steps[0] if steps else step,
                    {seed: statistics.mean(p.loss for p in of_seed) for seed, of_seed in points.items()},
-                   {seed: mean_time(of_seed) for seed, of_seed in points.items()}, invalid, notes)
+                   invalid, notes)
 
 
 def measured(run: Run, step: int | None) -> Point | str:
@@ -144,12 +143,6 @@ def measured(run: Run, step: int | None) -> Point | str:
         return (f"{run.name}: its last validation is at step {point.step} of {run.steps}; "
                 f"--step {point.step} judges it there")
     return point if is_finite(point.loss) else f"{run.name}: val_loss {point.loss} at step {point.step}"
-
-
-def mean_time(points: list[Point]) -> float | None:
-    """Return the mean time, None where one is unknown."""
-    times = [point.time_ms for point in points]
-    return statistics.mean(times) if all(map(is_finite, times)) else None
 
 
 def between(marks: list[tuple[float, float]], x: float) -> float:

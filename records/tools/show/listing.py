@@ -33,8 +33,10 @@ def main(arguments: argparse.Namespace) -> int:
             if named or not isinstance(error, NoLog):
                 print(f"records list: {error}", file=sys.stderr)
             code = 2 if named else code
-    lines = columns([HEAD, *map(line_of, rows)], "<<>>>><<<<")
-    print(json_text(rows) if arguments.json else "".join(f"{line[1:]}\n" for line in lines), end="")
+    if arguments.json:
+        print(json_text(rows), end="")
+    elif rows or not code:
+        print(*(line[1:] for line in columns([HEAD, *map(line_of, rows)], "<<>>>><<<<")), sep="\n")
     return code
 
 

@@ -1,8 +1,8 @@
-"""Tells how many runs a claim needs: one test, the declared looks, and a comparison of times."""
+"""Tells how many runs a claim needs: in one test, and by the declared looks."""
 import argparse
 from typing import Any
 
-from records.tools.check.significance import ALPHA, LOOKS, SIGMA, power, runs_needed, time_runs_needed
+from records.tools.check.significance import ALPHA, LOOKS, SIGMA, power, runs_needed
 from records.tools.read.values import ReadError, json_text
 from records.tools.show.listing import report_lines
 
@@ -14,24 +14,20 @@ ARGUMENTS = {
     "--power": {"type": float, "default": 0.9, "help": "chance to show it (default: %(default)s)"},
     "--alpha": {"type": float, "default": ALPHA, "help": "chance to err (default: %(default)s)"},
     "--minutes": {"type": float, "help": "what one run takes, for the hours"},
-    "--effect": {"type": float, "help": "relative gain in time to show: 0.005 is 0.5 %%"},
-    "--cv": {"type": float, "help": "sd over mean of times on one host; with --effect"},
     "--json": "print one JSON object",
 }
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Print the plan; return the exit code."""
-    for name in ("buffer", "sigma", "power", "alpha", "minutes", "effect", "cv"):
+    for name in ("buffer", "sigma", "power", "alpha", "minutes"):
         value, most = getattr(arguments, name), 1 if name in ("power", "alpha") else 1e9
         if value is not None and not 1e-9 < value < most:
             raise ReadError(f"--{name} {value:g}: expected a number between 1e-9 and {most:g}")
-    if (arguments.effect is None) != (arguments.cv is None):
-        raise ReadError("--effect and --cv belong together; give both or neither")
     try:
         plan = make_plan(arguments)
     except ValueError as error:
-        raise ReadError(f"{error}; plan for a larger buffer or effect") from None
+        raise ReadError(f"{error}; plan for a larger buffer") from None
     print(json_text(plan) if arguments.json else report_lines(plan), end="")
     return 0
 
@@ -48,10 +44,6 @@ def make_plan(arguments: argparse.Namespace) -> dict[str, Any]:
     # a campaign goes on to a look unless it was decided before: at least as often as at the look before alone
     going_on = zip((0, *LOOKS), LOOKS, (0, *chances))
     most = sum((look - before) * (1 - chance) for before, look, chance in going_on)
-    plan = {"one_test": {"runs": n, "hours": hours(n), "chance_to_be_shown": power(n, d, alpha)},
+    return {"one_test": {"runs": n, "hours": hours(n), "chance_to_be_shown": power(n, d, alpha)},
             "looks": {"alpha_each": alpha / len(LOOKS), "runs_expected_at_most": most, "hours": hours(most),
                       "shown_by_run": dict(zip(LOOKS, chances))}}  # at least
-    if arguments.effect is not None:
-        arm = time_runs_needed(arguments.effect, arguments.cv, arguments.power, alpha)
-        plan["times"] = {"runs_of_each_code": arm, "hours": hours(2 * arm)}
-    return plan

@@ -8,13 +8,10 @@ from typing import Any
 
 from records.tools.read.log import sha256
 from records.tools.read.logs import LOG, load_runs, log_of
-from records.tools.read.run import Point, Run
+from records.tools.read.run import Run
 from records.tools.read.values import ReadError, is_finite, json_text, number, shown
-from records.tools.show.group import between
 from records.tools.show.listing import columns, duration
 
-WIDTH, HEIGHT = 64, 10  # of the chart, in characters
-BRAILLE = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # the dot in each row and column of a cell
 END = ("status", "step", "val_loss", "bits_per_byte", "weights", "weights_sha256", "state_sha256", "rank",
        "type", "message", "signal", "ranks")  # what is shown of the end line
 MOST = 60  # lines of one part; a log may hold a million
@@ -64,8 +61,6 @@ def page(run: Run) -> Iterator[str]:
                               for path, digest in sorted(facts["files"].items())))
     for name in ("data", "sys", "git", "launch", "calibration"):
         yield from part(name, pairs(run.mapping(name)))
-    if curve := chart(run.vals):
-        yield from ("", "val_loss", *curve)
     yield from part("validations", validations(run))
     yield from part("scalars", scalars(run))
     if run.log:
@@ -88,28 +83,6 @@ def pairs(facts: dict[str, Any]) -> Iterator[str]:
     for name, value in facts.items():
         text = value if isinstance(value, str) else json.dumps(value)
         yield f"  {shown(name, 40):<24}  {shown(text, 200)}"
-
-
-def chart(points: list[Point]) -> list[str]:
-    """Return lines that draw the losses against the steps; none where there are not two to join."""
-    curve = sorted({p.step: p.loss for p in points if is_finite(p.loss)}.items())
-    if len(curve) < 2:
-        return []
-    low, high = min(y for _, y in curve), max(y for _, y in curve)
-    (first, _), (last, _) = curve[0], curve[-1]
-    marks = [((step - first) / (last - first), y / 2) for step, y in curve]  # halves cannot overflow
-    cells, before = [[0] * WIDTH for _ in range(HEIGHT)], None
-    for column in range(WIDTH * 2):  # a cell has two columns of four dots
-        y = between(marks, column / (WIDTH * 2 - 1))
-        row = round((high / 2 - y) / (high / 2 - low / 2 or 1) * (HEIGHT * 4 - 1))
-        before = row if before is None else before
-        for dot in range(min(row, before + 1), max(row, before - 1) + 1):  # without a gap where it is steep
-            cells[dot // 4][column // 2] |= BRAILLE[dot % 4][column % 2]
-        before = row
-    labels = [f"{high:.4g}", *[""] * (HEIGHT - 2), f"{low:.4g}"]
-    lines = ["".join(chr(0x2800 + cell) if cell else " " for cell in row) for row in cells]
-    return [*(f"{label:>10} |{line.rstrip()}" for label, line in zip(labels, lines)),
-            f"{'step':>10}  {first:<{WIDTH // 2}}{last:>{WIDTH // 2}}"]
 
 
 def validations(run: Run) -> Iterator[str]:

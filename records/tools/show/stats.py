@@ -1,18 +1,18 @@
 """Tests the final losses of runs against a target, or against those of other runs."""
 import argparse
 import math
+import statistics
 import sys
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
 from records.tools.check import significance
-from records.tools.check.significance import ALPHA, SIGMA
+from records.tools.check.significance import ALPHA
 from records.tools.read.logs import LOGS
 from records.tools.read.run import Run
 from records.tools.read.tracks import row_of
 from records.tools.read.values import ReadError, is_finite, json_text, number, shown
-from records.tools.show.group import IN_TURNS, Group, Outcome, groups_of, kind, outcome, places, read_runs
+from records.tools.show.group import Group, Outcome, groups_of, kind, outcome, read_runs
 from records.tools.show.listing import report_lines
 
 HOLDS = ("PROVEN", "PROMISING")
@@ -46,11 +46,10 @@ def main(arguments: argparse.Namespace) -> int:
         report["target"] = against(new, target, alpha)
     if arguments.vs is not None:
         other = load(arguments.vs)
-        both = [*group.runs, *other.runs]
-        if len(tracks := sorted({run.track for run in both if run.track})) > 1:
+        if len(tracks := sorted({run.track for run in group.runs + other.runs if run.track})) > 1:
             raise ReadError(f"tracks {shown(', '.join(tracks))}: their losses do not compare")
         old = outcome(other, arguments.step)
-        report["vs"] = {**head(other, old), **compare(new, old, arguments.margin, places(both))}
+        report["vs"] = {**head(other, old), **compare(new, old, arguments.margin)}
     print(json_text(report) if arguments.json else report_lines(report), end="")
     codes = [exit_code(report[name]) for name in ("target", "vs") if name in report]
     return 1 if 1 in codes else max(codes)
@@ -99,47 +98,23 @@ def against(found: Outcome, target: float, alpha: float = ALPHA) -> dict[str, An
     """Return all that losses say of mean < target, with the verdict."""
     if found.invalid:
         return {"target": target, "word": "INVALID", "reason": "; ".join(found.invalid), "test": None}
-    losses, n = list(found.losses.values()), len(found.losses)
+    losses = list(found.losses.values())
     verdict = significance.decide(losses, target, alpha)
     test = verdict.test
-    passes, left, _, z_p = significance.z_rule(test.mean, n, target)
     known = "; verify counts the attempts that are not here" if verdict.word == "PROVEN" else ""
     return {"target": target, "alpha": alpha, "test": test,
             "bound": significance.upper_bound(test, 1 - alpha),
-            "z_rule": {"passes": passes, "left": left, "needed": 0.004, "sigma": SIGMA, "p": z_p},
             "runs_in_reach": sum(loss <= target for loss in losses), "word": verdict.word,
             "reason": verdict.reason + known}
 
 
-def compare(new: Outcome, old: Outcome, margin: float | None, apart: str | None) -> dict[str, Any]:
-    """Return what new minus old is, in loss and where it can be told in time, with the verdict on the loss.
-
-    apart: why times do not compare.
-    """
+def compare(new: Outcome, old: Outcome, margin: float | None) -> dict[str, Any]:
+    """Return what new minus old is in loss, with the verdict; times only a race compares."""
     if new.invalid or old.invalid:
         return {"word": "INVALID", "reason": "; ".join(new.invalid + old.invalid), "test": None}
-    found: dict[str, Any] = {"loss": tests(new.losses, old.losses)}
-    if margin is not None:
-        found["margin"] = {"nats": margin, **tests(new.losses, old.losses, margin)}
-    passes, left = significance.pairwise_rule(-found["loss"]["welch"].mean, old.step - new.step,
-                                              len(new.losses), len(old.losses))
-    found["pairwise_rule"] = {"passes": passes, "left": left, "needed": 0.004, "of_100_steps": 0.0045}
-    if None in (*new.times_ms.values(), *old.times_ms.values()):
-        apart = apart or "not all logs tell their time"
-    found["time_ms"] = None if apart else tests(new.times_ms, old.times_ms)
-    found["times"] = f"do not compare: {apart}" if apart else IN_TURNS
     name, test = significance.lower(new.losses, old.losses, margin or 0)
     claim = "the new loss is lower" if margin is None else f"the new loss is worse by less than {margin:g}"
     level = "no spread, no test" if test.degenerate else f"p {test.p:.3g}, wanted below {ALPHA:g}"
-    return {**found, "word": significance.plain_word(test), "test": test,
+    return {"new": statistics.mean(new.losses.values()), "old": statistics.mean(old.losses.values()),
+            "margin": margin, "word": significance.plain_word(test), "test": test,
             "reason": f"{claim}: {level} ({name})"}
-
-
-def tests(new: dict[Hashable, float], old: dict[Hashable, float], margin: float = 0) -> dict[str, Any]:
-    """Return means, Welch's test and, over the seeds that both have, the paired one of new - old < margin."""
-    shared = [seed for seed in new if isinstance(seed, int) and seed in old]
-    pairs = [new[seed] for seed in shared], [old[seed] for seed in shared]
-    a, b = list(new.values()), list(old.values())
-    return {"new": significance.one_sample(a, 0).mean, "old": significance.one_sample(b, 0).mean,
-            "welch": significance.welch(a, b, margin),
-            "paired": significance.paired(*pairs, margin) if len(shared) > 1 else None}

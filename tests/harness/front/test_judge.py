@@ -2,6 +2,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from test_any_submission import SCRIPTS
 from tiny import ROOT, TINY, Project, resealed_script, result, tiny_tokens
 
 from harness.front import judge as judges
-from harness.front.judge import LIMITS, nll, probes
+from harness.front.judge import LIMITS, Fails, nll, probes
 from harness.shards import write_shard
 
 ANSWER = "            return self.lm_head(norm(x_BTC))\n"  # of the record's GPT
@@ -48,6 +49,28 @@ def test_an_honest_run_holds_and_its_holdout_is_other_text(judged, run):
     assert verdict["numbers"] == verdict["parameters"] and verdict["import_cpu_ns"] > 10**8
     held = verdict["holdout"]
     assert held["word"] == "not measured" and held["tokens"] == 512 and abs(held["gap"]) < 1
+
+
+@pytest.mark.parametrize("mean, word, refused", [
+    (0.03, "holds", "no limits"), (-0.03, "holds", "no limits"), (-0.05, "review", "no limits"),
+    (-0.09, "fails", "the gap to the holdout is 9.0 sd above honest runs'")])
+def test_a_gap_far_above_that_of_honest_runs_is_a_review_and_then_fails(mean, word, refused, run, tmp_path,
+                                                                        monkeypatch):
+    """A child that knows nothing has the same loss everywhere, a gap of 0; a cheat's was 6.98."""
+    project, log = run
+    monkeypatch.setattr(judges, "ROOT", project.folder)
+    monkeypatch.setattr(judges.Judged, "begin", lambda *_: None)
+    run = judges.Judged(log.read_bytes(), tmp_path, {"device": "cpu"})
+    run.row["gap"] = {"mean": mean, "sd": 0.01}
+    run.take_data(project.folder / "data" / "tiny", "5")
+    run.take_weights(log.with_suffix(".safetensors"))
+    run.count(SimpleNamespace(told={}, close=lambda: None, logits=lambda calls, _, size: (
+        np.zeros((len(call), size), np.float32) for call in calls)))
+    assert run.verdict["holdout"]["word"] == word
+    run.verdict |= {"limits": "unmeasured", "moved": 0.0, "init": "same"}
+    with pytest.raises(Exception, match=refused) as raised:
+        run.holds()
+    assert isinstance(raised.value, Fails) == (word == "fails")
 
 
 AHEAD = '''            logits = self.lm_head(norm(x_BTC))

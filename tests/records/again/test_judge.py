@@ -3,22 +3,21 @@ import json
 from pathlib import Path
 
 import pytest
-from synthetic import campaign, runnable, setting
+from synthetic import campaign, runnable, setting, unjudged
 from tiny import ROOT
 
 from records.tools.again import judge as judging
 from records.tools.again import launch as launches
+from records.tools.check.verdict import verdict_path
 
 
 @pytest.fixture
 def logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Logs with weights, where a checkout's runs lie."""
+    """Logs with weights and no verdict, where a checkout's runs lie."""
     root = runnable(tmp_path / "checkout")
     monkeypatch.setattr(launches, "ROOT", root)
     logs = campaign(root / "records", 3)
-    for log in logs:
-        judging.weights_path(log).write_bytes(b"w")
-    return logs
+    return [unjudged(log) for log in logs]
 
 
 def test_a_run_that_was_made_here_is_judged_without_a_question(logs, judge, call):
@@ -52,20 +51,34 @@ def test_weights_go_once_a_run_is_judged_and_stay_where_it_is_not(logs, judge):
         assert judging.judge_all(logs[:2], signals, keep=False) == []
         assert [name for name, *_ in judge.asked] == [logs[1].name]
         assert not judging.weights_path(logs[1]).exists()
+        judge.words[logs[2].name] = None
+        assert judging.judge_all(logs[2:], signals, keep=False) == []
+        assert judging.weights_path(logs[2]).exists()
+        verdict_path(logs[2]).unlink()
         judge.words[logs[2].name] = False
         assert judging.judge_all(logs, signals, keep=True) == [logs[2].name]
-        assert judging.weights_path(logs[2]).exists() and len(judge.asked) == 2  # each once
+        assert judging.weights_path(logs[2]).exists() and len(judge.asked) == 3  # each once
         signals.caught = True
-        judging.verdict_path(logs[2]).unlink()
-        assert judging.judge_all(logs, signals, keep=False) == [] and judging.weights_path(logs[2]).exists()
+        verdict_path(logs[2]).unlink()
+        with pytest.raises(KeyboardInterrupt, match="goes on with judging"):
+            judging.judge_all(logs, signals, keep=False)
+        assert judging.weights_path(logs[2]).exists()
 
 
-def test_a_verdict_on_another_log_is_none(logs, judge):
+def test_a_verdict_that_is_another_logs_or_damaged_is_made_anew(logs, judge):
     with launches.Signals() as signals:
         judging.judge_all(logs[:1], signals, keep=True)
-    assert judging.read_verdict(logs[0])["ok"] is True
-    judging.verdict_path(logs[0]).rename(judging.verdict_path(logs[1]))
-    assert judging.read_verdict(logs[1]) is None and judging.read_verdict(logs[0]) is None
+        verdict_path(logs[0]).rename(verdict_path(logs[1]))
+        verdict_path(logs[2]).write_text("[")
+        judging.judge_all(logs, signals, keep=True)
+    assert [name for name, *_ in judge.asked] == [log.name for log in (logs[0], *logs)]
+
+
+def test_the_run_that_stands_beside_a_holdout_may_be_a_record(logs, judge, call, tmp_path):
+    first = min(campaign(tmp_path / "record"))
+    first.parent.rename(tmp_path / "record" / "logs")
+    call("judge", logs[0], "--holdout", "3", "--against", tmp_path / "record")
+    assert judge.asked[0][1] == ["--holdout=3", f"--against={tmp_path / 'record' / 'logs' / first.name}"]
 
 
 def test_the_checkouts_own_judge_is_asked_and_its_words_shown(logs, monkeypatch, capfd):

@@ -1,4 +1,5 @@
 """Code comes out of logs and trees onto the right harness, and nothing of a log takes the referee's place."""
+import io
 import shutil
 import tomllib
 from pathlib import Path
@@ -149,9 +150,10 @@ def test_overrides_and_what_changes_the_run_become_flags_paths_and_checkpoints_d
         "--device=cpu", "--adam_betas=[0.8, 0.9]", "--dtype=float32", "--flag=True", "--lr=0.1"]
 
 
-def test_a_records_folder_is_its_first_log_and_other_folders_are_refused(root, tmp_path):
+def test_a_records_folder_is_its_first_log_by_name_and_other_folders_are_refused(root, tmp_path, capsys):
     log = write(tmp_path / "record" / "logs", sound(3))
     assert launches.load(tmp_path / "record").log.path == log
+    assert capsys.readouterr().err == f"record: its first log, {log.name}\n"
     assert "neither a working tree" in refused(tmp_path)
     (tmp_path / "x.txt").write_text("step:1/2 val_loss:3\n")
     assert "no log of format 1" in refused(tmp_path / "x.txt")
@@ -186,7 +188,13 @@ def test_without_terminal_and_yes_nothing_is_run(root, tmp_path, capsys, monkeyp
     with pytest.raises(ReadError, match="give --yes"):
         launches.consent([code], yes=False)
     assert "lab/a.py:1: builds or loads code: exec('x')" in capsys.readouterr().err
-    assert launches.consent([code], yes=True)
+    launches.consent([code], yes=True)
+    terminal = io.StringIO("n\ny\n")
+    terminal.isatty = lambda: True
+    monkeypatch.setattr("sys.stdin", terminal)
+    with pytest.raises(ReadError, match="nobody said yes"):
+        launches.consent([code], yes=False)
+    launches.consent([code], yes=False)
 
 
 def test_where_this_python_lacks_torch_that_of_run_sh_trains(root, monkeypatch):

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from synthetic import runnable, sound, write
+from synthetic import runnable, sound, unjudged, write
 from tiny import TINY, Project, environment
 from waiting import until
 
@@ -88,9 +88,7 @@ def test_runs_are_judged_after_the_last_one_and_a_bad_one_makes_the_campaign_inv
         words, keep, campaign, judge, capsys, monkeypatch):
     def launch(*given):
         assert not judge.asked  # never between two timed runs
-        [log] = campaign.launch(*given)
-        log.with_suffix(".safetensors").write_bytes(b"w")
-        return [log]
+        return [unjudged(log) for log in campaign.launch(*given)]
     monkeypatch.setattr(launches, "launch", launch)
     assert campaign.run(GOOD, "auto", *words) == 0
     logs = campaign.state()["logs"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from broken import near, worse
-from synthetic import campaign, change, race_logs, raced
+from synthetic import campaign, change, race_logs, raced, unjudged
 
 from records.__main__ import COMMANDS
 from records.tools.again import launch as launches
@@ -40,10 +40,10 @@ def test_verdicts_come_along_and_what_has_weights_is_judged_before(root, submit,
     monkeypatch.setattr(launches, "ROOT", root)
     logs = campaign(root / "records")
     for log in logs[1:]:
-        log.with_suffix(".safetensors").write_bytes(b"w")
+        unjudged(log)
     out = submit(logs).out
     assert len(judge.asked) == 3 and "weights stay out of git" in out
-    assert len(list((folder / "logs").glob("*.judge.json"))) == 3
+    assert len(list((folder / "logs").glob("*.judge.json"))) == 4
     assert not list(folder.rglob("*.safetensors")) and logs[1].with_suffix(".safetensors").exists()
 
 

@@ -79,9 +79,9 @@ def test_a_review_that_accepted_toml_takes_for_each_of_its_logs_holds_no_claim_b
         taken.write_text(f'[[review]]\ncheck = "{check}"\nlogs = {listed}\nreason = "it was a rehearsal"\n')
         claim = found(0, *logs)
         assert (claim["word"], claim["review"]) == (word, ["untimed"])
-    for text in ('[[review]]\ncheck = "untimed"\nlogs = []\n', "[[review"):  # no reason, no TOML
+    for text in ('[[review]]\ncheck = "untimed"\nlogs = []\n', "[[review", "review = [1]"):
         taken.write_text(text)
-        refused("verify", logs[0])
+        assert "records/accepted.toml: " in refused("verify", logs[0])
 
 
 @pytest.mark.parametrize("status, failed", [("ok", []), ("stopped", ["status"])])

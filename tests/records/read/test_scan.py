@@ -25,7 +25,8 @@ def test_the_shipped_submissions_and_the_scripts_of_records_give_no_finding():
 
 FOUND = {  # what is said -> of which lines
     "threads or processes": ["from os import execv as e", "import os as o\no.system('x')",
-                             "import os\nf = os.fork", "import torch.multiprocessing as mp"],
+                             "import os\nf = os.fork", "import torch.multiprocessing as mp",
+                             "from torch.utils.data import DataLoader", "import torch\ntorch.jit.fork(f)"],
     "native code": ["from torch.utils import cpp_extension", "import torch\ntorch.ops.a.b"],
     "builds or loads code": ["exec('x')", "e = eval", "compile('x', 'y', 'exec')", "__import__('os')",
                              "from torch.hub import load"],
@@ -57,10 +58,12 @@ FOUND = {  # what is said -> of which lines
     "reaches into the harness": [
         "def f(run: Run):\n    return run._clock", "from harness.shards import read_shard",
         "from harness.run import time", "import harness.run as r\nr.dist.barrier"],
-    "a private name of others": ["x._y", "r = run\nr._log", "import torch._C", "f(x)._y", "torch.a._b"],
+    "a private name of others": ["x._y", "r = run\nr._log", "import torch._C", "f(x)._y", "torch.a._b",
+                                   "match x:\n    case object(_y=z): pass"],
     "names something private": ["getattr(x, '_clock')", "f('__torch_function__')"],
     "looks up names by an expression": [
-        "getattr(x, 'a' + 'b')", "getattr(x, f'{y}')", "g = getattr"],
+        "getattr(x, 'a' + 'b')", "getattr(x, f'{y}')", "g = getattr",
+        "getattr(x, y)", "getattr(x, y.z)", "getattr(*x)"],
     "builds a class": ["type('X', (Y,), {})"],
     "runs before the harness is imported": [
         "x = 1\nfrom harness.run import Run", "import time, harness.run", "if f():\n    import harness",
@@ -133,6 +136,7 @@ def test_what_cannot_be_parsed_is_one_finding_and_no_exception(source):
     "import torch\nd = torch.distributed\nd.all_reduce = f",
     "from harness.run import open_run\nrun = open_run()\nrun.take = f",
     "def train(hp, model, optimizers, run):\n    run.log_path = None",
+    "def train(run):\n    mine = run\n    mine.track = x",
 ])
 def test_another_name_hides_no_assignment(source):
     assert any("assign" in what or "patch" in what or "harness" in what for _, what in found(source))

@@ -5,13 +5,13 @@ from synthetic import HARNESS, OLD, ROW, digest
 from harness.runlog import sha256
 from records.tools.read.logs import load_runs
 from records.tools.read.run import Run
-from records.tools.read.tracks import (ROOT, accepted_harnesses, load_harnesses, load_rows, own_row,
-    pinned_hashes, row_of)
+from records.tools.read.tracks import (ROOT, load_harnesses, load_rows, own_row, pinned_hashes,
+    row_of)
 from records.tools.read.values import ReadError
 
 
 def test_the_table_of_harnesses_is_no_track(root):
-    assert load_rows() == {"tiny": ROW} and list(accepted_harnesses()) == [digest(HARNESS), OLD]
+    assert load_rows() == {"tiny": ROW} and list(load_harnesses().accepted) == [digest(HARNESS), OLD]
     with pytest.raises(ReadError, match="track harness is not in this checkout's .* it has tiny"):
         own_row("harness")
 

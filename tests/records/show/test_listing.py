@@ -56,6 +56,10 @@ def test_a_named_file_that_is_no_log_is_told_after_the_others_are_listed(tmp_pat
     assert err.count("\n") == 2
 
 
+def test_nothing_is_listed_where_there_is_nothing(tmp_path, call):
+    assert call("list", tmp_path / "absent", code=2).out == ""
+
+
 def test_a_track_is_picked_by_name(tmp_path, call):
     write_log(tmp_path)
     for track, n in (("tiny", 1), ("huge", 0)):
