@@ -1,8 +1,10 @@
 """What the launcher sees of its ranks, and which logs it believes."""
+import contextlib
 import json
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,20 @@ def test_a_log_that_ended_is_told_printed_and_counted_by_the_launcher(reported, 
     assert f"log sha256 {digest}  {log.path}\n" in capsys.readouterr().out
     assert ledger(tmp_path) == [("start", None), ("end", "ok")]
     assert not Path(os.environ["SPEEDRUN_TOLD"]).exists()
+
+
+def test_a_log_is_counted_where_nobody_reads_the_terminal_any_more(reported, tmp_path, monkeypatch):
+    """`./run.sh | head` lost the ledger's end line, and ended as input that cannot be run."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as closed, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", closed)
+        with Watch(600):
+            new_log(tmp_path).end("ok")
+        patch.undo()
+        with contextlib.suppress(BrokenPipeError):
+            closed.close()
+    assert ledger(tmp_path) == [("start", None), ("end", "ok")]
 
 
 def test_several_runs_of_a_process_are_told_one_by_one(reported, tmp_path):
