@@ -4,12 +4,14 @@
     python -m bench.faults --n 10 --seed 1    ten others
 
 Prints a table: fault, and how often the run ended how, as status in the log, exit code, status in the ledger
-(- where there is none). Exit code 1 where a run is not as its fault allows: another status or code, a ledger
-that does not know how a log ended, no word on the terminal, or a process, spare file or FIFO that is left.
+(- where there is none); --output keeps it, with what it was measured on, after each fault. Exit code 1 where
+a run is not as its fault allows: another status or code, a ledger that does not know how a log ended, no word
+on the terminal, or a process, spare file or FIFO that is left.
 Kills, stops and limits of file sizes are the system's own: Linux only.
 """
 import argparse
 import collections
+import contextlib
 import json
 import os
 import random
@@ -25,10 +27,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.project import TINY, Project
+from bench.rounds import conditions
+from harness.shards import write_atomically
 
 FLAGS = [*TINY, "--num_iterations=60", "--cooldown_iters=1", "--val_every=10", "--timeout=5", "--log_every=5",
          "--track=sample", "--nproc_per_node=2"]
 BOUND_S = 120  # after which a run hangs
+PAUSE_S = 4.0  # below --timeout, above what endings.py waits for an answer
 
 
 class Fault(NamedTuple):
@@ -47,9 +52,9 @@ def send(number: int) -> Callable[[int], None]:
 
 
 def pause(pid: int) -> None:
-    """Stop a process for two seconds."""
+    """Stop a process for longer than the store is given to answer."""
     os.kill(pid, signal.SIGSTOP)
-    time.sleep(2.0)
+    time.sleep(PAUSE_S)
     os.kill(pid, signal.SIGCONT)
 
 
@@ -70,7 +75,7 @@ def faults() -> list[Fault]:
         Fault("SIGKILL to launcher", send(signal.SIGKILL), "launcher", {"interrupted", "-"}, {-9}),
         *(Fault(f"{s.name} to {victim}", send(s), victim, *lost)
           for s in (signal.SIGKILL, signal.SIGSTOP) for victim in ("0", "1")),
-        *(Fault(f"SIGSTOP to {victim} for 2 s", pause, victim, set(), {0})
+        *(Fault(f"SIGSTOP to {victim} for {PAUSE_S:g} s", pause, victim, set(), {0})
           for victim in ("launcher", "1")),
         Fault("disk full", fill_disk, "0", {"disk_full", "-"}, {1, 2, 5})]
 
@@ -87,15 +92,14 @@ class Outcome(NamedTuple):
 def processes(token: str) -> dict[str, int]:
     """Return the processes of a run by rank, the others by their ids."""
     found = {}
-    for path in Path("/proc").glob("[0-9]*/environ"):
+    for pid in sorted(int(path.name) for path in Path("/proc").glob("[0-9]*")):
         try:
-            words = path.read_bytes().split(b"\0")
+            words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         except OSError:
             continue
         if f"FAULTS={token}".encode() in words:
-            pid = path.parent.name
-            rank = next((w[5:].decode() for w in words if w.startswith(b"RANK=")), f"process {pid}")
-            found[rank] = int(pid)
+            rank = next((w[5:].decode() for w in words if w.startswith(b"RANK=")), None)
+            found[f"process {pid}" if rank in {None, *found} else rank] = pid  # a rank's git has its RANK
     return found
 
 
@@ -104,10 +108,11 @@ def run(project: Project, fault: Fault | None, after_s: float) -> Outcome:
     token, runs = uuid.uuid4().hex, project.folder / "records" / "runs"
     with tempfile.TemporaryDirectory() as temporary:  # where FIFOs lie
         environ = {**os.environ, "FAULTS": token, "TMPDIR": temporary}
+        # A session of its own: a group with a stopped process that loses its shell gets SIGHUP, this one too.
         process = subprocess.Popen(
             ["bash", str(project.folder / "run.sh"), "--python", sys.executable, *FLAGS], env=environ,
             cwd=project.folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
-            stderr=subprocess.STDOUT,
+            stderr=subprocess.STDOUT, start_new_session=True,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
         if fault:
             time.sleep(after_s)
@@ -117,17 +122,16 @@ def run(project: Project, fault: Fault | None, after_s: float) -> Outcome:
                     break
                 time.sleep(0.05)
             if process.poll() is None and victim:
-                try:
+                with contextlib.suppress(ProcessLookupError):  # just over
                     fault.do(victim)
-                except ProcessLookupError:
-                    pass  # just over
         wrong = []
         try:
             said, _ = process.communicate(timeout=BOUND_S)
         except subprocess.TimeoutExpired:
             wrong.append(f"no end after {BOUND_S} s")
             for pid in processes(token).values():
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             said, _ = process.communicate()
         end = time.monotonic() + 15
         while (left := processes(token)) and time.monotonic() < end:
@@ -170,9 +174,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(epilog="example: python -m bench.faults --n 10")
     parser.add_argument("--n", type=int, default=100, help="faults")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of faults and moments")
+    parser.add_argument("--output", type=Path, help="a file for the table, such as bench/results/faults.json")
     asked = parser.parse_args(argv)
     choose, kinds = random.Random(asked.seed), faults()
     found: dict[str, list[Outcome]] = {fault.name: [] for fault in kinds}
+    facts = {"name": "faults", "command": f"python -m bench.faults --n {asked.n} --seed {asked.seed}",
+             "conditions": conditions()}
     with Project() as project:
         begin = time.monotonic()
         sound = run(project, None, 0)
@@ -181,12 +188,22 @@ def main(argv: list[str] | None = None) -> int:
             fault = kinds[i % len(kinds)] if asked.n >= len(kinds) else choose.choice(kinds)
             found[fault.name].append(run(project, fault, choose.uniform(0, seconds)))
             print(f"{i + 1} of {asked.n}: {fault.name}: {found[fault.name][-1]}", file=sys.stderr, flush=True)
-    print("| fault | n | status, exit code, ledger: how often | wrong |\n| --- | --- | --- | --- |")
-    for name, outcomes in found.items():
-        ways = collections.Counter(f"{o.status} {o.code} {o.ledger}" for o in outcomes)
-        words = "; ".join(f"{way}: {count}" for way, count in ways.most_common())
-        print(f"| {name} | {len(outcomes)} | {words} | {sum(bool(o.wrong) for o in outcomes)} |")
+            if asked.output:
+                facts |= {"faults": i + 1, "seconds": round(time.monotonic() - begin, 1), "rows": rows(found)}
+                write_atomically(asked.output, json.dumps(facts, indent=1).encode() + b"\n")
+    print("| fault | n | wrong | status, exit code, ledger: how often |\n| --- | --- | --- | --- |")
+    for row in rows(found):
+        print("|", " | ".join(map(str, row.values())), "|")
     return int(bool(sound.wrong) or any(o.wrong for outcomes in found.values() for o in outcomes))
+
+
+def rows(found: dict[str, list[Outcome]]) -> list[dict[str, str | int]]:
+    """Return the table."""
+    ways = {name: collections.Counter(f"{o.status} {o.code} {o.ledger}" for o in outcomes)
+            for name, outcomes in found.items()}
+    return [{"fault": name, "n": len(outcomes), "wrong": sum(bool(o.wrong) for o in outcomes),
+             "ended": "; ".join(f"{way}: {count}" for way, count in ways[name].most_common())}
+            for name, outcomes in found.items()]
 
 
 if __name__ == "__main__":

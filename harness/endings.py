@@ -256,17 +256,13 @@ class Endings:
 
     def _hear(self) -> int:
         """Wait for rank 0's end line; return the exit code it gives, or that of a lost rank."""
-        deadline = time.monotonic() + LEAVE_S
-        while time.monotonic() < deadline:
-            alone = 0 in self.neighbours and self._gone(0)
-            try:
+        deadline, alone = time.monotonic() + LEAVE_S, False
+        with contextlib.suppress(dist.DistError):
+            while time.monotonic() < deadline and not alone:
+                alone = 0 in self.neighbours and self._gone(0)  # before the store: it tells, then leaves
                 if self.store.check(["ended"]):
                     return int(self.store.get("ended"))
-            except dist.DistError:
-                alone = True
-            if alone:
-                break
-            time.sleep(0.02)
+                time.sleep(0.02)
         return EXIT_CODES["rank_lost"]
 
 

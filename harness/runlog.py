@@ -232,9 +232,10 @@ def count_attempt(log: Path, what: str, **fields) -> None:
 def _launcher(path: str) -> int | None:
     """Return the way to the launcher; from then on no path leads there any more."""
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
-        os.unlink(path)
-        return fd
+        try:
+            return os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+        finally:
+            os.unlink(path)  # where the launcher is gone nobody else does
     except OSError:
         return None
 

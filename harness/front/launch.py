@@ -61,8 +61,9 @@ def launch(argv: list[str]) -> int:
         raise ValueError(f"--nnodes {nodes} needs --rdzv_endpoint HOST:PORT and --rdzv_id ID, on every node")
     read_source(script, script=True)
     print("loading torch", flush=True)
-    recipes, contract = load_recipes(script)
+    process = start_reading(script)
     import torch  # what is refused above does without
+    recipes, contract = finish_reading(process, script.name)
     cuda = torch.cuda.is_available()
     if not {"track", "device"} & flags.keys():
         check_gpus(torch.cuda.device_count() if cuda else 0, torch.version)
@@ -83,16 +84,18 @@ def launch(argv: list[str]) -> int:
     with Watch(getattr(plan.options, "timeout", 600)) as watch:  # older harnesses have no such option
         code = start([str(script), *rest], ranks, nodes, place.rdzv_endpoint, place.rdzv_id)
     for log in watch.ended if not code else ():
-        judge_run(log, place.judge == "true", contract, hint=not watch.report)
+        judge_run(log, place.judge == "true", contract, flags.get("data"), hint=not watch.report)
     return code
 
 
-def judge_run(log: Path, now: bool, contract: bool, hint: bool) -> None:
+def judge_run(log: Path, now: bool, contract: bool, data: str | None, hint: bool) -> None:
     """Judge a run, or say with which command that is done where it has left weights; the ranks are gone."""
     if now and not contract:
         print("not judged: the script has no GPT(hp) (docs/rules.md)")
     elif now:
-        subprocess.run([sys.executable, "-P", "-m", "harness.front.judge", str(log)], cwd=ROOT)
+        signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is the judge's, which says what came of it
+        shards = [f"--data={Path(data).expanduser()}"] if data else []
+        subprocess.run([sys.executable, "-P", "-m", "harness.front.judge", str(log), *shards])
     elif contract and hint and log.with_suffix(".safetensors").exists():
         print(f"to have it judged: python3 -m records judge {shlex.quote(log.stem)}")
 
@@ -147,13 +150,6 @@ def number(name: str, text: str) -> int:
     return int(text)
 
 
-def load_recipes(script: Path) -> tuple[dict[str, Any], bool]:
-    """Return RECIPES of a submission and whether it has a GPT, as a process of its own tells them."""
-    process = start_reading(script)
-    import torch  # noqa: F401  meanwhile
-    return finish_reading(process, script.name)
-
-
 def plan_with_data(recipes: dict[str, Any], argv: list[str], world_size: int | None, cuda: bool) -> Any:
     """Return the run's plan; where shards are missing, run the track's fetch command first."""
     try:
@@ -184,8 +180,8 @@ def start(command: list[str], ranks: int, nodes: int, endpoint: str | None, run_
     for name in ["torch.distributed.elastic", *logging.root.manager.loggerDict]:
         if name.startswith(("torch.distributed.elastic", "torch.distributed.launcher")):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-    ours = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
-    taken = [s.name for s in ours if signal.getsignal(s) is not signal.SIG_IGN]  # nohup: one is ignored
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    taken = [s.name for s, handler in handlers.items() if handler is not signal.SIG_IGN]  # nohup: ignored
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its warnings show C++ stacks when a peer is gone
     # a submission may lie anywhere; the harness that referees it is this one
@@ -205,11 +201,13 @@ def start(command: list[str], ranks: int, nodes: int, endpoint: str | None, run_
             if failure.exitcode < 0:
                 say(f"rank {rank} (pid {failure.pid}) was killed: {signal.Signals(-failure.exitcode).name}")
         codes = [failure.exitcode for _, failure in failures]
-        own = [code for code in codes if code > 0]  # negative: killed by that signal
-        return own[0] if own else 128 - codes[0]
+        return next((code for code in codes if code > 0), 128 - codes[0])  # negative: killed by that signal
     except SignalException as error:
         say(f"run.sh: ended by {signal.Signals(error.sigval).name}")
         return 128 + error.sigval
+    finally:
+        for s, handler in handlers.items():  # the agent leaves its own
+            signal.signal(s, handler)
     return 0
 
 

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 from harness import runlog
 
@@ -31,10 +31,7 @@ class Watch:
         self.timeout_s = timeout_s
         report = os.environ.pop("SPEEDRUN_REPORT_FD", None)
         self.report = report and os.fdopen(int(report), "w")
-        if self.report:
-            os.set_inheritable(self.report.fileno(), False)  # no rank gets it
         self.stopped: dict[str, float] = {}  # seconds, of this process's own life too: all may be stopped
-        self.named: set[str] = set()
         self.heard, self.over = b"", threading.Event()
         self.ended: list[Path] = []  # logs, each with one end
 
@@ -70,14 +67,15 @@ class Watch:
         pids = [pid for path in Path("/proc/self/task").glob("*/children") for pid in read(path).split()]
         state = {pid: read(Path("/proc", pid, "stat")).rpartition(")")[2].split()[:1] for pid in pids}
         self.stopped = {pid: self.stopped.get(pid, -POLL_S) + POLL_S for pid in pids if state[pid] == ["T"]}
+        limit = min(NAME_S, self.timeout_s / 2)
         for pid, seconds in self.stopped.items():
             if rank := re.search(r"(?:^|\0)RANK=(\d+)", read(Path("/proc", pid, "environ"))):
                 who = f"rank {rank[1]} (pid {pid})"
                 if seconds >= self.timeout_s:
                     say(f"{who} was stopped for {self.timeout_s:g} s (--timeout): it is ended")
-                    os.kill(int(pid), signal.SIGKILL)
-                elif seconds >= min(NAME_S, self.timeout_s / 2) and pid not in self.named:
-                    self.named.add(pid)
+                    with contextlib.suppress(ProcessLookupError):  # just gone
+                        os.kill(int(pid), signal.SIGKILL)
+                elif seconds - POLL_S < limit <= seconds:
                     say(f"{who} is stopped; `kill -CONT {pid}` lets it go on, else it is ended after "
                         f"{self.timeout_s:g} s (--timeout)")
 
@@ -93,7 +91,7 @@ class Watch:
             if len(ends) == 1:
                 facts = {name: ends[0].get(name) for name in facts}
                 self.ended.append(Path(log))
-                print(f"log sha256 {facts['sha256']}  {log}", flush=True)
+                say(f"log sha256 {facts['sha256']}  {log}", sys.stdout)
             elif ends:
                 say(f"{log}: {len(ends)} ends were told of it: not the harness's words alone")
             else:
@@ -113,7 +111,7 @@ def read(path: Path) -> str:
         return ""
 
 
-def say(text: str) -> None:
-    """Show a line on stderr; a terminal that was closed ends no run."""
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Show a line, on stderr if nothing is said; a terminal or pipe that was closed ends no run."""
     with contextlib.suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
+        print(text, file=stream or sys.stderr, flush=True)

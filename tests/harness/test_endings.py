@@ -1,4 +1,5 @@
 """How runs end: each way leaves the right status in the log, an exit code, no process, all within seconds."""
+import ctypes
 import json
 import math
 import os
@@ -6,6 +7,7 @@ import re
 import shlex
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,12 @@ BOUND_S = 30  # the limit of a wait for the end, which comes within seconds
 
 
 def hear() -> None:
-    """Take signals again that the tests themselves ignore: under nohup, or in the background of a shell."""
+    """Take signals again that the tests themselves ignore: under nohup, or in the background of a shell.
+
+    Where the tests are killed the launcher is too, and its ranks end: a run of hours was left of them.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 

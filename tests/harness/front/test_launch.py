@@ -15,6 +15,7 @@ from torch.distributed.launcher import api
 
 from harness.front import launch
 from harness.front.launch import choose_ranks, number
+from harness.front.recipes import finish_reading, start_reading
 from harness.runlog import ROOT
 from harness.track import load_tracks
 from records.tools.read.log import read_log
@@ -57,6 +58,7 @@ def test_a_count_is_a_whole_number_of_at_least_1(text):
 def test_the_exit_code_is_the_one_that_ranks_agree_on(monkeypatch, ends, code):
     """That of a rank which left by itself; where all were killed, 128 and the first one's signal."""
     def run(*command):
+        signal.signal(signal.SIGTERM, lambda *_: None)
         if isinstance(ends, SignalException):
             raise ends
         if ends:
@@ -64,7 +66,21 @@ def test_the_exit_code_is_the_one_that_ranks_agree_on(monkeypatch, ends, code):
 
     monkeypatch.setattr(api, "elastic_launch", lambda config, python: run)
     monkeypatch.setattr(os, "environ", dict(os.environ))
+    before = signal.getsignal(signal.SIGTERM)
     assert launch.start(["x.py"], 2, 1, None, None) == code
+    assert signal.getsignal(signal.SIGTERM) is before  # the agent's would raise later
+
+
+def test_ctrl_c_while_a_run_is_judged_is_left_to_the_judge(monkeypatch):
+    """The launcher said that no rank had been started, and killed a judge that had not cleared up."""
+    judged, handler = [], signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: (
+        os.kill(os.getpid(), signal.SIGINT), judged.append(command[-1])))
+    try:
+        launch.judge_run(Path("x.txt"), True, True, "shards", False)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert judged == ["--data=shards"]  # the user's own were not handed on
 
 
 def test_a_program_leaves_with_the_exit_code_of_its_run(project):
@@ -108,7 +124,7 @@ def test_recipes_come_out_of_a_process_of_their_own_with_their_types(tmp_path, c
     """The launcher ran the submission's module in its own process."""
     script = tmp_path / "mine.py"
     script.write_text(RECIPE.format(line="import os; os.environ['LEFT'] = 'x'\nclass GPT: pass"))
-    recipes, contract = launch.load_recipes(script)
+    recipes, contract = finish_reading(start_reading(script), script.name)
     assert contract and "LEFT" not in os.environ and capfd.readouterr().out == ""
     hp = recipes["sample"]
     assert (hp.betas, hp.stages, hp.lr) == ((0.9, (1, 2)), [(1, "a"), None, True], 1e-3)
@@ -123,7 +139,7 @@ def test_a_script_that_cannot_be_read_is_refused_in_one_line(line, says, tmp_pat
     script = tmp_path / "mine.py"
     script.write_text(RECIPE.format(line=line))
     with pytest.raises(ValueError, match=re.escape(says)):
-        launch.load_recipes(script)
+        finish_reading(start_reading(script), script.name)
 
 
 @pytest.mark.slow

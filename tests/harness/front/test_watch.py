@@ -1,8 +1,10 @@
 """What the launcher sees of its ranks, and which logs it believes."""
+import contextlib
 import json
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,20 @@ def test_a_log_that_ended_is_told_printed_and_counted_by_the_launcher(reported, 
     assert not Path(os.environ["SPEEDRUN_TOLD"]).exists()
 
 
+def test_a_log_is_counted_where_nobody_reads_the_terminal_any_more(reported, tmp_path, monkeypatch):
+    """`./run.sh | head` lost the ledger's end line, and ended as input that cannot be run."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as closed, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", closed)
+        with Watch(600):
+            new_log(tmp_path).end("ok")
+        patch.undo()
+        with contextlib.suppress(BrokenPipeError):
+            closed.close()
+    assert ledger(tmp_path) == [("start", None), ("end", "ok")]
+
+
 def test_several_runs_of_a_process_are_told_one_by_one(reported, tmp_path):
     with Watch(600):
         for i in range(3):
@@ -76,15 +92,19 @@ def test_a_log_of_which_two_ends_are_told_is_not_believed(reported, tmp_path, ca
 def test_without_a_launcher_or_after_its_death_the_run_counts_itself(reported, tmp_path):
     new_log(tmp_path / "alone").end("ok")
     runlog._launcher.cache_clear()
-    watched = Watch(600).__enter__()
-    log = new_log(tmp_path / "orphan")
-    watched.over.set()
-    watched.thread.join()
-    os.close(watched.ear)
-    log.end("interrupted")
     assert ledger(tmp_path / "alone")[1] == ("end", "ok")
-    assert ledger(tmp_path / "orphan")[1] == ("end", "interrupted")
-    assert result(log.path)["status"] == "interrupted" and log.path.read_bytes().startswith(IMPORT)
+    for name in ("orphan", "late"):
+        watched = Watch(600).__enter__()
+        log = new_log(tmp_path / name) if name == "orphan" else None
+        watched.over.set()
+        watched.thread.join()
+        os.close(watched.ear)
+        log = log or new_log(tmp_path / name)
+        log.end("interrupted")
+        runlog._launcher.cache_clear()
+        assert not watched.path.exists()  # killed before rank 0 began its log, it left the FIFO
+        assert ledger(tmp_path / name)[1] == ("end", "interrupted")
+        assert result(log.path)["status"] == "interrupted" and log.path.read_bytes().startswith(IMPORT)
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="it looks into /proc")
