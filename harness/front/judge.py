@@ -286,7 +286,10 @@ def sentence(verdict: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    """Judge the command line's log and write the verdict; return 0 where it holds, 1 not, 2 not judged."""
+    """Judge the command line's log; return 0 where it holds, 1 where it does not, 2 where it was not judged.
+
+    A verdict is written beside the log; where there is none, what lies there stays.
+    """
     parser = argparse.ArgumentParser(prog="python -m harness.front.judge", description=__doc__)
     parser.add_argument("log", type=Path)
     for name, kind in (("weights", Path), ("cuts", int), ("holdout", str), ("against", Path), ("data", Path),
@@ -298,9 +301,16 @@ def main() -> int:
     except KeyboardInterrupt:
         print("judge: not judged: interrupted", file=sys.stderr)
         return 130
-    write_atomically(arguments["log"].with_suffix(".judge.json"), canonical(verdict).encode() + b"\n")
     print(sentence(verdict))
-    return {True: 0, False: 1, None: 2}[verdict["ok"]]
+    if verdict["ok"] is None:
+        return 2
+    file = arguments["log"].with_suffix(".judge.json")
+    try:
+        write_atomically(file, canonical(verdict).encode() + b"\n")
+    except OSError as error:
+        print(f"judge: {file}: the verdict cannot be written ({error.strerror})", file=sys.stderr)
+        return 2
+    return 0 if verdict["ok"] else 1
 
 
 if __name__ == "__main__":

@@ -57,13 +57,18 @@ def launch(argv: list[str]) -> int:
         raise ValueError(f"--script {script}: no such file")
     if place.judge not in (None, "true", "false"):
         raise ValueError(f"--judge {place.judge}: expected true or false")
+    if place.judge == "true" and flags.get("weights", "").lower() == "false":
+        raise ValueError("--judge true needs the weights; leave --weights false out")
     if nodes > 1 and not (place.rdzv_endpoint and place.rdzv_id):
         raise ValueError(f"--nnodes {nodes} needs --rdzv_endpoint HOST:PORT and --rdzv_id ID, on every node")
     read_source(script, script=True)
     print("loading torch", flush=True)
     process = start_reading(script)
-    import torch  # what is refused above does without
-    recipes, contract = finish_reading(process, script.name)
+    try:
+        import torch  # what is refused above does without
+        recipes, contract = finish_reading(process, script.name)
+    finally:
+        process.kill()
     cuda = torch.cuda.is_available()
     if not {"track", "device"} & flags.keys():
         check_gpus(torch.cuda.device_count() if cuda else 0, torch.version)

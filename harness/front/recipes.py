@@ -28,10 +28,7 @@ def start_reading(script: Path) -> subprocess.Popen:
 
 def finish_reading(process: subprocess.Popen, name: str) -> tuple[dict[str, Any], bool]:
     """Return RECIPES, made of their fields, and whether there is a GPT. Raises ValueError."""
-    try:
-        said = process.communicate()[0]
-    finally:
-        process.kill()
+    said = process.communicate()[0]
     found = json.loads(said) if said else {"error": f"its import ended with exit code {process.returncode}"}
     if "error" in found:
         raise ValueError(f"--script {name}: {found['error']}")

@@ -293,8 +293,10 @@ class Judge:
         self.words, self.asked = {}, []
 
     def judge(self, log: Path, signals: object, words: tuple = (), quiet: bool = False,
-              by: str = "owner") -> dict:
+              by: str = "owner") -> dict | None:
         self.asked.append((log.name, [*words], by))
+        if self.words.get(log.name, True) is None:
+            return None
         verdict = {**sound(0).verdict, **bound_to(log), "ok": self.words.get(log.name, True)}
         verdict_path(log).write_text(json.dumps(verdict))
         return verdict

@@ -71,7 +71,7 @@ def weights_path(log: Path) -> Path:
 
 def judge(log: Path, signals: launches.Signals, words: Iterable[str] = (), quiet: bool = False,
           by: str = "owner") -> dict[str, Any] | None:
-    """Have a run judged, its line on stdout or, quiet, stderr; return the verdict, None for none."""
+    """Have a run judged, its line on stdout or, quiet, stderr; return the verdict, None where it was not."""
     command = [launches.torch_python(), "-P", "-m", "harness.front.judge", str(log.resolve()), f"--by={by}"]
     signals.child = subprocess.Popen([*command, *words], stdin=subprocess.DEVNULL,
                                      stdout=2 if quiet else None,
@@ -79,8 +79,7 @@ def judge(log: Path, signals: launches.Signals, words: Iterable[str] = (), quiet
     code = signals.child.wait()
     if code not in (0, 1, 2) or signals.caught:
         print(f"{shown(log.name)}: not judged (exit code {code})", file=sys.stderr)
-        return None
-    return verdict_on(load_runs(log)[0])
+    return None if code not in (0, 1) or signals.caught else verdict_on(load_runs(log)[0])
 
 
 def judge_all(logs: Iterable[Path], signals: launches.Signals, keep: bool) -> list[str]:
@@ -101,7 +100,7 @@ def judge_all(logs: Iterable[Path], signals: launches.Signals, keep: bool) -> li
             verdict = judge(log, signals, quiet=True)
         if signals.caught:
             raise KeyboardInterrupt("interrupted; the same command goes on with judging")
-        if verdict and verdict.get("ok") is not None and not keep:
+        if verdict and not keep:
             weights_path(log).unlink(missing_ok=True)
         if verdict and verdict.get("ok") is False:
             bad.append(log.name)

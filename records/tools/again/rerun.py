@@ -49,7 +49,7 @@ def main(arguments: argparse.Namespace) -> int:
     with launches.Signals() as signals:
         path = launches.run(code, code.track, flags, folder, signals)
         verdict = judge(path, signals, quiet=True, by="rerun") if weights_path(path).exists() else None
-        if verdict and verdict["ok"] is not None and not arguments.keep_weights:
+        if verdict and not arguments.keep_weights:
             weights_path(path).unlink()
     tolerance = own_row(code.track, launches.ROOT).get("significance", {}).get("tolerance")
     answer = {**compare(old, read_log(path), tolerance), "old": str(old.path), "new": str(path),

@@ -337,7 +337,8 @@ def untimed(run: Run, claim: Claim) -> str:
     """Nothing ran before the run in its process, and what is not timed took no longer than it has to.
 
     That is: CPU time at open_run beyond the judge's child's for the same imports, the submission's set-up,
-    warm-up and validation beyond the median of their steps and pieces, all after the last validation.
+    warm-up and validation beyond the median of their steps and pieces, all after the last validation. A token
+    costs no more in a piece than in a step.
     """
     process, spare = run.at("process"), run.end.get("untimed")
     require(process and spare, "the log does not tell", state="unknown")
@@ -352,10 +353,12 @@ def untimed(run: Run, claim: Claim) -> str:
         judged = verdict_on(run) or {}
     except ReadError:
         judged = {}  # which `judge` tells
+    trained = run.at("hyperparameters", "batch_tokens") / run.at("world_size")  # tokens of a rank's step
+    piece = min(spare["piece_ns"], int(spare["step_ns"] * claim.row["val_piece"] / trained))
     parts = {"start": process["cpu_ns"] - (judged.get("import_cpu_ns") or process["cpu_ns"]),
              "set-up": spare.get("setup_ns", 0),
              "warm-up": run.end["warmup_ns"] - spare["warmup_steps"] * spare["step_ns"] - spare["compile_ns"],
-             "validation": validated - spare["pieces"] * spare["piece_ns"],
+             "validation": validated - spare["pieces"] * piece,
              "finish": run.end.get("finish_ns", 0)}
     excess = sum(max(0, ns) for ns in parts.values())
     named = ", ".join(f"{what} {ns / 1e9:.2f}" for what, ns in parts.items())
@@ -377,14 +380,15 @@ def judge(run: Run, claim: Claim) -> str:
     require(found, "no verdict of the judge; `python -m records judge LOG` makes one", state="unknown")
     by = f"judged by {JUDGES[found['judged_by']]}"
     refused = shown(str(found.get("refused")), 200)
-    require(found.get("ok") is not None, f"not judged: {refused}", state="unknown")
     require(found["ok"], f"{refused}; loss {shown(str(found.get('loss')))}, {by}")
     init, apart = found["init"], number(found["loss"]) - run.log.vals[-1].val_loss
     require(math.isclose(abs(apart), abs(number(found["difference"])), abs_tol=1e-9),
             f"a loss {apart:+.1e} from the log's, of which the verdict says {found['difference']}")
-    holdout = found.get("holdout") or {}
+    length = run.at("hyperparameters", "val_seq_len") or run.at("hyperparameters", "seq_len") or 1
+    least, holdout = min(length, claim.row["val_tokens"] // length // 4), found.get("holdout") or {}
     gap = f"a gap to the holdout {number(holdout.get('sds', 0)):.1f} sd above that of honest runs"
     for what, settled in ((gap, holdout.get("word") != "review"), ("no sandbox", found["sandbox"] != "none"),
+                          (f"{found['cuts']} cuts of at least {least}", found["cuts"] >= least),
                           (f"first weights {shown(init)}", init == "same" or found["judged_by"] != "owner")):
         require(settled, f"{what}, {by}", state="review")
     return f"{apart:+.1e} nats from the log's loss, {found['cuts']} cuts, {shown(found['sandbox'])}, {by}"

@@ -9,7 +9,7 @@ from records.tools.read.values import ReadError, need, number, shown
 
 JUDGES = {"owner": "its owner", "rerun": "a rerun", "verifier": "a verifier"}
 FIELDS = {"ok": bool, "judge_sha256": str, "sandbox": str, "device": str, "torch": str, "init": str,
-          "cuts": int, "import_cpu_ns": int}
+          "cuts": int}
 
 
 def verdict_path(log: Path) -> Path:
@@ -40,8 +40,8 @@ def verdict_on(run: Run) -> dict[str, Any] | None:
             if found.get(name) != value:
                 raise ReadError(f"{name} {shown(str(found.get(name)))}, the log has {shown(str(value))}; "
                                 f"judge it again")
-        if found.get("judged_by") not in JUDGES or found.get("ok") not in (True, False, None):
-            raise ReadError(f"expected ok true, false or null, and judged_by one of {', '.join(JUDGES)}")
+        if found.get("judged_by") not in JUDGES or type(found.get("ok")) is not bool:
+            raise ReadError(f"expected ok true or false, and judged_by one of {', '.join(JUDGES)}")
     except ReadError as error:
         raise ReadError(f"{shown(path.name)}: {error}") from None
     return found

@@ -54,7 +54,6 @@ def test_weights_go_once_a_run_is_judged_and_stay_where_it_is_not(logs, judge):
         judge.words[logs[2].name] = None
         assert judging.judge_all(logs[2:], signals, keep=False) == []
         assert judging.weights_path(logs[2]).exists()
-        verdict_path(logs[2]).unlink()
         judge.words[logs[2].name] = False
         assert judging.judge_all(logs, signals, keep=True) == [logs[2].name]
         assert judging.weights_path(logs[2]).exists() and len(judge.asked) == 3  # each once
@@ -82,9 +81,10 @@ def test_the_run_that_stands_beside_a_holdout_may_be_a_record(logs, judge, call,
 
 
 def test_the_checkouts_own_judge_is_asked_and_its_words_shown(logs, monkeypatch, capfd):
-    """A synthetic log names no weights: not judged, in a verdict beside it."""
+    """A synthetic log's weights are not there; a verdict that lay beside it was replaced by "not judged"."""
     monkeypatch.setattr(launches, "ROOT", ROOT)
+    verdict_path(logs[0]).write_text("an earlier one")
     with launches.Signals() as signals:
-        verdict = judging.judge(logs[0], signals)
-    assert verdict["ok"] is None and verdict["judged_by"] == "owner"
+        assert judging.judge(logs[0], signals) is None
     assert capfd.readouterr().out.startswith("judge: not judged: ")
+    assert verdict_path(logs[0]).read_text() == "an earlier one"
