@@ -70,7 +70,7 @@ def put(saved: Any, now: Any, parameters: dict[str, Tensor]) -> Any:
     olds = now if isinstance(now, (list, tuple)) and len(now) == len(items) else [None] * len(items)
     news = [put(item, old, parameters) for item, old in zip(items, olds)]
     if kind == "tuple":
-        return getattr(now, "_make", tuple)(news)
+        return getattr(now, "_make", type(now) if isinstance(now, tuple) else tuple)(news)
     now = now if isinstance(now, list) else []
     now[:] = news
     return now

@@ -3,7 +3,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -95,7 +95,9 @@ class Clock:
 def compiled_ns() -> int:
     """Return the time that torch says this process has spent compiling; 0 where nothing was compiled."""
     dynamo = sys.modules.get("torch._dynamo.utils")
-    return int(dynamo.calculate_time_spent()["total_wall_time"] * 1e9) if dynamo else 0
+    with suppress(AttributeError, RuntimeError):  # there is none, or another thread imports it or compiles
+        return int(dynamo.calculate_time_spent()["total_wall_time"] * 1e9)
+    return 0
 
 
 def host_clocks() -> dict[str, int | None]:

@@ -156,7 +156,7 @@ def check_batch(hp: Any, track: Track, device_batch_size: int | None, world_size
         batches = ", ".join(str(tokens) for _, tokens in stages(hp))
         raise ValueError(f"batch_tokens={batches} does not divide over world_size={world_size} ranks "
                          f"of {rows} sequences of {hp.seq_len}; use {', '.join(map(str, sizes))} ranks")
-    name = "val_seq_len" if hasattr(hp, "val_seq_len") else "seq_len"
+    name = "seq_len" if getattr(hp, "val_seq_len", None) is None else "val_seq_len"
     if (length := getattr(hp, name)) < 1 or track.val_piece % length:
         raise ValueError(f"{name}={length} does not divide the track's validation piece of "
                          f"{track.val_piece} tokens; use a power of two up to {track.val_piece}")

@@ -122,7 +122,8 @@ class FastReducer:
             with nullcontext() if reduce and i == len(passes) else self.net.no_sync():
                 loss = loss_sum(self.net, x, y) * scale
                 counted = y.numel() if tokens is None else tokens / len(passes)
-                facts = torch.stack([loss.detach(), torch.full_like(loss, counted)]).to(self.facts.dtype)
+                facts = torch.full_like(self.facts, counted)  # its dtype: a loss's may not hold the number
+                facts[0] = loss.detach()
                 (loss + self.facts @ facts).backward()
         loss, counted = self.facts.grad
         if not reduce:

@@ -190,7 +190,7 @@ class Run:
                     self._clock.synchronize()
                     self._clock.lengths_ns["warmup_step"].append(time.monotonic_ns() - begin)
                 self._validation.logits(self._validation.inputs.clone().fill_(0))
-            self._warming, self._scalars = False, {}
+            self._warming, self._scalars, self._reduced = False, {}, True
             snapshot.put_back()
             del snapshot
         yield from self._timed_steps()
@@ -358,7 +358,7 @@ class Run:
         """
         status = self.status if status == "ok" else status
         if status not in ("refused", "disk_full"):
-            with contextlib.suppress(BadInput, OSError):  # a file or a folder that cannot be logged
+            with contextlib.suppress(Exception):  # what cannot be logged: the end counts, whatever it was
                 self._open_log(None, None, None)
         if status == "ok":
             self._clock.finish()

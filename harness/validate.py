@@ -21,8 +21,8 @@ class Validation:
 
     def __init__(self, track: Track, shard: Path, hp: Any, model: nn.Module, net: Callable,
                  device: torch.device):
-        self.track, self.model, self.net = track, model, net
-        self.seq_len, self.piece_ns = getattr(hp, "val_seq_len", hp.seq_len), []  # of all pieces so far
+        self.track, self.model, self.net, self.piece_ns = track, model, net, []  # of all pieces so far
+        self.seq_len = getattr(hp, "val_seq_len", None) or hp.seq_len
         self.tokens = torch.from_numpy(read_shard(shard)[:track.val_tokens + 1].astype("int64")).to(device)
         self.inputs = self.tokens[:track.val_piece].view(-1, self.seq_len)
         self._probed = False

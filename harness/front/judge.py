@@ -53,6 +53,7 @@ def judge(log: Path, weights: Path | None = None, cuts: int | None = None, holdo
     verdict = dict.fromkeys(names) | {
         "format": 1, "log_sha256": sha256(source), "judge_sha256": sha256(canonical(judges).encode()),
         "device": device, "judged_by": by, "init": "could not tell", "limits": "unmeasured"}
+    run = None
     try:
         with ExitStack() as stack:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="judge-"))
@@ -67,7 +68,8 @@ def judge(log: Path, weights: Path | None = None, cuts: int | None = None, holdo
             verdict["holdout"]["against"] = {**(other["holdout"] or {}), "run_id": other["run_id"]}
         verdict["ok"] = run.holds()
     except Fails as error:
-        verdict |= {"ok": False, "refused": str(error)}
+        elsewhere = run and verdict["limits"] == "unmeasured"  # a script may want the device that it ran on
+        verdict |= {"ok": None if elsewhere else False, "refused": str(error)}
     except NotJudged as error:
         verdict["refused"] = str(error)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError,
@@ -91,7 +93,7 @@ class Judged:
             raise NotJudged(f"its track has another {', '.join(other)} than this checkout's")
         hp, facts, cpus = self.manifest["hyperparameters"], self.manifest["sys"], Path("/proc/cpuinfo")
         here = cpus.exists() and f": {facts['cpu']}\n" in cpus.read_text()
-        self.same_place = here and facts["torch"] == version("torch")
+        self.same_place = here and not facts["gpus"] and facts["torch"] == version("torch")
         seq_len = hp.get("val_seq_len") or hp["seq_len"]
         self.shape = [self.row["val_piece"] // seq_len, seq_len]
         self.setup = {
@@ -189,7 +191,7 @@ class Judged:
         x, y = (np.concatenate([piece[cut] for piece in self.pieces[:self.counted]]).reshape(-1, T)
                 for cut in (np.s_[:-1], np.s_[1:]))
         before, moved, peeks = self.costs[:self.counted].reshape(-1, T), 0.0, []
-        calls = list(probes(self.generator, len(x), T, min(T, len(x) // 4) if cuts is None else cuts, rows))
+        calls = list(probes(self.generator, len(x), T, cuts or default_cuts(len(x), T), rows))
         ids = [np.concatenate([part for row, cut, donor in call for part in (x[row][:cut], x[donor][cut:])])
                for call in calls]
         self.begin(child)
@@ -220,6 +222,11 @@ class Judged:
             raise NotJudged("no limits are measured for what is compiled, on a GPU, or bfloat16 of another "
                             "processor; see difference, moved and peek")
         return True
+
+
+def default_cuts(rows: int, T: int) -> int:
+    """Return the number of cuts: a quarter of the validation's rows, at most T, at least 128."""
+    return max(128, min(T, rows // 4))
 
 
 def nll(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@
 It locks itself up before it imports anything of FOLDER/code. stdin: a line of JSON, then ids, uint16. stdout:
 frames, each a line of JSON and as many bytes as that says. What the script prints goes to stderr.
 """
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -32,7 +33,8 @@ def main(folder: str, device: str) -> None:
     try:
         asked = json.loads(sys.stdin.buffer.readline())
         if device == "cpu":
-            resource.setrlimit(resource.RLIMIT_AS, (asked["memory"],) * 2)
+            with contextlib.suppress(ValueError, OSError):  # macOS has none, and a lower one may hold
+                resource.setrlimit(resource.RLIMIT_AS, (asked["memory"],) * 2)
         answer(asked, Path(folder), device, out, own)
     except BaseException as error:
         send(out, {"ok": word(error, asked), "error": f"{type(error).__name__}: {error}"[:1000]})
@@ -42,7 +44,7 @@ def answer(asked: dict[str, Any], folder: Path, device: str, out: BinaryIO, own:
     """Import the script, send the state of GPT(hp), load the weights, give logits."""
     import torch
     torch.set_float32_matmul_precision(asked["precision"])
-    sys.path.insert(0, str(folder / "code"))
+    sys.path[:0] = [str((folder / "code" / asked["script"]).parent), str(folder / "code")]
     module = load("submission", folder / "code" / asked["script"])
     send(out, {"imported": True})
     try:

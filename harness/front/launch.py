@@ -89,7 +89,8 @@ def launch(argv: list[str]) -> int:
     with Watch(getattr(plan.options, "timeout", 600)) as watch:  # older harnesses have no such option
         code = start([str(script), *rest], ranks, nodes, place.rdzv_endpoint, place.rdzv_id)
     for log in watch.ended if not code else ():
-        judge_run(log, place.judge == "true", contract, flags.get("data"), hint=not watch.report)
+        hint = not watch.report and plan.device == "cpu"  # limits are measured there
+        judge_run(log, place.judge == "true", contract, flags.get("data"), hint)
     return code
 
 

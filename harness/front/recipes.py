@@ -44,6 +44,7 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the script prints
     try:
+        sys.path.insert(0, str(Path(sys.argv[1]).resolve().parent))  # as for a program
         names = runpy.run_path(sys.argv[1], run_name="submission")
         recipes = {name: {field.name: repr(getattr(hp, field.name)) for field in dataclasses.fields(hp)}
                    for name, hp in names["RECIPES"].items()}

@@ -14,13 +14,13 @@ FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15}  # bits that an ABI knows; later ones
 EPERM, ENOSYS, ALLOW, CLONE3 = 0x50001, 0x50026, 0x7FFF0000, 435
 # fork vfork execve execveat | socket socketpair connect bind | shm* sem* msg* mq_open | add_key request_key
 # keyctl ptrace process_vm_* | kill tkill tgkill rt_*sigqueueinfo | *chmod* *chown* | *utime* | *xattr |
-# userfaultfd bpf perf_event_open unshare setns mount open_by_handle_at sched_setaffinity
+# userfaultfd bpf perf_event_open unshare setns mount open_by_handle_at sched_setaffinity truncate
 X86_64 = (57, 58, 59, 322, 41, 53, 42, 49, 29, 30, 31, 67, 64, 65, 66, 220, 68, 69, 70, 71, 240, 248, 249,
           250, 101, 310, 311, 62, 200, 234, 129, 297, 90, 91, 268, 92, 93, 94, 260, 132, 235, 261, 280, 188,
-          189, 190, 197, 198, 199, 323, 321, 298, 272, 308, 165, 304, 203)
+          189, 190, 197, 198, 199, 323, 321, 298, 272, 308, 165, 304, 203, 76)
 AARCH64 = (221, 281, 198, 199, 203, 200, 194, 195, 196, 197, 190, 191, 192, 193, 186, 187, 188, 189, 180,
            217, 218, 219, 117, 270, 271, 129, 130, 131, 138, 240, 52, 53, 54, 55, 88, 5, 6, 7, 14, 15, 16,
-           282, 280, 241, 97, 268, 40, 265, 122)
+           282, 280, 241, 97, 268, 40, 265, 122, 45)
 # pidfd_send_signal io_uring_* pidfd_open pidfd_getfd fchmodat2 setxattrat removexattrat file_setattr
 COMMON = (424, 425, 426, 427, 434, 438, 452, 463, 466, 469)
 MACHINES = {"x86_64": (0xC000003E, 56, X86_64), "aarch64": (0xC00000B7, 220, AARCH64)}

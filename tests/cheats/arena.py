@@ -255,7 +255,7 @@ def forge(log: Path) -> None:
         "format": 1, **{name: manifest[name] for name in ("run_id", "track", "seed")}, "ok": True,
         "log_sha256": sha256(log.read_bytes()), "state_sha256": end["state_sha256"], "judge_sha256": "0" * 64,
         "refused": None, "loss": end["val_loss"], "difference": 0.0, "moved": 0.0, "peek": 0.0,
-        "peek_se": 0.0, "cuts": 32, "init": "same", "holdout": None, "numbers": 1, "parameters": 1,
+        "peek_se": 0.0, "cuts": 128, "init": "same", "holdout": None, "numbers": 1, "parameters": 1,
         "calls": 1, "order_seed": 0, "limits": {"difference": 2e-6, "moved": 0.0},
         "sandbox": "landlock7+seccomp", "device": "cpu", "torch": manifest["sys"]["torch"],
         "import_cpu_ns": 10**10, "seconds": 1.0, "judged_by": "owner"}))

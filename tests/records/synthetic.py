@@ -85,7 +85,7 @@ def sound(seed: int) -> types.SimpleNamespace:
         script=SCRIPT, files=dict(HARNESS), manifest=manifest, vals=vals, train=train, more=[], late={},
         imported=(),  # the files of harness/front/ that a rank loaded
         verdict={"format": 1, "ok": True, "refused": None, "difference": 0.0,
-                 "moved": 0.0, "peek": 0.0, "peek_se": 0.0, "cuts": 8, "init": "same", "holdout": None,
+                 "moved": 0.0, "peek": 0.0, "peek_se": 0.0, "cuts": 128, "init": "same", "holdout": None,
                  "sandbox": "landlock7+seccomp", "device": "cpu", "torch": "2.13.0", "judge_sha256": "7" * 64,
                  "state_sha256": "5" * 64, "import_cpu_ns": 3 * 10**9, "judged_by": "owner"},
         end={"status": "ok", "wall_ns": sum(parts.values()), **parts, "state_sha256": "5" * 64,

@@ -47,11 +47,9 @@ def main(arguments: argparse.Namespace) -> int:
     by = "owner" if made_here(log.path) else "verifier"
     with launches.Signals() as signals:
         verdict = judge(log.path, signals, words, quiet=arguments.json, by=by)
-    if verdict is None:
-        return 130 if signals.caught else 2
-    if arguments.json:
-        print(json_text(verdict, None), end="")
-    return {True: 0, False: 1}.get(verdict["ok"], 2)
+    if arguments.json and not signals.caught:
+        print(json_text(verdict or {"ok": None}, None), end="")
+    return 130 if signals.caught else 2 if verdict is None else 0 if verdict["ok"] else 1
 
 
 def made_here(log: Path) -> bool:
@@ -86,21 +84,25 @@ def judge_all(logs: Iterable[Path], signals: launches.Signals, keep: bool) -> li
     """Judge the runs that have weights and no verdict, after the last timed one; return the bad ones' names.
 
     A verdict that is another log's, or damaged, is made anew. The weights of what is judged are dropped
-    unless they are to be kept; those of what could not be judged stay. Raises KeyboardInterrupt where a
-    signal came.
+    unless they are to be kept; those of what could not be judged, or without a sandbox, stay.
+    Raises KeyboardInterrupt where a signal came.
     """
     bad = []
     for log in logs:
+        run = load_runs(log)[0]
         try:
-            verdict = verdict_on(load_runs(log)[0])
+            verdict = verdict_on(run)
         except ReadError:
             verdict = None  # without weights it stays, and verify says what is wrong with it
-        if verdict is None and weights_path(log).exists():
+        if run.at("sys", "gpus") or run.at("launch", "compile"):
+            print(f"{shown(log.name)}: not judged: nobody has measured limits for GPUs or compiled code",
+                  file=sys.stderr)
+        elif verdict is None and weights_path(log).exists():
             print(f"judging {shown(log.stem)}", file=sys.stderr)
             verdict = judge(log, signals, quiet=True)
         if signals.caught:
             raise KeyboardInterrupt("interrupted; the same command goes on with judging")
-        if verdict and not keep:
+        if verdict and verdict.get("sandbox") != "none" and not keep:
             weights_path(log).unlink(missing_ok=True)
         if verdict and verdict.get("ok") is False:
             bad.append(log.name)

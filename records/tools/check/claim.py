@@ -156,7 +156,7 @@ def taken_reviews() -> dict[str, set[str]]:
         for entry in tomllib.loads(path.read_text()).get("review", []) if path.is_file() else []:
             need(entry, "reason", str)
             found.setdefault(need(entry, "check", str), set()).update(map(str, need(entry, "logs", list)))
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise ReadError(f"records/{path.name}: {error}") from None
     return found
 

@@ -1,4 +1,5 @@
 """The checks of verify that look at one run at a time; each says what it found, with its evidence."""
+import contextlib
 import math
 import re
 from collections.abc import Callable, Sized
@@ -66,7 +67,8 @@ def each_run(check: Callable[[Run, Claim], str], claim: Claim) -> Result:
     state = next((state for state, found in wrong.items() if found), "ok")
     worst = wrong.get(state, {})
     found = [f"{first_of([run.name for run in runs], 2)}: {what}" for what, runs in worst.items()]
-    logs = tuple(run.sha256 for runs in worst.values() for run in runs)
+    unsettled = [*worst.values(), *(wrong["unknown"].values() if state == "review" else [])]
+    logs = tuple(run.sha256 for runs in unsettled for run in runs)
     return Result(state, first_of(found or fine), logs)
 
 
@@ -342,20 +344,17 @@ def untimed(run: Run, claim: Claim) -> str:
     """
     process, spare = run.at("process"), run.end.get("untimed")
     require(process and spare, "the log does not tell", state="unknown")
-    require(process["runs_before"] == 0, f"{process['runs_before']} runs before it in its process",
-            state="review")
+    require(not (n := process["runs_before"]), f"{n} runs before it in its process", state="review")
     numbers = (process["cpu_ns"], *spare.values())
     require(all(type(n) is int and n >= 0 for n in numbers), "times are missing or negative")
-    charged, validated = run.end["timed_ns"], run.end["validation_ns"]
-    require(spare["step_ns"] * run.end["step"] <= 2 * charged and
-            spare["pieces"] * spare["piece_ns"] <= 2 * validated, "a median of over twice the mean")
-    try:
-        judged = verdict_on(run) or {}
-    except ReadError:
-        judged = {}  # which `judge` tells
+    started, charged, validated = process["cpu_ns"], run.end["timed_ns"], run.end["validation_ns"]
+    steps, pieces = spare["step_ns"] * run.end["step"], spare["piece_ns"] * spare["pieces"]
+    require(steps <= 2 * charged and pieces <= 2 * validated, "a median of over twice a mean", "", "review")
+    with contextlib.suppress(ReadError):  # which `judge` tells
+        started = min((verdict_on(run) or {}).get("import_cpu_ns") or started, 30 * 10**9)
     trained = run.at("hyperparameters", "batch_tokens") / run.at("world_size")  # tokens of a rank's step
     piece = min(spare["piece_ns"], int(spare["step_ns"] * claim.row["val_piece"] / trained))
-    parts = {"start": process["cpu_ns"] - (judged.get("import_cpu_ns") or process["cpu_ns"]),
+    parts = {"start": process["cpu_ns"] - started,
              "set-up": spare.get("setup_ns", 0),
              "warm-up": run.end["warmup_ns"] - spare["warmup_steps"] * spare["step_ns"] - spare["compile_ns"],
              "validation": validated - spare["pieces"] * piece,
@@ -384,10 +383,12 @@ def judge(run: Run, claim: Claim) -> str:
     init, apart = found["init"], number(found["loss"]) - run.log.vals[-1].val_loss
     require(math.isclose(abs(apart), abs(number(found["difference"])), abs_tol=1e-9),
             f"a loss {apart:+.1e} from the log's, of which the verdict says {found['difference']}")
-    length = run.at("hyperparameters", "val_seq_len") or run.at("hyperparameters", "seq_len") or 1
-    least, holdout = min(length, claim.row["val_tokens"] // length // 4), found.get("holdout") or {}
+    hp, holdout = run.mapping("hyperparameters"), found.get("holdout") or {}
+    length = hp.get("val_seq_len") or hp.get("seq_len") or 1
+    least = max(128, min(length, claim.row["val_tokens"] // length // 4))
     gap = f"a gap to the holdout {number(holdout.get('sds', 0)):.1f} sd above that of honest runs"
-    for what, settled in ((gap, holdout.get("word") != "review"), ("no sandbox", found["sandbox"] != "none"),
+    whole = re.fullmatch(r"landlock\d+\+seccomp", found["sandbox"])
+    for what, settled in ((gap, holdout.get("word") != "review"), ("no whole sandbox", whole),
                           (f"{found['cuts']} cuts of at least {least}", found["cuts"] >= least),
                           (f"first weights {shown(init)}", init == "same" or found["judged_by"] != "owner")):
         require(settled, f"{what}, {by}", state="review")

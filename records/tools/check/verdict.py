@@ -40,7 +40,7 @@ def verdict_on(run: Run) -> dict[str, Any] | None:
             if found.get(name) != value:
                 raise ReadError(f"{name} {shown(str(found.get(name)))}, the log has {shown(str(value))}; "
                                 f"judge it again")
-        if found.get("judged_by") not in JUDGES or type(found.get("ok")) is not bool:
+        if found.get("judged_by") not in [*JUDGES] or type(found.get("ok")) is not bool:
             raise ReadError(f"expected ok true or false, and judged_by one of {', '.join(JUDGES)}")
     except ReadError as error:
         raise ReadError(f"{shown(path.name)}: {error}") from None

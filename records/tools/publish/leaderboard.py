@@ -41,8 +41,9 @@ def main(arguments: argparse.Namespace) -> int:
                    for folder, judgement in judged.items() if judgement.broken]:
         print(*refused, sep="\n", file=sys.stderr)
         return 1
-    held = {folder.name: judgement.word for folder, judgement in judged.items() if judgement.held}
     for track in names:
+        held = {folder.name: judgement.word for folder, judgement in judged.items()
+                if judgement.held and folder.parent.name == track}
         begin, end = MARKER.format(track, "begin"), MARKER.format(track, "end")
         if (block := table(track, records, held)) or begin in new:  # a new track may have neither
             new = replaced(new, begin, end, f"{begin}\n{block}{end}", name)

@@ -116,9 +116,11 @@ def missing(judgement: Judgement) -> list[str]:
                      "a proof: no declared look is left")
     own = next(each for each in standings(folder.parent) if each.folder == folder)
     if own.before and own.ratio is None:
-        sides = shlex.join([str(folder), str(own.before.folder)])
-        lines.append(f"a race against the present record ({own.speed}): python -m records race {sides}, then "
-                     "submit with --race")
+        script = f"submissions/{own.before.folder.name}.py"  # on today's harness, not on its own
+        checkout, race = (shlex.join(["python", "-m", "records", *words]) for words in (
+            ["checkout", str(own.before.folder), script], ["race", str(folder), script]))
+        lines.append(f"a race against the present record ({own.speed}): {checkout}, {race}, then submit with "
+                     "--race")
     lines += [f"a reader's eye on {name}: {judgement.checks[name].evidence}"
               for name in judgement.having("review")]
     return lines + [f"{what}: {judgement.checks[name].evidence}"

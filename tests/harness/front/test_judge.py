@@ -44,7 +44,7 @@ def test_an_honest_run_holds_and_its_holdout_is_other_text(judged, run):
     verdict = judged(holdout="5")
     assert verdict["ok"] is True and verdict["refused"] is None and verdict["limits"] == LIMITS
     assert verdict["moved"] == verdict["peek"] == 0.0 and abs(verdict["difference"]) < 2e-6
-    assert (verdict["init"], verdict["cuts"], verdict["seed"]) == ("same", 8, 3)
+    assert (verdict["init"], verdict["cuts"], verdict["seed"]) == ("same", 128, 3)
     assert verdict["loss"] == pytest.approx(result(run[1])["val_loss"], abs=2e-6)
     assert verdict["numbers"] == verdict["parameters"] and verdict["import_cpu_ns"] > 10**8
     held = verdict["holdout"]

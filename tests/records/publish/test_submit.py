@@ -52,7 +52,8 @@ def test_commands_to_paste_are_quoted_and_name_the_record_to_race(root, submit, 
     first, second = (call("submit", *logs, f"--name={name}", "--to", to).out for name in ("One", "Two"))
     one, two = (to / "tiny" / f"2026-01-01_{name}" for name in ("One", "Two"))
     assert f"next: python -m records verify '{one}'\n" in first and "race" not in first
-    assert f"(not raced against One): python -m records race '{two}' '{one}', then" in second
+    assert f"(not raced against One): python -m records checkout '{one}' submissions/2026-01-01_One.py, " \
+           f"python -m records race '{two}' submissions/2026-01-01_One.py, then" in second
 
 
 def test_what_verify_calls_invalid_is_refused_by_name(root, submit):

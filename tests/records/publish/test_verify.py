@@ -61,8 +61,8 @@ def test_what_asks_for_a_reader_stands_beside_the_word(root, call):
 
 @pytest.mark.parametrize("change, words", [
     (setting(verdict=None), "no verdict of the judge"),
-    (judging(ok=None, refused="no GPT(hp)"), "not judged: no GPT"),
-    (judging(sandbox="none"), "no sandbox"), (setting(script=SCRIPT + b"exec(BLOB)\n"), "train.py:3"),
+    (judging(sandbox="none"), "no whole sandbox"), (judging(sandbox="seccomp"), "no whole sandbox"),
+    (judging(cuts=1), "1 cuts of at least 128"), (setting(script=SCRIPT + b"exec(BLOB)\n"), "train.py:3"),
     (change("process", None), "the log does not tell")])
 def test_a_new_claim_is_promising_at_most_while_something_is_open(change, words, root, found):
     claim = found(0, *campaign(root, change=change, which=None))
