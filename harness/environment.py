@@ -136,16 +136,18 @@ def foreign_modules() -> dict[str, dict[str, str]]:
     By top-level name; the digest is over name and sha256 of its loaded files. A stack's name counts as such
     beside torch only.
     """
-    python, beside = Path(sysconfig.get_path("stdlib")).resolve(), Path(torch.__file__).resolve().parents[1]
+    python, beside = Path(sysconfig.get_path("stdlib")), Path(torch.__file__).resolve().parents[1]
     known: dict[str, bool] = {"__main__": True, "__mp_main__": True}  # the script, by both names
     foreign: dict[str, dict[str, str]] = {}
     for name, module in sorted(sys.modules.items()):
         if not (file := getattr(module, "__file__", None)):
             continue
         if (top := name.partition(".")[0]) not in known:
-            home = Path(getattr(sys.modules.get(top), "__file__", None) or file).resolve()
+            given = Path(getattr(sys.modules.get(top), "__file__", None) or file)
+            home = given.resolve()  # a system's Python may link a file of its own to elsewhere
             known[top] = (top in torch_stack() and home.is_relative_to(beside) or is_ours(home)
-                          or home.is_relative_to(python) and "site-packages" not in home.parts)
+                          or (given.is_relative_to(python) or home.is_relative_to(python.resolve()))
+                          and not {"site-packages", "dist-packages"} & {*given.parts})
         if not known[top]:
             source = Path(file).read_bytes() if Path(file).is_file() else b""
             foreign.setdefault(top, {})[name] = sha256(source)

@@ -55,6 +55,20 @@ def test_a_module_from_elsewhere_stands_with_its_digest_and_torchs_stack_pythons
             del sys.modules[name]
 
 
+def test_a_file_of_pythons_own_may_be_a_link_as_debians_sitecustomize_is(tmp_path, monkeypatch):
+    """It made every honest run of a system's Python one for a reader."""
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / "zz_custom.py").write_text("")
+    (tmp_path / "python").mkdir()
+    (tmp_path / "python" / "zz_custom.py").symlink_to(tmp_path / "etc" / "zz_custom.py")
+    monkeypatch.syspath_prepend(tmp_path / "python")
+    importlib.import_module("zz_custom")
+    assert "zz_custom" in foreign_modules()
+    monkeypatch.setattr(environment.sysconfig, "get_path", lambda name: str(tmp_path / "python"))
+    assert "zz_custom" not in foreign_modules()
+    del sys.modules["zz_custom"]
+
+
 def test_a_package_has_its_version():
     assert foreign_modules()["pytest"]["version"] == pytest.__version__
 

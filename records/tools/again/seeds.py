@@ -11,6 +11,7 @@ from typing import Any
 
 from records.tools.again import launch as launches
 from records.tools.again.judge import judge_all
+from records.tools.check.claim import LEDGER, attempts
 from records.tools.check.race import ENDED_BY_USER
 from records.tools.check.significance import ALPHA, LOOKS, Verdict, decide
 from records.tools.read.log import Log, read_json, read_log, sha256
@@ -71,13 +72,26 @@ def main(arguments: argparse.Namespace) -> int:
         bad = judge_all([RUNS / name for name in state["logs"]], signals, keep == "true")
     if bad:
         verdict = Verdict("INVALID", f"by the judge {', '.join(map(shown, bad))} does not hold", None)
-    names = [os.path.relpath(RUNS / name) for name in state["logs"]]
+    logs_named = *state["logs"], *runs_beside(logs, code.digest, track)
+    names = [os.path.relpath(RUNS / name) for name in logs_named]
     if arguments.json:
         print(json.dumps({"word": verdict.word, "reason": verdict.reason, "logs": names}))
     else:
         print(f"{verdict.word}: {verdict.reason}")
         print(next_step(verdict, losses, row["target"], names))
     return 0 if verdict.word == "PROVEN" else 1
+
+
+def runs_beside(logs: list[Log], digest: str, track: str) -> list[str]:
+    """Return the names of finished runs of this code on as many ranks that no campaign made.
+
+    They are attempts too, and a seed that is there twice counts once.
+    """
+    ledger, here = RUNS / LEDGER, {log.path.name for log in logs}
+    found = {f"{run['run_id']}.txt" for run in (attempts(ledger, digest, track) if ledger.is_file() else ())
+             if run["status"] == "ok"} - here
+    return [name for name in sorted(found) if (RUNS / name).is_file() and
+            read_log(RUNS / name).manifest.get("world_size") == logs[0].manifest.get("world_size")]
 
 
 def next_step(verdict: Verdict, losses: list[float], target: float, names: list[str]) -> str:
