@@ -30,6 +30,7 @@ from bench.run import run_one  # noqa: E402
 from harness.checkpoint import Snapshot  # noqa: E402
 from harness.environment import process_group  # noqa: E402
 from harness.shards import check_shard  # noqa: E402
+from harness.vocabulary import token_bytes  # noqa: E402
 
 PEAK_TFLOPS = 989  # H100 and H200 SXM, bfloat16 without sparsity, by NVIDIA's data sheet
 BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION,
@@ -42,7 +43,7 @@ data = "data/none"
 train_files = "*train*.bin"
 val_files = "*val*.bin"
 vocabulary = "data/gpt2/vocab.bpe"
-vocab_size = 50257
+vocab_size = {vocab_size}
 val_tokens = {val_tokens}
 val_piece = {val_piece}
 target = 3.28
@@ -227,7 +228,9 @@ def curve(data: Path, device: torch.device, quick: bool) -> Result:
              "--micro_batch=2"]
     with Project() as project:
         with open(project.folder / "harness" / "tracks.toml", "a") as f:
-            f.write(ROW.format(val_tokens=val_tokens, val_piece=piece))
+            own = data / "vocab.bpe"
+            f.write(ROW.format(val_tokens=val_tokens, val_piece=piece,
+                               vocab_size=len(token_bytes(own)) if own.is_file() else 50257))
         launch = project.run("--track=bench", f"--data={data}", f"--device={device.type}",
                              "--nproc_per_node=1",
                              f"--num_iterations={n}", f"--cooldown_iters={max(1, n // 4)}",
