@@ -39,10 +39,16 @@ def near(found: list[float], golden: list[float], tolerance: float) -> bool:
 
 
 def measured(name: str, dtype: str, steps: int, monkeypatch: pytest.MonkeyPatch) -> Loop:
-    """Return the loop after some steps of the shipped script; no loss is rounded to less than dtype."""
+    """Return the loop after some steps of the shipped script; no loss is rounded to less than dtype.
+
+    Its products are MKL's, as those of the golden curve: a run in this process may have left oneDNN's.
+    """
     if dtype == "float64":
         monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
     loop = measure(script, load(name), dtype, steps)
+    torch.set_float32_matmul_precision(before)
     assert len(loop.train_loss) == len(loop.grad_norm) == steps
     return loop
 
