@@ -6,7 +6,7 @@
 Prints a table: fault, and how often the run ended how, as status in the log, exit code, status in the ledger
 (- where there is none); --output keeps it, with what it was measured on, after each fault. Exit code 1 where
 a run is not as its fault allows: another status or code, a ledger that does not know how a log ended, no word
-on the terminal, or a process, spare file or FIFO that is left.
+on the terminal, or a process or FIFO that is left.
 Kills, stops and limits of file sizes are the system's own: Linux only.
 """
 import argparse
@@ -152,7 +152,7 @@ def judge(runs: Path, code: int, said: str, fault: Fault | None, wrong: list[str
         last = data.split(b"\n")[-2:]
         wrong += ["half a line in the log"] * (last[-1] != b"")
         status = json.loads(last[0][6:])["status"] if last[0].startswith(b"#:end ") else "-"
-    wrong += [f"{len(logs)} logs"] * (len(logs) > 1) + [f"{path.name} left" for path in runs.glob(".*spare")]
+    wrong += [f"{len(logs)} logs"] * (len(logs) > 1)
     if status != "ok" or code:  # ok, and a code: it was over, but for the last processes
         wrong += [f"status {status}"] * (status not in {"ok"} | (fault.statuses if fault else set()))
         wrong += [f"exit code {code}"] * (code not in (fault.codes if fault else ()))

@@ -58,7 +58,7 @@ def main(arguments: argparse.Namespace) -> int:
                            "could not tell: this harness tells its launcher nothing"}
     print(json.dumps(answer) if arguments.json else f"{answer['verdict']}: {answer['reason']}\n"
           f"rule: {answer['rule']}\n"
-          f"judge of the new run: {WORDS[verdict['ok']] if verdict else 'not judged'}\n"
+          f"judge of the new run: {WORDS[verdict and verdict['ok']]}\n"
           f"new log: {path}\nunchanged since the run: {answer['unchanged']}")
     if verdict and verdict["ok"] is False:
         return 1
