@@ -5,6 +5,7 @@ import sys
 import pytest
 from tiny import environment, result
 
+from harness.front.judge import judge
 from harness.track import ROOT
 from lab.__main__ import COMMANDS, main
 from lab.environment import VARIABLES
@@ -34,6 +35,14 @@ def test_a_log_starts_with_its_recipe_and_what_is_ripped_repeats_it_on_two_ranks
     assert done.returncode == 0, done.stderr
     repeated = result(ROOT / done.stdout.rsplit("log: ", 1)[1].splitlines()[0])
     assert repeated["state_sha256"] == result(log)["state_sha256"]
+
+
+@pytest.mark.slow
+def test_a_recipes_run_is_judged_by_its_log_and_weights(capsys):
+    """Its script asks for tracks and shards, of which the judge's child sees names and lengths."""
+    log = train_recipe(load_recipe("transfer_proxy", TINY), seed=2, flags=["--weights=true"]).log
+    verdict = judge(log)
+    assert verdict["ok"] is True and verdict["init"] == "same", verdict["refused"]
 
 
 def test_gradients_are_clipped_globally_and_logged_before(capsys):
