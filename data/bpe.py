@@ -1,7 +1,8 @@
 """Text to token ids by any vocab.bpe file, GPT-2's or our own: with tiktoken or, slower, without a package.
 
-    python -m data.bpe VOCAB SHARD < TEXT           without: end of text and the text's ids, as a shard
+    python -m data.bpe VOCAB DIR         writes the files that transformers' GPT2Tokenizer reads
 """
+import json
 import re
 import sys
 import unicodedata
@@ -11,10 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from harness.shards import write_shard
-from harness.vocabulary import END_OF_TEXT, token_bytes
+from harness.vocabulary import ALPHABET, BYTE_ORDER, END_OF_TEXT, token_bytes
 
 # GPT-2's pre-tokenisation, as tiktoken spells it (github.com/openai/tiktoken, r50k_pat_str): the same pieces
 # as GPT-2's own pattern, with possessive quantifiers, which spare the backtracking.
@@ -69,10 +67,14 @@ def ranges(holds: Callable[[str], bool]) -> Iterator[str]:
             yield f"{re.escape(chars[0])}-{re.escape(chars[-1])}"
 
 
-def main(vocab: str, shard: str) -> None:
-    """Write stdin as a shard. Bytes that are not UTF-8 become U+FFFD."""
-    ids = encoder(vocab)(sys.stdin.buffer.read().decode(errors="replace"))
-    write_shard(shard, np.array([len(token_bytes(vocab)) - 1, *ids]))
+def main(vocab_path: str, folder: str) -> None:
+    """Write merges.txt, vocab.json and tokenizer_config.json into a folder."""
+    table, letters, end = token_bytes(vocab_path), dict(zip(BYTE_ORDER, ALPHABET)), END_OF_TEXT.decode()
+    ids = {"".join(map(letters.get, token)): rank for rank, token in enumerate(table[:-1])}
+    words = {"tokenizer_class": "GPT2Tokenizer", "bos_token": end, "eos_token": end, "unk_token": end}
+    (Path(folder) / "merges.txt").write_bytes(Path(vocab_path).read_bytes())
+    (Path(folder) / "vocab.json").write_text(json.dumps({**ids, end: len(table) - 1}))
+    (Path(folder) / "tokenizer_config.json").write_text(json.dumps(words))
 
 
 if __name__ == "__main__":

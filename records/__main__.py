@@ -40,6 +40,8 @@ COMMANDS = {
                  'python -m records generate @latest --prompt "The President of the"', "again.generate"),
     "evaluate": ("tell what a text costs a run's model, in nats per token and bits per byte",
                  "python -m records evaluate @latest README.md", "again.evaluate"),
+    "export": ("write a run's model into a folder that needs torch alone, the lab's GPT-2 as transformers'",
+               "python -m records export @latest exported", "again.export"),
     "plot": ("draw the losses of runs, or the history of a track's records",
              "python -m records plot records/runs/*.txt -o losses.png --x time --ladder", "show.plot"),
     "leaderboard": ("write each track's table in README.md from the records",

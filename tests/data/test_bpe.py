@@ -1,4 +1,4 @@
-"""data/bpe.py: what needs no package gives tiktoken's ids."""
+"""data/bpe.py and ids.py: what needs no package gives tiktoken's ids."""
 import io
 import random
 import sys
@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from data import bpe
+from data import bpe, ids
 from harness.runlog import ROOT
 from harness.shards import read_shard
 
@@ -28,6 +28,6 @@ def test_any_text_has_the_same_ids_with_and_without_tiktoken(vocabulary):
 
 def test_a_text_becomes_a_shard_that_begins_with_an_end_of_text(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("Call me Ishmael.".encode() + b"\xff")))
-    bpe.main(str(SAMPLE), str(tmp_path / "x.bin"))
-    codec, ids = bpe.encoding(SAMPLE), read_shard(tmp_path / "x.bin")
-    np.testing.assert_array_equal(ids, [4095, *codec.encode_ordinary("Call me Ishmael.\ufffd")])
+    ids.main(str(SAMPLE), str(tmp_path / "x.bin"))
+    expected = [4095, *bpe.encoding(SAMPLE).encode_ordinary("Call me Ishmael.\ufffd")]
+    np.testing.assert_array_equal(read_shard(tmp_path / "x.bin"), expected)

@@ -206,7 +206,7 @@ def vocabulary_of(track: str, data: Path | None = None) -> Path:
 
 def write_ids(text: bytes, vocabulary: Path, shard: Path) -> Path:
     """Write an end of text and the ids of a text as a shard; return its path."""
-    process = start("data.bpe", vocabulary, shard, stdin=subprocess.PIPE)
+    process = start("data.ids", vocabulary, shard, stdin=subprocess.PIPE)
     process.communicate(text)
     if process.returncode:
         raise ReadError(f"{shard.name}: its text gave no ids (exit code {process.returncode}); see above")

@@ -15,7 +15,8 @@ from records.tools.again import launch as launches
 @pytest.fixture
 def log(project: Project, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The log of a run that lies where this checkout's do, its weights beside it."""
-    shutil.copy(ROOT / "data" / "bpe.py", project.folder / "data")
+    for name in ("bpe.py", "ids.py"):
+        shutil.copy(ROOT / "data" / name, project.folder / "data")
     project.run(1)
     monkeypatch.setattr(launches, "ROOT", project.folder)
     return project.logs()[0]
