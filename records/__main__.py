@@ -37,7 +37,7 @@ COMMANDS = {
     "judge": ("judge a run by its log and weights alone: loss, what it sees ahead, its first weights",
               "python -m records judge -1", "again.judge"),
     "generate": ("write text with a run's model",
-                 'python -m records generate @latest --prompt "The President of the"', "again.generate"),
+                 'python -m records generate @latest --prompt "In 1856, Abraham Lincoln"', "again.generate"),
     "evaluate": ("tell what a text costs a run's model, in nats per token and bits per byte",
                  "python -m records evaluate @latest README.md", "again.evaluate"),
     "export": ("write a run's model into a folder that needs torch alone, the lab's GPT-2 as transformers'",

@@ -1,6 +1,8 @@
 """lab train: a recipe runs as a submission of its own, and its log gives the run back."""
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from tiny import environment, result
@@ -40,8 +42,9 @@ def test_a_log_starts_with_its_recipe_and_what_is_ripped_repeats_it_on_two_ranks
 @pytest.mark.slow
 def test_a_recipes_run_is_judged_by_its_log_and_weights(capsys):
     """Its script asks for tracks and shards, of which the judge's child sees names and lengths."""
-    log = train_recipe(load_recipe("transfer_proxy", TINY), seed=2, flags=["--weights=true"]).log
-    verdict = judge(log)
+    override = [str(word) for pair in TINY.items() for word in pair]
+    main(["train", "--config", "transfer_proxy", "--seed", "2", "--keep_weights", "--override", *override])
+    verdict = judge(Path(re.search(r"log: (\S+\.txt)", capsys.readouterr().out)[1]))
     assert verdict["ok"] is True and verdict["init"] == "same", verdict["refused"]
 
 

@@ -7,6 +7,7 @@ import argparse
 import ast
 import hashlib
 import json
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -26,7 +27,7 @@ ARGUMENTS = {
     "folder": {"metavar": "DIR", "type": Path, "help": "empty, or not there yet"},
     "--weights": WEIGHTS,
 }
-MODEL = '''"""A trained language model: python model.py "The President of the" writes what follows."""
+MODEL = '''"""A trained language model: python model.py "In 1856, Abraham Lincoln" writes what follows."""
 import dataclasses
 import json
 import sys
@@ -89,7 +90,7 @@ A language model, trained on the track `{track}`; written by `python -m records 
 {rows}
 
 ```
-python model.py "The President of the"
+python model.py "In 1856, Abraham Lincoln"
 ```
 
 needs torch alone. {code}
@@ -129,7 +130,8 @@ def main(arguments: argparse.Namespace) -> int:
                   "n_positions": hp.get("val_seq_len") or hp.get("seq_len"), "vocab_size": row["vocab_size"]}
         (folder / "config.json").write_text(json_text(config))
     (folder / "README.md").write_text(readme(run, "transformers" if kind else "script"))
-    print(f"wrote {folder}; to see it write: python {folder / 'model.py'} 'The President of the'")
+    command = shlex.join([launches.torch_python(), str(folder / "model.py"), "In 1856, Abraham Lincoln"])
+    print(f"wrote {folder}; it writes text: {command}")
     return 0
 
 
