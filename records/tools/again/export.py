@@ -203,7 +203,8 @@ def readme(run: Run, code: str) -> str:
         "loss": f"{end.get('val_loss')} nats per token on {row.get('val_tokens')} tokens of validation",
         "training": f"{end.get('step')} steps, {end.get('tokens')} tokens on {run.world_size} rank(s) of "
                     f"{run.device}, seed {run.seed}",
-        "parameters": run.at("parameters", "total"), "log": f"sha256 {run.sha256}",
-        "weights of the run": f"sha256 {end.get('state_sha256')}"}
+        "parameters": f"{run.at('parameters', 'total')}, products in {run.hyperparameters.get('dtype')}",
+        "log": f"sha256 {run.sha256}",
+        "weights": f"sha256 {end.get('state_sha256')}"}
     rows = "\n".join(f"| {name} | {shown(str(value), 200)} |" for name, value in facts.items())
     return README.format(run_id=shown(run.run_id), track=shown(str(run.track)), rows=rows, code=CODE[code])
