@@ -196,7 +196,7 @@ def start(command: list[str], ranks: int, nodes: int, endpoint: str | None, run_
     handlers = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     taken = [s.name for s, handler in handlers.items() if handler is not signal.SIG_IGN]  # nohup: ignored
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its warnings show C++ stacks when a peer is gone
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # the others show C++ stacks when a peer is gone
     # a submission may lie anywhere; the harness that referees it is this one
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     config = LaunchConfig(
