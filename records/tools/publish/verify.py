@@ -20,7 +20,7 @@ ARGUMENTS = {
     "paths": {"metavar": "LOG|DIR", "nargs": "+", "type": locate,
               "help": "logs of one claim, a record's folder, or a folder with records below"},
     "--ledger": {"metavar": "FILE", "type": Path, "help": "default: ledger.jsonl beside the logs"},
-    "--track": {"help": "of logs that name none; default: fineweb"},
+    "--track": {"help": "of logs that name none, also one of records/public_tracks.toml; default: fineweb"},
     "--json": "print one JSON array, an entry a claim",
 }
 MARKS = {"ok": "ok     ", "fail": "FAIL   ", "review": "REVIEW ", "unknown": "unknown"}

@@ -3,6 +3,7 @@ import argparse
 import math
 import statistics
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +43,14 @@ def main(arguments: argparse.Namespace) -> int:
     report = head(group, new)
     if arguments.vs is None or arguments.target is not None:
         target = track_target(group.runs) if arguments.target is None else arguments.target
-        alpha = row_of(group.runs).get("significance", {}).get("alpha", ALPHA)
-        report["target"] = against(new, target, alpha)
+        report["target"] = against(new, target, **significance.rule(row_of(group.runs)))
     if arguments.vs is not None:
         other = load(arguments.vs)
         if len(tracks := sorted({run.track for run in group.runs + other.runs if run.track})) > 1:
             raise ReadError(f"tracks {shown(', '.join(tracks))}: their losses do not compare")
         old = outcome(other, arguments.step)
-        report["vs"] = {**head(other, old), **compare(new, old, arguments.margin)}
+        judged = compare(new, old, arguments.margin, row_of(group.runs + other.runs))
+        report["vs"] = {**head(other, old), **judged}
     print(json_text(report) if arguments.json else report_lines(report), end="")
     codes = [exit_code(report[name]) for name in ("target", "vs") if name in report]
     return 1 if 1 in codes else max(codes)
@@ -86,7 +87,7 @@ def load(paths: list[Path]) -> Group:
 
 def track_target(runs: list[Run]) -> float:
     """Return the target of the runs' track: this checkout's, of a track that it lacks the logs' own."""
-    if row := row_of(runs):
+    if "target" in (row := row_of(runs)):
         return float(row["target"])
     found = {number(run.log.track["target"]) for run in runs if run.log and "target" in run.log.track}
     if len(found) != 1 or not is_finite(target := found.pop()):
@@ -94,27 +95,33 @@ def track_target(runs: list[Run]) -> float:
     return target
 
 
-def against(found: Outcome, target: float, alpha: float = ALPHA) -> dict[str, Any]:
-    """Return all that losses say of mean < target, with the verdict."""
+def against(found: Outcome, target: float, alpha: float = ALPHA, **known: float) -> dict[str, Any]:
+    """Return all that losses say of mean < target, with the verdict; known: of a track with a z test."""
     if found.invalid:
         return {"target": target, "word": "INVALID", "reason": "; ".join(found.invalid), "test": None}
     losses = list(found.losses.values())
-    verdict = significance.decide(losses, target, alpha)
+    verdict = significance.decide(losses, target, alpha, **known)
     test = verdict.test
-    known = "; verify counts the attempts that are not here" if verdict.word == "PROVEN" else ""
+    others = "; verify counts the attempts that are not here" if verdict.word == "PROVEN" else ""
     return {"target": target, "alpha": alpha, "test": test,
             "bound": significance.upper_bound(test, 1 - alpha),
             "runs_in_reach": sum(loss <= target for loss in losses), "word": verdict.word,
-            "reason": verdict.reason + known}
+            "reason": verdict.reason + others}
 
 
-def compare(new: Outcome, old: Outcome, margin: float | None) -> dict[str, Any]:
-    """Return what new minus old is in loss, with the verdict; times only a race compares."""
+def compare(new: Outcome, old: Outcome, margin: float | None, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what new minus old is in loss, with the verdict: by the track's rule for two results, if any."""
     if new.invalid or old.invalid:
         return {"word": "INVALID", "reason": "; ".join(new.invalid + old.invalid), "test": None}
+    found = {"new": statistics.mean(new.losses.values()), "old": statistics.mean(old.losses.values()),
+             "margin": margin}
+    if margin is None and "nats_per_step" in row:
+        sides, steps = (list(side.losses.values()) for side in (new, old)), old.step - new.step
+        test, word, facts = significance.of_two(*sides, steps, row["nats_per_step"], **row["significance"])
+        return {**found, "word": word, "test": test, "reason":
+                f"the new one is better, with {steps} steps less at {row['nats_per_step']} nats: {facts}"}
     name, test = significance.lower(new.losses, old.losses, margin or 0)
     claim = "the new loss is lower" if margin is None else f"the new loss is worse by less than {margin:g}"
     level = "no spread, no test" if test.degenerate else f"p {test.p:.3g}, wanted below {ALPHA:g}"
-    return {"new": statistics.mean(new.losses.values()), "old": statistics.mean(old.losses.values()),
-            "margin": margin, "word": significance.plain_word(test), "test": test,
+    return {**found, "word": significance.plain_word(test), "test": test,
             "reason": f"{claim}: {level} ({name})"}

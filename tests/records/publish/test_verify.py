@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 from broken import near, worse
-from small_logs import FIXTURES
+from small_logs import FIXTURES, write_public
 from synthetic import OLD_HARNESS, SCRIPT, campaign, change, checkout, ending, judging, setting, sound
 
 from harness.runlog import ROOT, canonical, sha256
@@ -129,6 +129,22 @@ def test_the_runs_of_all_experiments_are_no_claim(root, call, refused):
     log = campaign(root / "records")[0]
     assert "no record lies below" in refused("verify", root / "records")
     assert "1 log decides nothing" in call("verify", root / "records", log, code=2).out
+
+
+@pytest.mark.parametrize("code, seconds, track, word", [
+    ("GPT(num_layers=16, model_dim=1024)", False, "track_2_medium", "REFUTED"),
+    ("n_layer=52", False, "scale_up_1.5B", "NOT SHOWN: no target"),
+    ("", False, "fineweb", "PROMISING: mean"),
+    ("", True, "track_3_optimization", "PROMISING: mean 2.9315, 4 runs, p 0 at sigma 0.0013")])
+def test_a_public_log_is_judged_by_the_rule_of_its_track(code, seconds, track, word, tmp_path, root, call):
+    """All were judged against 3.28 without a word."""
+    with open(root / "harness" / "tracks.toml", "a") as file:
+        file.write("[fineweb]\ntarget = 3.28\n")
+    logs = [write_public(tmp_path / f"{i}.txt", {0: 11, 200: 2.93 + i / 1e3}, code=code, seconds=seconds,
+                         ms=60 + i) for i in range(4)]
+    out = call("verify", *logs, code=int(word[0] != "P")).out
+    assert out.startswith(f"track {track}, 4 runs\n") and f"\n{word}" in out
+    assert "\nPROMISING: mean 2.9315, sd" in call("verify", *logs, "--track", "fineweb").out
 
 
 @pytest.mark.parametrize("path", sorted(FIXTURES.glob("layout_*")), ids=lambda path: path.name)
