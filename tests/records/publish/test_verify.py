@@ -128,7 +128,22 @@ def test_the_runs_of_all_experiments_are_no_claim(root, call, refused):
     """Of a fresh checkout `verify records` made one claim out of records/runs, and called it INVALID."""
     log = campaign(root / "records")[0]
     assert "no record lies below" in refused("verify", root / "records")
-    assert "1 log decides nothing" in call("verify", root / "records", log, code=2).out
+    assert "one run has no spread" in call("verify", root / "records", log, code=2).out
+
+
+def test_each_folder_named_by_a_date_is_a_claim_in_one_line_with_a_sum_below(tmp_path, root, call):
+    """`verify FOLDER-of-records` made one claim of 1,110 public runs."""
+    for name, losses in (("2026-05-01_A/its", (3.27, 3.271)), ("20260502_b", (3.29,)), ("", (3.2749,))):
+        for i, loss in enumerate(losses):
+            write_public(tmp_path / "public" / name / f"{i}.txt", {0: 11, 100: loss + 0.01, 200: loss},
+                         seconds=True, code=name, ms=60 + i)
+    out = call("verify", tmp_path / "public", code=1).out.splitlines()
+    assert [line.split()[:2] for line in out[:3]] == [
+        ["PROMISING", "0.txt"], ["PROMISING", "2026-05-01_A"], ["REFUTED", "20260502_b"]]
+    assert "(track_3_optimization, 2 runs): mean 3.2705, 2 runs, p" in out[1]
+    assert out[3] == "3 claims: 2 PROMISING, 1 REFUTED"
+    [claim] = json.loads(call("verify", "--json", tmp_path / "public" / "2026-05-01_A").out)
+    assert len(claim["runs"]) == 2
 
 
 @pytest.mark.parametrize("code, seconds, track, word", [
