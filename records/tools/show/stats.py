@@ -13,7 +13,7 @@ from records.tools.read.logs import LOGS
 from records.tools.read.run import Run
 from records.tools.read.tracks import row_of
 from records.tools.read.values import ReadError, is_finite, json_text, number, shown
-from records.tools.show.group import Group, Outcome, groups_of, kind, outcome, read_runs
+from records.tools.show.group import Group, Outcome, groups_of, kind, outcome, places, read_runs
 from records.tools.show.listing import report_lines
 
 HOLDS = ("PROVEN", "PROMISING")
@@ -26,6 +26,7 @@ ARGUMENTS = {
              "paired where both have the same seeds, else by Welch's test"},
     "--margin": {"type": float, "metavar": "NATS",
                  "help": "with --vs: test that the loss is worse by less than this"},
+    "--time": "with --margin: one verdict on loss and training time of a change that only makes steps faster",
     "--step": {"type": int, "help": "judge at this step, not at the last"},
     "--json": "print one JSON object",
 }
@@ -35,6 +36,8 @@ def main(arguments: argparse.Namespace) -> int:
     """Print the tests; return the exit code, which --vs gives where no --target is named."""
     if arguments.vs is None and arguments.margin is not None:
         raise ReadError("--margin says how much worse than --vs LOG... is allowed; name those logs")
+    if arguments.time and arguments.margin is None:
+        raise ReadError("--time without --margin NATS: say how much worse than --vs LOG... the loss may be")
     for value in (arguments.target, arguments.margin):
         if value is not None and not math.isfinite(value):
             raise ReadError(f"{value} is no loss; expected a finite number of nats")
@@ -50,6 +53,8 @@ def main(arguments: argparse.Namespace) -> int:
             raise ReadError(f"tracks {shown(', '.join(tracks))}: their losses do not compare")
         old = outcome(other, arguments.step)
         judged = compare(new, old, arguments.margin, row_of(group.runs + other.runs))
+        if arguments.time and judged["test"] is not None:
+            judged = faster(judged, group.runs, other.runs, (new.step, old.step))
         report["vs"] = {**head(other, old), **judged}
     print(json_text(report) if arguments.json else report_lines(report), end="")
     codes = [exit_code(report[name]) for name in ("target", "vs") if name in report]
@@ -125,3 +130,27 @@ def compare(new: Outcome, old: Outcome, margin: float | None, row: Mapping[str, 
     level = "no spread, no test" if test.degenerate else f"p {test.p:.3g}, wanted below {ALPHA:g}"
     return {**found, "word": significance.plain_word(test), "test": test,
             "reason": f"{claim}: {level} ({name})"}
+
+
+def faster(loss: dict[str, Any], new: list[Run], old: list[Run], steps: tuple[int, int]) -> dict[str, Any]:
+    """Return one verdict on a change that only makes steps faster: loss as compared, time by Welch's test.
+
+    Raises ReadError where the logs deny that both sides took the same steps on one host.
+    """
+    runs, step = new + old, steps[0]
+    times = [[point.time_ms / 1e3 for run in side for point in run.vals
+              if point.step == step and is_finite(point.time_ms)] for side in (new, old)]
+    drivers = sorted({str(run.versions.get("driver")) for run in runs})
+    why = (f"the sides take {step} and {steps[1]} steps" if step != steps[1] else
+           "not all logs tell times" if sum(map(len, times)) < len(runs) else places(runs) or
+           (f"drivers differ ({shown(', '.join(drivers))})" if len(drivers) > 1 else None))
+    if why:
+        raise ReadError(f"--time: {why}; expected runs of as many steps on one host")
+    test, mean = significance.welch(*times), statistics.fmean(times[1])
+    words = loss["word"], significance.plain_word(test)
+    level = "no spread, no test" if test.degenerate else f"p {test.p:.3g} (Welch)"
+    percent = 100 * test.mean / mean
+    return {**loss, "old_s": mean, "time_test": test,
+            "word": next((word for word in ("REFUTED", "NOT SHOWN") if word in words), words[0]),
+            "reason": f"{loss['reason']}; time {test.mean:+.3f} s ({percent:+.2f} %), {level}, "
+                      "if all ran on one host, which logs do not tell"}

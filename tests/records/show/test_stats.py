@@ -228,6 +228,35 @@ def public(folder: Path, losses: tuple, *, ms: float = 60.0, **how) -> list[Path
 LOSSES = (3.2791, 3.2778, 3.2787, 3.2784, 3.2781)
 
 
+def test_a_faster_change_of_equal_loss_gets_one_verdict_on_both(tmp_path, called):
+    """`stats --vs` said NOT SHOWN of a public record that is 1.04 s faster with p 2.5e-12."""
+    new, old = public(tmp_path / "new", LOSSES, ms=59), public(tmp_path / "old", LOSSES[::-1])
+    called(*new, "--vs", *old, code=1)
+    found = called(*new, "--vs", *old, "--margin", "0.002", "--time")["vs"]
+    assert found["word"] == "PROMISING" and found["time_test"]["p"] < 1e-6
+    assert found["time_test"]["mean"] == pytest.approx(-0.2) and found["old_s"] == pytest.approx(12.004)
+    assert "; time -0.200 s (-1.67 %), p " in found["reason"] and "logs do not tell" in found["reason"]
+    assert called(*old, "--vs", *new, "--margin", "0.002", "--time", code=1)["vs"]["word"] == "REFUTED"
+    assert called(*new, "--vs", *old, "--margin", "1e-5", "--time", code=1)["vs"]["word"] == "NOT SHOWN"
+    same = public(tmp_path / "same", LOSSES)
+    assert called(*same, "--vs", *old, "--margin", "0.002", "--time", code=1)["vs"]["word"] == "NOT SHOWN"
+
+
+@pytest.mark.parametrize("how, says", [
+    ({"gpus": 1}, "devices differ"), ({"driver": "999"}, "drivers differ (570.1, 999)")])
+def test_times_of_two_hosts_are_refused(how, says, tmp_path, refused):
+    new, old = public(tmp_path / "new", LOSSES, ms=59, **how), public(tmp_path / "old", LOSSES)
+    assert says in refused("stats", *new, "--vs", *old, "--margin", "0.002", "--time")
+    assert "--margin" in refused("stats", *new, "--vs", *old, "--time")
+
+
+def test_a_change_that_takes_other_steps_is_not_one_of_speed_alone(tmp_path, refused):
+    old = public(tmp_path / "old", LOSSES)
+    new = [write_public(tmp_path / f"{i}.txt", {0: 11, 190: loss}, ms=60 + i)
+           for i, loss in enumerate(LOSSES)]
+    assert "take 190 and 200 steps" in refused("stats", *new, "--vs", *old, "--margin", "0.01", "--time")
+
+
 def test_public_track_3_has_a_z_test_and_counts_steps_between_results(tmp_path, called):
     new = public(tmp_path / "new", (3.2779, 3.2781) * 2, seconds=True, code="new")
     old = [write_public(tmp_path / f"{i}.txt", {0: 11, 300: 3.278}, seconds=True, code="old", ms=60 + i)
