@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from statistics import NormalDist
 from typing import Any
 
 from records.tools.check.student import normal_below, t_below, t_quantile
@@ -105,6 +106,17 @@ def power(n: int, d: float, alpha: float = ALPHA) -> float:
 def runs_needed(buffer: float, sigma: float, power: float, alpha: float = ALPHA) -> int:
     """Return how many runs show a mean that lies buffer below the target with that power."""
     return _fewest(lambda n: _power(buffer / sigma * math.sqrt(n), n - 1, alpha), power)
+
+
+def buffer_needed(n: int, sd: float, power: float, alpha: float = ALPHA, **known: float) -> float:
+    """Return how far below the target a mean must lie for n runs, a declared look, to show it so often.
+
+    known: sigma and margin of a track whose rule is a z test.
+    """
+    if known:
+        return (known["margin"] + NormalDist().inv_cdf(power) * sd) / math.sqrt(n)
+    share, root = alpha / len(LOOKS), math.sqrt(n)
+    return sd / 1e4 * bisect_left(range(1 << 20), power, key=lambda i: _power(i / 1e4 * root, n - 1, share))
 
 
 def holm(tails: Sequence[float]) -> list[float]:

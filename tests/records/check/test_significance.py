@@ -202,3 +202,13 @@ def test_two_results_are_compared_with_what_their_steps_are_worth(new, old, n, s
     """The examples of the track's README, which prints the second as 0.0027: for 16 runs where 10 are."""
     _, found, facts = s.of_two([new] * n, [old] * n, steps, 0.000045, **KNOWN)
     assert found == word and f" = {level}, wanted 0.004" in facts
+
+
+@pytest.mark.parametrize("rule", [{}, KNOWN])
+def test_the_buffer_that_runs_need_is_that_of_which_so_many_are_needed(rule):
+    for n in (4, 16):
+        buffer = s.buffer_needed(n, 0.0013, 0.9, **rule)
+        if rule:
+            assert buffer == pytest.approx((0.004 + 1.28155 * 0.0013) / n**0.5, rel=1e-4)
+        else:
+            assert s.power(n, buffer / 0.0013, 0.0025) == pytest.approx(0.9, abs=1e-3)
