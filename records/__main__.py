@@ -38,6 +38,8 @@ COMMANDS = {
               "python -m records judge -1", "again.judge"),
     "plot": ("draw the losses of runs, or the history of a track's records",
              "python -m records plot records/runs/*.txt -o losses.png --x time --ladder", "show.plot"),
+    "history": ("write the history of tracks from logs alone, as table and figure, beside what a README says",
+                "python -m records history records/sample -o /tmp/history", "show.history"),
     "leaderboard": ("write each track's table in README.md from the records",
                     "python -m records leaderboard --check", "publish.leaderboard"),
     "seeds": ("repeat a run, one seed after another, until the track's rule decides",
