@@ -51,7 +51,8 @@ def ask(arguments: argparse.Namespace, ids: Callable[[Path, Path], Path], words:
     vocabulary = launches.vocabulary_of(log.manifest["track"])
     with launches.Signals() as signals, tempfile.TemporaryDirectory(prefix="records-") as folder:
         shard = ids(vocabulary, Path(folder))
-        signals.child = launches.start("harness.front.speak", log.path.resolve(), shard, vocabulary, *words,
-                                       stdin=subprocess.DEVNULL)
-        code = signals.child.wait()
+        child = launches.start("harness.front.speak", log.path.resolve(), shard, vocabulary, *words,
+                               stdin=subprocess.DEVNULL)
+        signals.children.append(child)
+        code = child.wait()
     return 130 if signals.caught else 0 if code == 0 else 2

@@ -79,9 +79,10 @@ def weights_path(log: Path) -> Path:
 def judge(log: Path, signals: launches.Signals, words: Iterable[str] = (), quiet: bool = False,
           by: str = "owner") -> dict[str, Any] | None:
     """Have a run judged, its line on stdout or, quiet, stderr; return the verdict, None where it was not."""
-    signals.child = launches.start("harness.front.judge", log.resolve(), f"--by={by}", *words,
-                                   stdin=subprocess.DEVNULL, stdout=2 if quiet else None)
-    code = signals.child.wait()
+    child = launches.start("harness.front.judge", log.resolve(), f"--by={by}", *words,
+                           stdin=subprocess.DEVNULL, stdout=2 if quiet else None)
+    signals.children.append(child)
+    code = child.wait()
     if code not in (0, 1, 2) or signals.caught:
         print(f"{shown(log.name)}: not judged (exit code {code})", file=sys.stderr)
     return None if code not in (0, 1) or signals.caught else verdict_on(load_runs(log)[0])
