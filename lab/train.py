@@ -26,7 +26,7 @@ from lab.recipe.schema import Recipe
 
 SCRIPT = '''"""A recipe of the lab as a submission: ./run.sh --track {track} --script THIS"""
 from harness.run import open_run
-from lab.train import hyperparameters, train_in
+from lab.train import GPT, hyperparameters, train_in
 
 RECIPE = {recipe}
 RECIPES = {{"lab": hyperparameters(RECIPE)}}
@@ -168,6 +168,11 @@ def loss_sum(logits_BTV: Tensor, y_BT: Tensor) -> Tensor:
     return F.cross_entropy(logits_BTV.flatten(0, 1).float(), y_BT.flatten(), reduction="sum")
 
 
+def GPT(hp: LabHyperparameters) -> nn.Module:
+    """Return the model of a run, as the judge asks a submission for it (docs/rules.md)."""
+    return build_model(recipes.make_recipe(hp.recipe))
+
+
 def script_text(recipe: Recipe) -> str:
     """Return a recipe as a submission that ./run.sh can train, on any number of ranks."""
     text = pprint.pformat(recipes.as_dict(recipe), width=100, sort_dicts=False)
@@ -257,6 +262,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of lab train."""
     add_recipe_arguments(parser)
     parser.add_argument("--seed", type=int, default=0, help="of everything random in the training")
+    parser.add_argument("--keep_weights", action="store_true", help="leave them beside the log")
     parser.add_argument("--write", type=Path, metavar="FILE",
                         help="train nothing: write the recipe as a submission, for ./run.sh on many ranks")
     parser.epilog = "example: python -m lab train --config gpt_tiny --smoke --override optimizer.lr 3e-3"
@@ -273,5 +279,5 @@ def main(arguments: argparse.Namespace) -> int:
         print(f"./run.sh --track {recipe.data.track} --script {shlex.quote(str(arguments.write))}",
               *(["--seed", arguments.seed] if arguments.seed else []))
         return 0
-    train_recipe(recipe, arguments.seed)
+    train_recipe(recipe, arguments.seed, ["--weights=true"] * arguments.keep_weights)
     return 0

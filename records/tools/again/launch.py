@@ -12,7 +12,7 @@ import tempfile
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from records.tools.check.claim import code_digest, harness_digest
 from records.tools.check.of_a_run import row_differences
@@ -186,6 +186,36 @@ def torch_python() -> str:
     if done.returncode:
         raise ReadError(f"{sys.executable} has no torch, and ./run.sh could make no Python that has it")
     return done.stdout.strip()
+
+
+def start(module: str, *words: object, **options: Any) -> subprocess.Popen:
+    """Start a module of this checkout in a Python that has torch."""
+    command = [torch_python(), "-P", "-m", module, *map(str, words)]
+    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, **options)
+
+
+def vocabulary_of(track: str, data: Path | None = None) -> Path:
+    """Return the vocab.bpe of a track's data, which may lie elsewhere. Raises ReadError for none."""
+    row = own_row(track, ROOT)
+    for path in ((data or ROOT / row["data"]) / "vocab.bpe", ROOT / row["vocabulary"]):
+        if path.is_file():
+            return path
+    raise ReadError(f"{row['vocabulary']}: no such vocabulary, and without it text is no ids; get it with "
+                    f"`{row['fetch']}`")
+
+
+def write_ids(text: bytes, vocabulary: Path, shard: Path) -> Path:
+    """Write an end of text and the ids of a text as a shard; return its path."""
+    process = start("data.ids", vocabulary, shard, stdin=subprocess.PIPE)
+    process.communicate(text)
+    if process.returncode:
+        raise ReadError(f"{shard.name}: its text gave no ids (exit code {process.returncode}); see above")
+    return shard
+
+
+def shard_of(path: Path, vocabulary: Path, folder: Path) -> Path:
+    """Return the shard at a path: a file of ids where it is named *.bin, else one made of a text's."""
+    return path if path.suffix == ".bin" else write_ids(read_bytes(path), vocabulary, folder / path.name)
 
 
 def default_track(flags: list[str]) -> str:
