@@ -19,7 +19,7 @@ from harness.run import Run, open_run  # first: the referee binds its clock and 
 from lab import parametrization
 from lab.models.build import build_model
 from lab.optimizers import optimizer_of
-from lab.recipe import costs
+from lab.recipe import costs, pylo
 from lab.recipe import load as recipes
 from lab.recipe.schedule import factor
 from lab.recipe.schema import Recipe
@@ -222,19 +222,21 @@ def memory_there() -> int:
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags that name a recipe."""
     parser.add_argument("--config", required=True, metavar="NAME",
-                        help=f"a recipe: {', '.join(recipes.shipped())}; or a YAML file")
+                        help=f"a recipe: {', '.join(recipes.shipped())}; a YAML file; PyLO's {pylo.CONFIG}")
     parser.add_argument("--override", nargs="+", default=[], metavar="KEY VALUE",
                         help="values to change")
     parser.add_argument("--smoke", action="store_true", help="the recipe at a size of seconds on a CPU")
 
 
 def recipe_of(arguments: argparse.Namespace) -> Recipe:
-    """Return the recipe that a command line names."""
-    overrides = parse_overrides(arguments.override)
+    """Return the recipe that a command line names; a seed in PyLO's words becomes arguments.seed."""
+    words, ours = pylo.split(parse_overrides(arguments.override))
+    if "seed" in words:
+        arguments.seed = words["seed"]
     if not arguments.smoke:
-        return recipes.load_recipe(arguments.config, overrides)
-    small = recipes.smoke(recipes.load_recipe(arguments.config))
-    return recipes.make_recipe(recipes.as_dict(small), overrides)
+        return recipes.load_recipe(arguments.config, {**words, **ours})
+    small = recipes.smoke(recipes.load_recipe(arguments.config, words))
+    return recipes.make_recipe(recipes.as_dict(small), ours)
 
 
 def parse_overrides(words: list[str]) -> dict[str, Any]:
@@ -268,7 +270,8 @@ def main(arguments: argparse.Namespace) -> int:
         if arguments.write.exists():
             raise ValueError(f"--write {arguments.write}: there is such a file; name a new one")
         arguments.write.write_text(script_text(recipe))
-        print(f"./run.sh --track {recipe.data.track} --script {shlex.quote(str(arguments.write))}")
+        print(f"./run.sh --track {recipe.data.track} --script {shlex.quote(str(arguments.write))}",
+              *(["--seed", arguments.seed] if arguments.seed else []))
         return 0
     train_recipe(recipe, arguments.seed)
     return 0

@@ -47,6 +47,7 @@ class Model:
     embedding_initializer: Initializer | None = None  # default: initializer
     residual_init: Literal["scaled", "plain", "zero"] = "scaled"  # of matrices that write to the residual
     readout_init: Literal["normal", "zero"] = "normal"  # of an untied head
+    bias_std: NotNegative = 0.0  # of biases but the norms'
 
     @property
     def heads(self) -> int:

@@ -71,10 +71,10 @@ def judge(log: Path, signals: launches.Signals, words: Iterable[str] = (), quiet
           by: str = "owner") -> dict[str, Any] | None:
     """Have a run judged, its line on stdout or, quiet, stderr; return the verdict, None where it was not."""
     command = [launches.torch_python(), "-P", "-m", "harness.front.judge", str(log.resolve()), f"--by={by}"]
-    signals.child = subprocess.Popen([*command, *words], stdin=subprocess.DEVNULL,
-                                     stdout=2 if quiet else None,
-                                     env={**os.environ, "PYTHONPATH": str(launches.ROOT)})
-    code = signals.child.wait()
+    child = subprocess.Popen([*command, *words], stdin=subprocess.DEVNULL, stdout=2 if quiet else None,
+                             env={**os.environ, "PYTHONPATH": str(launches.ROOT)})
+    signals.children.append(child)
+    code = child.wait()
     if code not in (0, 1, 2) or signals.caught:
         print(f"{shown(log.name)}: not judged (exit code {code})", file=sys.stderr)
     return None if code not in (0, 1) or signals.caught else verdict_on(load_runs(log)[0])

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from records.tools.check.race import ENDED_BY_USER, RACE, Race
-from records.tools.check.significance import ALPHA, Verdict, decide
+from records.tools.check.significance import Verdict, decide, rule
 from records.tools.read.log import is_log, read_bytes, read_log, sha256
 from records.tools.read.logs import find_logs, load_runs
 from records.tools.read.run import Run
 from records.tools.read import tracks
 from records.tools.read.same import choose, kind, whole, without_copies
 from records.tools.read.scan import COMPILER, Finding, scan
-from records.tools.read.tracks import Harnesses, load_harnesses, own_row, pinned_hashes
+from records.tools.read.tracks import Harnesses, judged_row, load_harnesses, pinned_hashes
 from records.tools.read.values import NoLog, ReadError, canonical, need, parse_json, shown
 
 FALLBACK = "fineweb"  # the track of public logs, which name none
@@ -89,7 +89,7 @@ class Claim:
         """Apply the declared rule, at the track's level, to the losses of the seeds."""
         if not self.row.get("target"):
             return Verdict("NOT SHOWN", "no target: the track is no contest", None)
-        return decide(self.losses(), self.row["target"], self.row.get("significance", {}).get("alpha", ALPHA))
+        return decide(self.losses(), self.row["target"], **rule(self.row))
 
 
 def load_claim(paths: Iterable[Path], track: str | None = None, ledger: Path | None = None,
@@ -121,13 +121,14 @@ def load_claim(paths: Iterable[Path], track: str | None = None, ledger: Path | N
         read_bytes(ledger)  # one that was named must be there
     if not runs and not damage:
         raise ReadError(f"{shown(', '.join(map(str, paths)))}: no logs there")
-    if len(names := {run.track for run in runs} - {None}) > 1:
+    told = {run.track for run in runs if run.log or not track}  # a public log's own is a guess
+    if len(names := told - {None}) > 1:
         raise ReadError(f"tracks {shown(', '.join(sorted(names)))}: a claim is of one; name its logs only")
     if names and track and track not in names:
         raise ReadError(f"the logs are of track {shown(names.pop())}, not of {shown(track)}")
     track = next(iter(names), track or FALLBACK)
     ledgers = [ledger] if ledger else sorted(f / LEDGER for f in folders if (f / LEDGER).is_file())
-    row = own_row(track)
+    row = judged_row(track)
     notes, unfinished = [], []
     if runs and not damage and not any(run.log for run in runs):
         runs, notes, unfinished = of_one_script(runs, row.get("target", 0.0), loss, step)

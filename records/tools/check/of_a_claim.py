@@ -163,15 +163,17 @@ def seeds(claim: Claim) -> Result:
         return Result("unknown", "not every log can be read")
     ours = sorted({run.seed for run in claim.own if run.seed is not None})
     found: list[tuple[str, list[int]]] = []
+    shared = ""
     for file in claim.campaigns:
         state = {"seed0": 0, **read_json(file, {"logs": list})}
         first = need(state, "seed0", int)
         found.append((file.name, list(range(first, first + len(state["logs"])))))
+        shared = "; several ran at once, so their times tell nothing" if state.get("side_by_side") else shared
     for race in claim.races:
         if race.attempts_of(str(claim.own[0].at("code", "digest"))):
             found += [(RACE, race.plan["seeds"][dropped:]) for dropped in (1, 0)]
     if any(ours == row == list(range(ours[0], ours[0] + len(ours))) for _, row in found):
-        return Result("ok", f"seeds {ours[0]} to {ours[-1]}, as declared")
+        return Result("ok", f"seeds {ours[0]} to {ours[-1]}, as declared{shared}")
     numbers = f"seeds {', '.join(map(str, ours))}"
     if not found:  # fewer runs claim nothing; of older harnesses no campaign's file was kept
         asked = claim.standing("current") and len(claim.runs) >= FEWEST

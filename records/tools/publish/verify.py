@@ -1,6 +1,8 @@
 """Checks what logs or a record claim: each check with its evidence, then one word."""
 import argparse
+import os
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from records.tools.check.of_a_run import (IMPOSSIBLE, NOT_SHOWN, OF_A_RUN, Resul
     impossible_value, number_of)
 from records.tools.check.significance import Verdict
 from records.tools.publish.record import differences
-from records.tools.read.logs import locate
+from records.tools.read.logs import dated, locate
 from records.tools.read.values import ReadError, json_text, shown
 
 NO_RULE = ("significance", "all_attempts")  # a claim that fails these alone is weak, not INVALID
@@ -20,7 +22,7 @@ ARGUMENTS = {
     "paths": {"metavar": "LOG|DIR", "nargs": "+", "type": locate,
               "help": "logs of one claim, a record's folder, or a folder with records below"},
     "--ledger": {"metavar": "FILE", "type": Path, "help": "default: ledger.jsonl beside the logs"},
-    "--track": {"help": "of logs that name none; default: fineweb"},
+    "--track": {"help": "of logs that name none, also one of records/public_tracks.toml; default: fineweb"},
     "--loss": {"metavar": "NAME", "help": "of public lines with several losses: judge this, as val_ema_loss"},
     "--step": {"type": int, "help": "of public logs: judge at this step, not at the last"},
     "--json": "print one JSON array, an entry a claim",
@@ -68,8 +70,8 @@ def main(arguments: argparse.Namespace) -> int:
 
     1 where one claim does not hold, 2 where one cannot be read; the others are judged all the same.
     """
-    found, codes = [], []
-    for paths in claims(arguments.paths):
+    found, codes, several = [], [], claims(arguments.paths)
+    for paths in several:
         try:
             judgement = Judgement(claim_of(paths, arguments))
         except ReadError as error:
@@ -80,19 +82,28 @@ def main(arguments: argparse.Namespace) -> int:
         codes.append(judgement.code)
         found.append(as_json(judgement))
         if not arguments.json:
-            print(text(judgement))
+            print(text(judgement) if len(several) == 1 else line(judgement, paths[0]))
     if arguments.json:
         print(json_text(found), end="")
+    elif len(several) > 1:
+        words = Counter(each["word"] for each in found)
+        unread = [f"{len(several) - len(found)} not read"] * (len(found) < len(several))
+        print(f"{len(several)} claims: {', '.join([*(f'{n} {word}' for word, n in words.items()), *unread])}")
     return max(codes)
 
 
 def claims(paths: list[Path]) -> list[list[Path]]:
-    """Return the claims among paths: each record below a folder is one; all else together is one."""
+    """Return the claims among paths: each record below a folder, or folder named by a date, is one.
+
+    So is each log beside such folders. All else together is one.
+    """
     found, rest = [], []
     for path in paths:
         below = sorted(each.parent for each in path.rglob("record.json")) if path.is_dir() else []
         if below or of_records(path):
             found += [[folder] for folder in below or [path]]
+        elif any(map(os.path.isdir, each := dated(path))):
+            found += [[one] for one in each]
         else:
             rest.append(path)
     return found + [rest] * bool(rest)
@@ -146,6 +157,14 @@ def check_all(claim: Claim) -> dict[str, Result]:
             result = Result("fail", str(error) if isinstance(error, ReadError) else impossible_value(error))
         results[check.__name__] = result
     return results
+
+
+def line(judgement: Judgement, path: Path) -> str:
+    """Return a claim among others in one line, with the checks that fail."""
+    failed = "".join(f"; {name}: {judgement.checks[name].evidence}" for name in judgement.broken)
+    runs = number_of([*judgement.claim.runs, *judgement.claim.damage], "run")
+    return (f"{judgement.word:<10} {shown(path.name, 60)} ({judgement.claim.track}, {runs}): "
+            f"{judgement.verdict.reason}{failed}")
 
 
 def text(judgement: Judgement) -> str:
