@@ -19,8 +19,9 @@ NUMBER = rb"([-+]?(?:\d{1,40}(?:\.\d{1,40})?(?:e[-+]?\d{1,5})?|nan|inf))"
 WHOLE = rb"(\d{1,18})"
 END = rb"[ \t\r]*(?=\n|\Z)"
 STEP = re.compile(rb"\nstep:" + WHOLE + rb"/" + WHOLE + rb"(?: (val|train)_loss:" + NUMBER + rb")?"
-                  rb"(?: [a-z_]{1,40}_loss:[-+.\dinfae]{1,90}){0,20} train_time:" + NUMBER + rb"(ms|s)"
+                  rb"((?: [a-z_]{1,40}_loss:[-+.\dinfae]{1,90}){0,20}) train_time:" + NUMBER + rb"(ms|s)"
                   rb" step_avg:" + NUMBER + rb"ms(?: [^\s:]{1,99}:\S{1,999}){0,99}" + END)
+OTHER = re.compile(rb" ([a-z_]+_loss):" + NUMBER + rb"(?= |$)")
 LLMC = re.compile(rb"\ns:" + WHOLE + rb" (tel|trl):" + NUMBER + rb"(?: lr:\S+)?(?: norm:\S+)?" + END)
 RULE = re.compile(rb"\n={100}\r?(?=\n)")
 HELPER = re.compile(rb"\n-{40}\n# ([^\n]{1,200})\n-{40}\n\n?")
@@ -96,15 +97,17 @@ def _points(pattern: re.Pattern[bytes], data: bytes) -> Iterator[tuple]:
     before = None
     for match in pattern.finditer(data):
         if pattern is STEP:
-            step, steps, kind, loss, time, unit, _ = match.groups()
+            step, steps, kind, loss, others, time, unit, average = match.groups()
             time_ms = float(time) if unit == b"ms" else round(float(time) * 1000, 6)
         else:
-            (step, kind, loss), steps, time_ms = match.groups(), None, None
+            (step, kind, loss), steps, time_ms, average, others = match.groups(), None, None, None, b""
         digits = loss and _decimals(loss)
         if pattern is LLMC and match.end() == len(data) and digits != before:
             return  # it may be cut off inside its number
         before = digits
-        yield (match, kind in (b"val", b"tel"), Point(int(step), loss and float(loss), time_ms),
+        more = tuple((name.decode(), float(value)) for name, value in OTHER.findall(others)) if others else ()
+        yield (match, kind in (b"val", b"tel"), Point(int(step), loss and float(loss), time_ms, None,
+                                                      average and float(average), more),
                steps and int(steps), digits)
 
 

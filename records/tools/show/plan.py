@@ -74,7 +74,7 @@ def fewest_steps(arguments: argparse.Namespace) -> dict[str, Any]:
     The former going back from the end until a step does not show it, so that no choice among steps adds to
     the chance to err. The latter for new runs at each declared look, where each step less costs the same.
     """
-    group = load(arguments.logs)
+    group, _ = load(arguments.logs)
     found, row = outcome(group), row_of(group.runs)
     if found.invalid or not found.losses:
         raise ReadError("; ".join(found.invalid) or "no log has a loss; expected runs that ended")

@@ -11,6 +11,7 @@ from records.tools.check import significance
 from records.tools.check.significance import ALPHA
 from records.tools.read.logs import LOGS
 from records.tools.read.run import Run
+from records.tools.read.same import choose, whole
 from records.tools.read.tracks import row_of
 from records.tools.read.values import ReadError, is_finite, json_text, number, shown
 from records.tools.show.group import Group, Outcome, groups_of, kind, outcome, places, read_runs
@@ -28,30 +29,35 @@ ARGUMENTS = {
                  "help": "with --vs: test that the loss is worse by less than this"},
     "--time": "with --margin: one verdict on loss and training time of a change that only makes steps faster",
     "--step": {"type": int, "help": "judge at this step, not at the last"},
+    "--vs_step": {"type": int, "metavar": "STEP", "help": "the step of --vs; default: --step"},
+    "--loss": {"metavar": "NAME", "help": "of public lines with several losses: judge this, as val_ema_loss"},
     "--json": "print one JSON object",
 }
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Print the tests; return the exit code, which --vs gives where no --target is named."""
-    if arguments.vs is None and arguments.margin is not None:
-        raise ReadError("--margin says how much worse than --vs LOG... is allowed; name those logs")
+    if arguments.vs is None and (arguments.margin is not None or arguments.vs_step is not None):
+        raise ReadError("--margin and --vs_step are of a comparison with --vs LOG...; name those logs")
     if arguments.time and arguments.margin is None:
         raise ReadError("--time without --margin NATS: say how much worse than --vs LOG... the loss may be")
     for value in (arguments.target, arguments.margin):
         if value is not None and not math.isfinite(value):
             raise ReadError(f"{value} is no loss; expected a finite number of nats")
-    group = load(arguments.logs)
+    group, notes = load(arguments.logs, arguments.loss, arguments.step)
     new = outcome(group, arguments.step)
+    new.notes.extend(notes)
     report = head(group, new)
     if arguments.vs is None or arguments.target is not None:
         target = track_target(group.runs) if arguments.target is None else arguments.target
         report["target"] = against(new, target, **significance.rule(row_of(group.runs)))
     if arguments.vs is not None:
-        other = load(arguments.vs)
+        vs_step = arguments.step if arguments.vs_step is None else arguments.vs_step
+        other, notes = load(arguments.vs, arguments.loss, vs_step)
         if len(tracks := sorted({run.track for run in group.runs + other.runs if run.track})) > 1:
             raise ReadError(f"tracks {shown(', '.join(tracks))}: their losses do not compare")
-        old = outcome(other, arguments.step)
+        old = outcome(other, vs_step)
+        old.notes.extend(notes)
         judged = compare(new, old, arguments.margin, row_of(group.runs + other.runs))
         if arguments.time and judged["test"] is not None:
             judged = faster(judged, group.runs, other.runs, (new.step, old.step))
@@ -74,9 +80,12 @@ def exit_code(judged: dict[str, Any]) -> int:
     return int(judged["word"] not in HOLDS)
 
 
-def load(paths: list[Path]) -> Group:
-    """Return the runs of some logs. Raises ReadError for none, copies, or runs of more than one kind."""
-    runs = read_runs(paths)
+def load(paths: list[Path], loss: str | None = None, step: int | None = None) -> tuple[Group, list[str]]:
+    """Return the runs of some logs, unfinished public ones apart, with one loss of their lines, and notes.
+
+    Raises ReadError for none, copies, or runs of more than one kind.
+    """
+    runs, notes = choose(read_runs(paths), loss)
     groups = groups_of(runs)
     if len(groups) > 1 and all(run.log is None and run.code is None for run in runs):
         print(f"records stats: {len(runs)} logs do not carry their code; taken for one", file=sys.stderr)
@@ -87,7 +96,8 @@ def load(paths: list[Path]) -> Group:
         names[3:] = ["..."] if names[3:] else []
         raise ReadError(f"runs of {len(groups)} kinds that differ in {', '.join(differ)} "
                         f"({'; '.join(names)}); test one kind at a time, or one --vs another")
-    return Group(runs[0].name, runs)
+    runs, unfinished = whole(runs, step)
+    return Group(runs[0].name, runs), notes + unfinished
 
 
 def track_target(runs: list[Run]) -> float:
