@@ -8,16 +8,15 @@ import math
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from harness.track import ROOT
 from lab.optimizers import optimizer_of
+from lab.recipe import costs
 from lab.recipe.load import load_recipe, make_recipe
 from lab.show import cost_of
 from lab.studies import study
 from lab.sweep.results import comparable, Run
-from lab.sweep.space import make_space, recipe_of
-from lab.sweep.sweep import planned
 from lab.sweep.verdict import better, chosen, Claim, CLAIMS
 from lab.sweep.worker import from_root
 from lab.train import parse_overrides
@@ -39,32 +38,24 @@ ARMS = {  # what each asks of a recipe, and its rate; Muon's is that of the embe
 TUNED = ("AdamW", "Muon")
 
 
-class Size(NamedTuple):
-    """What is run: at full size about 15 minutes on a core."""
-
-    overrides: dict[str, Any]  # of gpt_tiny
-    octaves: tuple[int, ...]  # of what is tuned, around its rate
-    seeds: tuple[int, ...]
-
-
+# overrides of gpt_tiny, octaves around the rate of what is tuned, seeds: in full 15 minutes of a core
 SMALL = {"model.tied": False, "data.seq_len": 64, "data.batch_tokens": 512}
-FULL = Size({**SMALL, "model.n_embd": 64, "duration.steps": 200}, (-2, -1, 0, 1), (0, 1, 2))
-QUICK = Size({**SMALL, "model.n_embd": 16, "duration.steps": 10}, (-1, 0), (0,))
+FULL = {**SMALL, "model.n_embd": 64, "duration.steps": 200}, (-2, -1, 0, 1), (0, 1, 2)
+QUICK = {**SMALL, "model.n_embd": 16, "duration.steps": 10}, (-1, 0), (0,)
 
 
-def space(name: str, size: Size, recipe: str, overrides: dict[str, Any], weights: str | None
-          ) -> dict[str, Any]:
+def space(name: str, octaves: Sequence[int], seeds: Sequence[int], recipe: str, overrides: dict[str, Any],
+          weights: str | None) -> dict[str, Any]:
     """Return an optimizer's sweep: its variants, rates and seeds."""
-    own, rate = ARMS[name]
-    base = load_recipe(recipe, overrides)
+    (own, rate), base = ARMS[name], load_recipe(recipe, overrides)
     if own.get("parametrization.kind") == "mup":
         own = {**own, "model.embedding_initializer.std": base.model.n_embd**-0.5}
-    decay = SHRINK / cost_of(base)["steps"]
-    rates = [rate * 2.0**octave for octave in (size.octaves if name in TUNED else [0])]
+    decay = SHRINK / sum(stretch.steps for stretch in costs.stretches(base))
     return {"recipe": recipe, "overrides": {**overrides, **own, "optimizer.weights": weights},
             "method": "list", "points": [
-                {"schedule.kind": kind, "schedule.warmup_frac": warmup, "optimizer.lr": lr,
-                 "optimizer.weight_decay": shrink / lr, "seed": seed} for seed in size.seeds for lr in rates
+                {"schedule.kind": kind, "schedule.warmup_frac": warmup, "optimizer.lr": rate * 2.0**octave,
+                 "optimizer.weight_decay": shrink / rate / 2.0**octave, "seed": seed}
+                for seed in seeds for octave in (octaves if name in TUNED else [0])
                 for kind, warmup, shrink in (("constant", 0, 0), ("cosine", .05, 0), ("cosine", .05, decay))]}
 
 
@@ -87,43 +78,37 @@ def claims(runs: dict[str, list[Run]]) -> Iterator[Claim]:
             yield better((f"{name}: {a}", b), runs_of(arm, a), runs_of(arm, b))
 
 
-def losses(runs: Sequence[Run]) -> list[list[float]]:
+def losses(runs: Sequence[Run]) -> list[Sequence[float]]:
     """Return all seeds' losses at 1/5 .. 5/5 of the budget, inf where a run diverged."""
-    curves = [[val.val_loss for val in run.val[1:]] if run.status == "ok" else [math.inf] * len(FIFTHS)
-              for run in runs]
-    return [list(seeds) for seeds in zip(*curves)]
+    lost = [math.inf] * len(FIFTHS)
+    return list(zip(*([val.val_loss for val in run.val[1:]] if run.status == "ok" else lost for run in runs)))
 
 
 def figure(runs: dict[str, list[Run]], output: Path) -> None:
-    """Draw each optimizer's losses at its best, and its final ones by variant."""
+    """Draw the losses of each optimizer, a colour, in each variant, a dash."""
     with figure_for(output) as canvas:
-        canvas.set_size_inches(10, 4.5)
-        left, right = canvas.subplots(1, 2)
+        axes = canvas.subplots()
         for color, (name, arm) in zip(PALETTE, runs.items()):
-            look = {"ms": 4, "color": color, "capsize": 2}
-            study.draw_line(left, dict(enumerate(losses(chosen(arm)))), label=name, **look)
-            study.draw_line(right, {i: losses(chosen(runs_of(arm, variant)))[-1]
-                                    for i, variant in enumerate(VARIANTS)}, **look)
-        for axes, words in ((left, FIFTHS), (right, VARIANTS)):
-            axes.set_xticks(range(len(words)), words)
-            axes.margins(x=0.15)
-        left.set(xlabel="share of the budget", ylabel="val loss, nats", title="each at its best")
-        right.set(ylabel="final val loss, nats", title="mean and sd over seeds")
-        left.legend(fontsize=8)
+            for variant, dash in zip(VARIANTS, (":", "--", "-")):
+                study.draw_line(axes, dict(enumerate(losses(chosen(runs_of(arm, variant))))), ls=dash, ms=3,
+                                color=color, capsize=2, label=f"{name}, {variant}")
+        axes.set_xticks(range(len(FIFTHS)), FIFTHS)
+        axes.set(xlabel="share of the budget", ylabel="val loss, nats, mean and sd over seeds")
+        axes.legend(fontsize=7, ncols=len(runs))
 
 
 def rows(runs: dict[str, list[Run]]) -> Iterator[list]:
     """Yield each optimizer's losses by variant, and what a step costs: counted, and timed by the logs."""
-    times = {name: statistics.median(run.val[-1].train_time_ns for run in arm if run.status == "ok")
-             for name, arm in runs.items()}
+    times = {name: statistics.median([run.val[-1].train_time_ns for run in arm if run.status == "ok"]
+                                     or [math.nan]) for name, arm in runs.items()}
     for name, arm in runs.items():
         recipe = make_recipe(arm[0].recipe)
         cost, state = cost_of(recipe), optimizer_of(recipe.optimizer).STATE
-        counted = cost["optimizer_flops"] / cost["flops_per_token"] / recipe.data.batch_tokens
+        update = f"{cost['optimizer_flops'] / cost['flops_per_token'] / recipe.data.batch_tokens:.1%}"
         for variant in VARIANTS:
             best = chosen(runs_of(arm, variant))
             rates = ", ".join(sorted({f"{run.point['optimizer.lr']:.3g}" for run in best}))
-            yield [name, variant, rates, *map(study.cell, losses(best)), state, f"{counted:.1%}",
+            yield [name, variant, rates, *map(study.cell, losses(best)), state, update,
                    f"{times[name] / times['AdamW']:.2f}"]
 
 
@@ -160,31 +145,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--small_fc", metavar="WEIGHTS", default=from_root(SHIPPED) if SHIPPED.is_file() else
                         None, help="a file, or a repository of the hub; default: those that ship")
     parser.add_argument("--velo", metavar="WEIGHTS", help="the same for VeLO; default: it is not run")
-    parser.add_argument("--dry_run", action="store_true", help="train nothing, say what would be trained")
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Run the study, or what is left of it; write figure and page."""
-    size, recipe, name = QUICK if arguments.quick else FULL, arguments.config or "gpt_tiny", "optimizers"
+    small, octaves, seeds = QUICK if arguments.quick else FULL
+    recipe, name = arguments.config or "gpt_tiny", "optimizers"
     overrides = {"schedule": {"final": 0.1}, "optimizer.lr_factor": {}, "validations": len(FIFTHS),
-                 **({} if arguments.config else size.overrides), **parse_overrides(arguments.override)}
+                 **({} if arguments.config else small), **parse_overrides(arguments.override)}
     if arguments.track:
         overrides["data.track"] = arguments.track
-    weights = {"small_fc": arguments.small_fc, "VeLO": arguments.velo}
-    spaces = {arm: space(arm, size, recipe, overrides, weights.get(arm)) for arm in ARMS}
-    if arguments.dry_run:
-        for arm, values in spaces.items():
-            made = make_space(values)
-            points = planned(made)
-            cost = cost_of(recipe_of(made, points[0]["point"]))
-            print(f"{arm}: {len(points)} runs, each of {cost['parameters']:,} parameters, {cost['steps']:,} "
-                  f"steps, {cost['tokens']:,} tokens, {cost['flops']:.3g} FLOPs")
-        return 0
     if arguments.config:
         name += f"_{Path(recipe).stem}"
+    weights = {"small_fc": arguments.small_fc, "VeLO": arguments.velo}
     folders = study.folders_of(arguments, name)
-    runs = {arm: study.sweep(folders, arm.lower().replace(" ", "_"), values)
-            for arm, values in spaces.items() if weights.get(arm, "none needed")}
+    runs = {arm: study.sweep(folders, arm.lower().replace(" ", "_"),
+                             space(arm, octaves, seeds, recipe, overrides, weights.get(arm)))
+            for arm in ARMS if weights.get(arm, "none needed")}
     comparable([run for arm in runs.values() for run in arm])
     figure(runs, folders.images / f"{name}.png")
     command = f"python -m lab optimizers{f' --config {recipe}' * bool(arguments.config)}"

@@ -113,12 +113,11 @@ def chosen(runs: Sequence[Run]) -> list[Run]:
 
 def better(names: Sequence[str], a: Sequence[Run], b: Sequence[Run]) -> Claim:
     """Return the claim that arm a is better than arm b, each at its best point, chosen seed by seed."""
-    (one, seeds), (two, others) = (([run.val_loss for run in found], [run.seed for run in found])
-                                   for found in map(chosen, (a, b)))
-    if seeds != others:
-        raise ValueError(f"{names[0]} has seeds {seeds}, {names[1]} {others}, expected the same; run the "
-                         "missing ones")
-    return claim(f"{names[0]} better than {names[1]}", one, two, most=0.0)
+    one, two = map(chosen, (a, b))
+    if (here := [run.seed for run in one]) != (there := [run.seed for run in two]):
+        raise ValueError(f"{names[0]} has seeds {here}, {names[1]} {there}, expected the same; run the rest")
+    losses = ([run.val_loss for run in arm] for arm in (one, two))
+    return claim(" better than ".join(names), *losses, most=0.0)
 
 
 def places(values: Sequence[float]) -> list[float]:
