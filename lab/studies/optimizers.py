@@ -126,6 +126,8 @@ def page(runs: dict[str, list[Run]], name: str, command: str) -> Iterator[str]:
         f"{len(tried)} rates, {tried[0]:g} to {tried[-1]:g} (Muon's matrices a 15th), of which each seed "
         "takes the one that is best by the others; learned ones take 1, as trained. Plain: a constant rate. "
         f"Schedule: warm-up over 5 %, cosine to a tenth. Decay: rate times decay times steps is {SHRINK:g}.",
+        *(f"Weights of {arm}: {weights}." for arm, found in runs.items()
+          if (weights := found[0].recipe["optimizer"]["weights"])),
         "", "## Verdicts", "", "As `python -m lab better` has them: differences seed by seed, each interval "
         "95 % by itself.", "", *study.table(CLAIMS, claims(runs)), "", "## Losses and costs", "",
         "At fifths of the budget, mean (sd). State: numbers kept a parameter, at least. Update: its "
@@ -164,6 +166,7 @@ def main(arguments: argparse.Namespace) -> int:
             for arm in ARMS if weights.get(arm, "none needed")}
     comparable([run for arm in runs.values() for run in arm])
     figure(runs, folders.images / f"{name}.png")
-    command = f"python -m lab optimizers{f' --config {recipe}' * bool(arguments.config)}"
-    study.write_page(folders.pages / f"{name}.md", page(runs, name, command))
+    flags = {"config": arguments.config, "track": arguments.track, "override": " ".join(arguments.override)}
+    words = ["python -m lab optimizers", *(f"--{flag} {value}" for flag, value in flags.items() if value)]
+    study.write_page(folders.pages / f"{name}.md", page(runs, name, " ".join(words)))
     return 0

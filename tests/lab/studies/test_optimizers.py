@@ -77,7 +77,9 @@ def page(tmp_path, monkeypatch, capsys):
 
 
 def test_the_page_has_each_loss_and_the_verdicts_that_follow_from_them(page):
-    text = page("--small_fc", "made")
+    text = page("--small_fc", "made", "--override", "model.n_layer", "1")
+    assert "Written by `python -m lab optimizers --override model.n_layer 1`" in text
+    assert "\nWeights of small_fc: made.\n" in text
     rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
     said = {row[0]: row[2] for row in rows if len(row) == len(CLAIMS)}
     assert said["small_fc better than AdamW, each at its best"] == "supported"
