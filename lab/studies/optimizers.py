@@ -14,7 +14,6 @@ from harness.track import ROOT
 from lab.optimizers import optimizer_of
 from lab.recipe import costs
 from lab.recipe.load import load_recipe, make_recipe
-from lab.show import cost_of
 from lab.studies import study
 from lab.sweep.results import comparable, Run
 from lab.sweep.verdict import better, chosen, Claim, CLAIMS
@@ -87,6 +86,7 @@ def losses(runs: Sequence[Run]) -> list[Sequence[float]]:
 def figure(runs: dict[str, list[Run]], output: Path) -> None:
     """Draw the losses of each optimizer, a colour, in each variant, a dash."""
     with figure_for(output) as canvas:
+        canvas.set_size_inches(10, 5.5)
         axes = canvas.subplots()
         for color, (name, arm) in zip(PALETTE, runs.items()):
             for variant, dash in zip(VARIANTS, (":", "--", "-")):
@@ -94,21 +94,19 @@ def figure(runs: dict[str, list[Run]], output: Path) -> None:
                                 color=color, capsize=2, label=f"{name}, {variant}")
         axes.set_xticks(range(len(FIFTHS)), FIFTHS)
         axes.set(xlabel="share of the budget", ylabel="val loss, nats, mean and sd over seeds")
-        axes.legend(fontsize=7, ncols=len(runs))
+        axes.legend(fontsize=6.5, ncols=len(runs), handlelength=4)
 
 
 def rows(runs: dict[str, list[Run]]) -> Iterator[list]:
-    """Yield each optimizer's losses by variant, and what a step costs: counted, and timed by the logs."""
+    """Yield each optimizer's losses by variant, its state, and the time of a step by the logs."""
     times = {name: statistics.median([run.val[-1].train_time_ns for run in arm if run.status == "ok"]
                                      or [math.nan]) for name, arm in runs.items()}
     for name, arm in runs.items():
-        recipe = make_recipe(arm[0].recipe)
-        cost, state = cost_of(recipe), optimizer_of(recipe.optimizer).STATE
-        update = f"{cost['optimizer_flops'] / cost['flops_per_token'] / recipe.data.batch_tokens:.1%}"
+        state = optimizer_of(make_recipe(arm[0].recipe).optimizer).STATE
         for variant in VARIANTS:
             best = chosen(runs_of(arm, variant))
             rates = ", ".join(sorted({f"{run.point['optimizer.lr']:.3g}" for run in best}))
-            yield [name, variant, rates, *map(study.cell, losses(best)), state, update,
+            yield [name, variant, rates, *map(study.cell, losses(best)), state,
                    f"{times[name] / times['AdamW']:.2f}"]
 
 
@@ -130,11 +128,11 @@ def page(runs: dict[str, list[Run]], name: str, command: str) -> Iterator[str]:
           if (weights := found[0].recipe["optimizer"]["weights"])),
         "", "## Verdicts", "", "As `python -m lab better` has them: differences seed by seed, each interval "
         "95 % by itself.", "", *study.table(CLAIMS, claims(runs)), "", "## Losses and costs", "",
-        "At fifths of the budget, mean (sd). State: numbers kept a parameter, at least. Update: its "
-        "operations over the model's, counted. Time: of a step, over AdamW's, by the medians of all runs, "
-        "which other work may disturb. An update alone, on quiet cores: [performance](performance.md).", "")
-    yield from study.table(["optimizer", "", "rate", *FIFTHS, "state", "update", "time"], [
-        *rows(runs), *([arm, "not run: no weights", *[""] * (len(FIFTHS) + 4)]
+        "At fifths of the budget, mean (sd). State: numbers kept a parameter, at least. Time: of a step, "
+        "over AdamW's, by the medians of all runs, which other work may disturb; an update alone, on quiet "
+        "cores: [performance](performance.md).", "")
+    yield from study.table(["optimizer", "", "rate", *FIFTHS, "state", "time"], [
+        *rows(runs), *([arm, "not run: no weights", *[""] * (len(FIFTHS) + 3)]
                        for arm in ARMS if arm not in runs)])
 
 
