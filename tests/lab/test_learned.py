@@ -95,7 +95,7 @@ def test_the_second_output_is_the_logarithm_of_a_step_in_thousandths(alone):
 
 def test_decays_counts_and_times_are_pylos(alone):
     optimizer, *_ = made("small_fc", 0)
-    b, c, factors, _ = optimizer.kind
+    b, c, factors, *_ = optimizer.kind
     assert [*b, c, *factors] == pytest.approx([*B, C, *FACTORS], abs=5e-7)
     counts = [sum(math.prod(shape) for key, shape in shapes.items() if "decays" not in key)
               for shapes in (small_fc.SHAPES, velo.RNN_SHAPES, velo.MLP_SHAPES)]

@@ -1,0 +1,130 @@
+"""A population of small language models, each moved by a small_fc of its own, all in one batched step."""
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from harness.shards import read_shard
+from harness.track import ROOT
+from lab.models.build import build_model
+from lab.optimizers import small_fc
+from lab.optimizers.learned.features import accumulate, features, Kind
+from lab.parametrization import role_of, table
+from lab.recipe import costs
+from lab.recipe.load import make_recipe
+from lab.recipe.schedule import factor
+from lab.recipe.schema import Curve, Recipe
+
+
+class Task(NamedTuple):
+    """A language model and its text: that of the embedded sample, without all but the commonest ids."""
+
+    name: str
+    model: dict  # fields of a recipe's model
+    sequences: int = 8  # of a step
+    seq_len: int = 32
+    attention: bool = True  # False: blocks are MLPs alone
+
+    def recipe(self) -> Recipe:
+        """Return the task as a recipe: small_fc under mup with base width 1, which is muLO."""
+        d = self.model["n_embd"]
+        start = {"tied": False, "bias": False, "residual_init": "plain", "readout_init": "zero",
+                 "initializer": {"std": 1.0}, "embedding_initializer": {"std": d**-0.5}}
+        mup = {"kind": "mup", "mup_base_hidden_size": 1, "mup_base_filter_size": 1,
+               "scale_qk_dot_by_d": self.model.get("kind") != "speedrun"}  # whose queries are normalised
+        return make_recipe({"model": {**start, **self.model}, "parametrization": mup,
+                            "optimizer": {"name": "small_fc", "lr": 1.0}, "data": {
+                                "seq_len": self.seq_len, "batch_tokens": self.sequences * self.seq_len}})
+
+    def tokens(self, split: str) -> Tensor:
+        """Return the ids of the sample's train or val shards, its commonest vocab_size, by frequency."""
+        track = costs.track_of(self.recipe())
+        ids = {name: np.concatenate([read_shard(path) for path in sorted((ROOT / track.data).glob(files))])
+               for name, files in (("train", track.train_files), ("val", track.val_files))}
+        place = np.argsort(np.argsort(-np.bincount(ids["train"], minlength=track.vocab_size), kind="stable"))
+        found = place[ids[split]]
+        return torch.from_numpy(found[found < self.model["vocab_size"]])
+
+
+class Population:
+    """Models of one task, each trained by the small_fc of its place, from an init and batches of its own.
+
+    Places that share a seed share both: differences are of the optimizers alone. Parameters of one shape are
+    one tensor (places, of a model, *shape).
+    """
+
+    def __init__(self, task: Task, tokens: Tensor, seeds: Sequence[int], steps: int, curve: Curve):
+        self.task, self.text, self.steps, self.curve, self.taken = task, tokens, steps, curve, 0
+        recipe, models = task.recipe(), {}
+        for seed in dict.fromkeys(seeds):
+            torch.manual_seed(seed)
+            models[seed] = build_model(recipe)
+            if not task.attention:
+                for block in models[seed].blocks:
+                    block.ln_1 = block.attn = nn.Identity()
+        self.net, rows = models[seeds[0]], table(recipe)
+        self.draws = {seed: torch.Generator().manual_seed(seed) for seed in models}
+        self.seeds, self.names = seeds, {}
+        for name, p in self.net.named_parameters():
+            self.names.setdefault(tuple(p.shape), []).append(name)
+        started = {seed: dict(model.named_parameters()) for seed, model in models.items()}
+        self.stacks = [torch.stack([torch.stack([started[seed][name].detach() for name in names])
+                                    for seed in seeds]).requires_grad_() for names in self.names.values()]
+        self.rates = [torch.tensor([rows[role_of(name)].lr for name in names]).repeat(len(seeds))
+                      for names in self.names.values()]
+        self.states: list[dict[str, Tensor]] = [{} for _ in self.stacks]
+
+    def losses(self, tokens: Tensor) -> Tensor:
+        """Return the mean loss of each place's model on its tokens, (places, sequences, seq_len + 1)."""
+        params = {name: stack[:, i] for names, stack in zip(self.names.values(), self.stacks)
+                  for i, name in enumerate(names)}
+
+        def loss(params: dict[str, Tensor], idx_BT: Tensor) -> Tensor:
+            logits = torch.func.functional_call(self.net, params, (idx_BT[:, :-1],))
+            return F.cross_entropy(logits.flatten(0, 1), idx_BT[:, 1:].flatten())
+        with sdpa_kernel(SDPBackend.MATH):  # the others have no rule for vmap
+            return torch.vmap(loss)(params, tokens)
+
+    def batch(self) -> Tensor:
+        """Return the next tokens of each place, (places, sequences, seq_len + 1)."""
+        length = self.task.seq_len + 1
+        starts = {seed: torch.randint(len(self.text) - length, (self.task.sequences, 1), generator=draw)
+                  for seed, draw in self.draws.items()}
+        return self.text[torch.stack([starts[seed] for seed in self.seeds]) + torch.arange(length)]
+
+    def step(self, weights: dict[str, Tensor]) -> Tensor:
+        """Take a step of each place's model by its place's weights; return the losses before it."""
+        losses = self.losses(self.batch())
+        rate = factor(self.curve, self.taken, self.steps)
+        for stack, g, state, rates in zip(self.stacks, torch.autograd.grad(losses.sum(), self.stacks),
+                                          self.states, self.rates):
+            move_all(stack.detach().flatten(0, 1), g.flatten(0, 1), state, weights, rate * rates,
+                     stack.size(1), self.taken)
+        self.taken += 1
+        return losses.detach()
+
+
+def move_all(p: Tensor, g: Tensor, state: dict[str, Tensor], weights: dict[str, Tensor], rates: Tensor,
+             repeats: int, step: int) -> None:
+    """Move tensors (places * repeats, *shape) as small_fc would, each by its place's weights and its rate."""
+    def each(x: Tensor, *axes: int) -> Tensor:
+        return x.float().repeat_interleave(repeats, 0).view(-1, *axes)
+    m, v, factors = small_fc.decays(weights)
+    ones = [1] * (p.ndim - 1)
+    kind = Kind([each(x, *ones) for x in m.unbind(1)], each(v[:, 0], *ones),
+                [each(x, 1) for x in factors.unbind(1)], velo=False, batch=1)
+    accumulate(state, g, kind)
+    x = features(p, g, state, kind)(slice(None)).unflatten(1, (len(p), -1)).transpose(0, 1)
+    time = (step / p.new_tensor(small_fc.TIMES) - 1).tanh_()
+    first = weights["network.input.weight"]
+    bias = weights["network.input.bias"] + first[:, :, -len(time):] @ time
+    first = each(first[:, :, :-len(time)], 32, 28) * (x.square().mean(2) + 1e-5).rsqrt_()[:, None]
+    x = torch.baddbmm(each(bias, 32, 1), first, x)
+    for name, size in (("network.linear_0", 32), ("network.output", 2)):
+        x = torch.baddbmm(each(weights[f"{name}.bias"], size, 1), each(weights[f"{name}.weight"], size, 32),
+                          x.relu_())
+    p -= (0.01 * rates[:, None] * x[:, 0] * x[:, 1].mul(0.001).exp_()).view_as(p)
