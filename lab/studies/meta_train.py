@@ -2,7 +2,7 @@
 
 Antithetic pairs, one noise for a whole trajectory (NRES, Li et al. 2023, https://arxiv.org/abs/2304.12180).
 The network is odd: its step changes sign with the gradient and its momenta, so what has no gradient does not
-move. That is a tie between the numbers of an ordinary file: hidden units come in pairs, and the second of each
+move. That is a tie between the numbers of an ordinary file: hidden units come in pairs, of which the second
 sees these features with the other sign.
 """
 import argparse
@@ -12,6 +12,7 @@ import io
 import json
 import math
 import multiprocessing
+import os
 import statistics
 import sys
 from collections.abc import Generator, Sequence
@@ -61,11 +62,11 @@ class Size(NamedTuple):
     lengths: dict[int, int]  # of held-out runs, one in each process: steps -> seeds
 
 
-FULL, QUICK = Size(30, 50, 8, 20, {200: 3, 600: 1}), Size(2, 3, 1, 2, {4: 1, 6: 1})
+FULL, QUICK = Size(16, 50, 8, 20, {200: 3, 600: 1}), Size(2, 3, 1, 2, {4: 1, 6: 1})
 
 
 def start() -> dict[str, Tensor]:
-    """Return the pieces of dir = 5 (m / rms + m / rms of rows and columns) / 2, by the first decay, normalised.
+    """Return the pieces of dir = 5 (m / rms + m / rms of rows and columns) / 2, normalised.
 
     The other hidden units are random, and not used.
     """
@@ -102,7 +103,7 @@ def odd(shift: Tensor) -> dict[str, Tensor]:
 def trajectories(task: Task, seed: int, size: Size) -> Generator:
     """Yield the gradient of a task's loss by the shift, an estimate, and the loss, after each unroll.
 
-    Send it shift and progress. A step's loss counts 2 t / horizon. Noise and models are new with each horizon.
+    Send it shift and progress. A step's loss counts 2 t / horizon. Each horizon has new noise and models.
     """
     text, draw = task.tokens("train"), torch.Generator().manual_seed(seed)
     worst = 2 * math.log(task.model["vocab_size"])
@@ -138,9 +139,10 @@ def held_out(shift: Tensor, steps: int, seeds: int) -> float:
 
 def work(pipe: Connection, seed: int, size: Size) -> None:
     """Answer requests until nobody holds the other end: (place of a task, shift, progress), or held_out's."""
+    os.setsid()  # Ctrl-C is for the one that asks
     torch.set_num_threads(1)
     running: dict[int, Generator] = {}
-    with contextlib.suppress(EOFError, KeyboardInterrupt):
+    with contextlib.suppress(EOFError):
         while True:
             what, *rest = pipe.recv()
             if what == "held_out":

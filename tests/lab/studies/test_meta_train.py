@@ -55,7 +55,7 @@ def test_each_place_of_a_population_moves_as_small_fc_of_its_weights(alone, tmp_
 
 
 def test_what_has_no_gradient_does_not_move(alone, tmp_path):
-    """A prototype's parameters of RMS .25 walked away by .17 in 100 steps after five minutes of training, by 6.8
+    """A prototype moved parameters of RMS .25 by .17 in 100 steps after five minutes of training, and by 6.8
     at its end: biases and times add up. 1 % of the RMS is the bound; rounding is what is left."""
     nets = odd(1)
     weights.save(tmp_path / "one", {name: tensor[0] for name, tensor in nets.items()})
