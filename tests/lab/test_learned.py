@@ -345,6 +345,14 @@ def test_velo_refuses_by_name_what_starts_at_zero_or_draws_it(alone, recipe):
     assert .05 < model.blocks[0].mlp.c_fc.bias.std() < .2
 
 
+def test_learned_optimizers_are_built_on_the_meta_device(alone, recipe):
+    """There velo asked whether tensors without data are zero."""
+    with torch.device("meta"):
+        model = build_model(make_recipe(GPT))
+    [optimizer] = build_optimizers(recipe, model)
+    assert {p.device.type for p in optimizer.params} == {"meta"}
+
+
 @pytest.mark.parametrize("name, said", [
     ("small_fc", "`hf download btherien/mulo model.safetensors`, then --override optimizer.weights "
                  "btherien/mulo"),
