@@ -62,7 +62,7 @@ class Size(NamedTuple):
     lengths: dict[int, int]  # of held-out runs, one in each process: steps -> seeds
 
 
-FULL, QUICK = Size(16, 50, 8, 20, {200: 3, 600: 1}), Size(2, 3, 1, 2, {4: 1, 6: 1})
+FULL, QUICK = Size(8, 50, 8, 20, {200: 3, 600: 1}), Size(2, 3, 1, 2, {4: 1, 6: 1})
 
 
 def start() -> dict[str, Tensor]:

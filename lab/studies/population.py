@@ -90,11 +90,12 @@ class Population:
             return torch.vmap(loss)(params, tokens)
 
     def batch(self) -> Tensor:
-        """Return the next tokens of each place, (places, sequences, seq_len + 1)."""
-        length = self.task.seq_len + 1
-        starts = {seed: torch.randint(len(self.text) - length, (self.task.sequences, 1), generator=draw)
+        """Return the next tokens of each place, (places, sequences, seq_len + 1): adjacent, as in a run's step."""
+        length, count = self.task.seq_len, self.task.sequences
+        starts = {seed: torch.randint(len(self.text) - count * length, (1, 1), generator=draw)
                   for seed, draw in self.draws.items()}
-        return self.text[torch.stack([starts[seed] for seed in self.seeds]) + torch.arange(length)]
+        places = length * torch.arange(count)[:, None] + torch.arange(length + 1)
+        return self.text[torch.stack([starts[seed] for seed in self.seeds]) + places]
 
     def step(self, weights: dict[str, Tensor]) -> Tensor:
         """Take a step of each place's model by its place's weights; return the losses before it."""

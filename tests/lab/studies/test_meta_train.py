@@ -1,10 +1,14 @@
 """Meta-training: a batched population moves as small_fc does, and what has no gradient stays."""
+import json
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from harness.runlog import ROOT
 from lab.optimizers import small_fc
 from lab.optimizers.learned import weights
 from lab.recipe.load import replace
@@ -71,3 +75,54 @@ def test_what_has_no_gradient_does_not_move(alone, tmp_path):
         optimizer.step(torch.tensor(1.0))
     drift = torch.cat([still - start, (table - before)[8:]]).square().mean().sqrt()
     assert drift < .01 * .25 / 100 and (table - before)[:8].square().mean().sqrt() > .05
+
+
+def test_a_step_changes_sign_with_the_gradients(alone, tmp_path):
+    """Whatever the numbers: their tie makes the network odd."""
+    weights.save(tmp_path / "one", {name: tensor[0] for name, tensor in odd(1).items()})
+    draw, moved = torch.Generator().manual_seed(0), []
+    start, g = torch.randn(6, 4, generator=draw), torch.randn(6, 4, generator=draw)
+    for sign in (1, -1):
+        p = torch.nn.Parameter(start.clone())
+        [optimizer] = small_fc.build([{"params": [p], "lr": 1.0}],
+                                     small_fc.Fields(weights=str(tmp_path / "one")), 1, None)
+        p.grad = sign * g
+        optimizer.step(torch.tensor(1.0))
+        moved.append(p.detach() - start)
+    assert torch.allclose(moved[0], -moved[1], atol=2e-7) and moved[0].abs().max() > 1e-3
+
+
+def test_a_killed_training_goes_on_from_its_last_round_and_keeps_the_best(tmp_path, monkeypatch):
+    """Adam and the means too: where gradients are a function of the shift, to the same bits."""
+    held_out, asked = iter([3.0, 1.0, 2.0]), []
+
+    def ask(pipes, requests):
+        asked.append(requests)
+        if len(asked) == 6:  # an update in the second round
+            raise KeyboardInterrupt
+        if requests[0][0] == "held_out":
+            return [next(held_out)] * 2
+        return [(shift - 1 + torch.arange(len(shift)) % 7, 2.5) for _, shift, _ in requests]
+    monkeypatch.setattr(meta_train, "crew", lambda seed, size: [])
+    monkeypatch.setattr(meta_train, "ask", ask)
+    with pytest.raises(KeyboardInterrupt):
+        meta_train.meta_train(tmp_path / "killed", 0, meta_train.QUICK)
+    rows = meta_train.meta_train(tmp_path / "killed", 0, meta_train.QUICK)
+    held_out = iter([3.0, 1.0, 2.0])
+    assert rows == meta_train.meta_train(tmp_path / "whole", 0, meta_train.QUICK)
+    last = [torch.load(tmp_path / name / "checkpoint.pt") for name in ("killed", "whole")]
+    assert all(torch.equal(last[0][key], last[1][key]) for key in ("shift", "mean")) and last[0]["shift"].any()
+    found, sha256 = small_fc.check(small_fc.Fields(weights=str(tmp_path / "whole" / "small_fc")))
+    made = json.loads((tmp_path / "whole" / "small_fc.json").read_text())
+    assert (made["sha256"], made["updates"], len(made["log"])) == (sha256, 3, 2)
+    assert not torch.equal(found["rms_decays"], meta_train.odd(last[1]["mean"])["rms_decays"])
+    with pytest.raises(ValueError, match="found the training of .*--seed 0.*give another --out"):
+        meta_train.meta_train(tmp_path / "whole", 1, meta_train.QUICK)
+
+
+@pytest.mark.slow
+def test_meta_train_as_its_help_says_makes_weights_that_load(tmp_path):
+    words = [sys.executable, "-m", "lab", "meta-train", "--quick", "--out", str(tmp_path)]
+    done = subprocess.run(words, text=True, capture_output=True, cwd=ROOT, check=True)
+    assert "held out, 6 steps: " in done.stdout
+    small_fc.check(small_fc.Fields(weights=str(tmp_path / "small_fc")))
