@@ -142,7 +142,7 @@ def work(pipe: Connection, seed: int, size: Size) -> None:
     os.setsid()  # Ctrl-C is for the one that asks
     torch.set_num_threads(1)
     running: dict[int, Generator] = {}
-    with contextlib.suppress(EOFError):
+    with contextlib.suppress(EOFError, BrokenPipeError):  # it is gone
         while True:
             what, *rest = pipe.recv()
             if what == "held_out":

@@ -15,7 +15,7 @@ from lab.optimizers import small_fc
 from lab.optimizers.learned.features import accumulate, features, Kind
 from lab.parametrization import role_of, table
 from lab.recipe import costs
-from lab.recipe.load import make_recipe
+from lab.recipe.load import load_recipe
 from lab.recipe.schedule import factor
 from lab.recipe.schema import Curve, Recipe
 
@@ -30,15 +30,12 @@ class Task(NamedTuple):
     attention: bool = True  # False: blocks are MLPs alone
 
     def recipe(self) -> Recipe:
-        """Return the task as a recipe: small_fc under mup with base width 1, which is muLO."""
-        d = self.model["n_embd"]
-        start = {"tied": False, "bias": False, "residual_init": "plain", "readout_init": "zero",
-                 "initializer": {"std": 1.0}, "embedding_initializer": {"std": d**-0.5}}
-        mup = {"kind": "mup", "mup_base_hidden_size": 1, "mup_base_filter_size": 1,
-               "scale_qk_dot_by_d": self.model.get("kind") != "speedrun"}  # whose queries are normalised
-        return make_recipe({"model": {**start, **self.model}, "parametrization": mup,
-                            "optimizer": {"name": "small_fc", "lr": 1.0}, "data": {
-                                "seq_len": self.seq_len, "batch_tokens": self.sequences * self.seq_len}})
+        """Return the task as a recipe, which is gpt_held_out's but for its size."""
+        own = {f"model.{key}": value for key, value in self.model.items()}
+        return load_recipe("gpt_held_out", {
+            "model.embedding_initializer.std": self.model["n_embd"]**-0.5, **own,
+            "parametrization.scale_qk_dot_by_d": self.model.get("kind") != "speedrun",  # its are unit
+            "data.seq_len": self.seq_len, "data.batch_tokens": self.sequences * self.seq_len})
 
     def tokens(self, split: str) -> Tensor:
         """Return the ids of the sample's train or val shards, its commonest vocab_size, by frequency."""
@@ -59,21 +56,20 @@ class Population:
 
     def __init__(self, task: Task, tokens: Tensor, seeds: Sequence[int], steps: int, curve: Curve):
         self.task, self.text, self.steps, self.curve, self.taken = task, tokens, steps, curve, 0
-        recipe, models = task.recipe(), {}
+        recipe, started = task.recipe(), {}
         for seed in dict.fromkeys(seeds):
             torch.manual_seed(seed)
-            models[seed] = build_model(recipe)
+            self.net = build_model(recipe)
             if not task.attention:
-                for block in models[seed].blocks:
+                for block in self.net.blocks:
                     block.ln_1 = block.attn = nn.Identity()
-        self.net, rows = models[seeds[0]], table(recipe)
-        self.draws = {seed: torch.Generator().manual_seed(seed) for seed in models}
-        self.seeds, self.names = seeds, {}
-        for name, p in self.net.named_parameters():
-            self.names.setdefault(tuple(p.shape), []).append(name)
-        started = {seed: dict(model.named_parameters()) for seed, model in models.items()}
-        self.stacks = [torch.stack([torch.stack([started[seed][name].detach() for name in names])
-                                    for seed in seeds]).requires_grad_() for names in self.names.values()]
+            started[seed] = {name: p.detach() for name, p in self.net.named_parameters()}
+        self.seeds, self.draws = seeds, {seed: torch.Generator().manual_seed(seed) for seed in started}
+        self.names, rows = {}, table(recipe)
+        for name, p in started[seeds[0]].items():
+            self.names.setdefault(p.shape, []).append(name)
+        self.stacks = [torch.stack([torch.stack([started[seed][name] for name in names]) for seed in seeds])
+                       .requires_grad_() for names in self.names.values()]
         self.rates = [torch.tensor([rows[role_of(name)].lr for name in names]).repeat(len(seeds))
                       for names in self.names.values()]
         self.states: list[dict[str, Tensor]] = [{} for _ in self.stacks]
@@ -90,7 +86,7 @@ class Population:
             return torch.vmap(loss)(params, tokens)
 
     def batch(self) -> Tensor:
-        """Return the next tokens of each place, (places, sequences, seq_len + 1): adjacent, as in a run's step."""
+        """Return the next tokens of each place, (places, sequences, seq_len + 1), adjacent as in a run."""
         length, count = self.task.seq_len, self.task.sequences
         starts = {seed: torch.randint(len(self.text) - count * length, (1, 1), generator=draw)
                   for seed, draw in self.draws.items()}

@@ -110,12 +110,12 @@ def test_a_killed_training_goes_on_from_its_last_round_and_keeps_the_best(tmp_pa
     rows = meta_train.meta_train(tmp_path / "killed", 0, meta_train.QUICK)
     held_out = iter([3.0, 1.0, 2.0])
     assert rows == meta_train.meta_train(tmp_path / "whole", 0, meta_train.QUICK)
-    last = [torch.load(tmp_path / name / "checkpoint.pt") for name in ("killed", "whole")]
-    assert all(torch.equal(last[0][key], last[1][key]) for key in ("shift", "mean")) and last[0]["shift"].any()
+    killed, whole = (torch.load(tmp_path / name / "checkpoint.pt") for name in ("killed", "whole"))
+    assert all(torch.equal(killed[key], whole[key]) for key in ("shift", "mean")) and whole["shift"].any()
     found, sha256 = small_fc.check(small_fc.Fields(weights=str(tmp_path / "whole" / "small_fc")))
     made = json.loads((tmp_path / "whole" / "small_fc.json").read_text())
     assert (made["sha256"], made["updates"], len(made["log"])) == (sha256, 3, 2)
-    assert not torch.equal(found["rms_decays"], meta_train.odd(last[1]["mean"])["rms_decays"])
+    assert not torch.equal(found["rms_decays"], meta_train.odd(whole["mean"])["rms_decays"])
     with pytest.raises(ValueError, match="found the training of .*--seed 0.*give another --out"):
         meta_train.meta_train(tmp_path / "whole", 1, meta_train.QUICK)
 
