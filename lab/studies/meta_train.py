@@ -62,7 +62,7 @@ class Size(NamedTuple):
     lengths: dict[int, int]  # of held-out runs, one in each process: steps -> seeds
 
 
-FULL, QUICK = Size(8, 50, 8, 20, {200: 3, 600: 1}), Size(2, 3, 1, 2, {4: 1, 6: 1})
+FULL, QUICK = Size(24, 50, 8, 20, {200: 3, 600: 1}), Size(2, 3, 1, 2, {4: 1, 6: 1})
 
 
 def start() -> dict[str, Tensor]:
@@ -179,13 +179,15 @@ def crew(seed: int, size: Size) -> list[Connection]:
 def meta_train(folder: Path, seed: int, size: Size) -> list[dict]:
     """Train from the folder's checkpoint on, which each round replaces; return a row for each round.
 
+    Rate and horizons depend on how many rounds there will be; a training may go on to more than it was for.
+
     Of the shifts' running means the best on the held-out task, over all lengths, is small_fc.safetensors, and
     small_fc.json says what made it. Raises ValueError for a folder that has another training.
     """
     path, shift = folder / "checkpoint.pt", torch.zeros(sum(map(math.prod, PIECES.values())))
     shift.requires_grad_()
     adam, mean, rows = torch.optim.Adam([shift], betas=(0.9, 0.99)), shift.detach().clone(), []
-    made = {"command": f"python -m lab meta-train --seed {seed}", "size": list(size), "start": "hand-set"}
+    made = {"command": f"python -m lab meta-train --seed {seed}", "size": list(size[1:])}
     if path.is_file():
         kept = torch.load(path)
         if kept["made"] != made:
@@ -209,7 +211,7 @@ def meta_train(folder: Path, seed: int, size: Size) -> list[dict]:
             mean.lerp_(shift.detach(), 1 - AVERAGE)
             bar.update()
         found = ask(pipes, [("held_out", mean, steps, seeds) for steps, seeds in size.lengths.items()])
-        rows.append({"updates": done * size.updates, "held_out": [round(loss, 4) for loss in found],
+        rows.append({"updates": done * size.updates, "of": total, "held_out": [round(loss, 4) for loss in found],
                      "decays": [[round(x, 6) for x in one.tolist()] for one in small_fc.decays(odd(mean))],
                      "losses": {name: round(statistics.fmean(all), 4) for name, all in losses.items()}})
         bar.set_postfix_str("held out " + " ".join(f"{loss:.4f}" for loss in found))
@@ -240,6 +242,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of noise, models and batches")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: lab/sweeps/meta_train; a training "
                         "that is there goes on")
+    parser.add_argument("--rounds", type=int, default=FULL.rounds, metavar="N", help=f"of {FULL.updates} "
+                        "updates, a minute or two on two cores; default: %(default)s")
     parser.add_argument("--quick", action="store_true", help="at a toy size: the weights mean nothing")
     parser.epilog = "example: python -m lab meta-train --quick"
 
@@ -247,7 +251,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Train, or what is left of it; print the best round's losses and where its weights lie."""
     folder = arguments.out or ROOT / "lab" / "sweeps" / f"{'quick_' * arguments.quick}meta_train"
-    size = QUICK if arguments.quick else FULL
+    size = QUICK if arguments.quick else FULL._replace(rounds=arguments.rounds)
     rows = meta_train(folder, arguments.seed, size)
     best = min(rows, key=lambda row: sum(row["held_out"]))
     for steps, first, loss in zip(size.lengths, rows[0]["held_out"], best["held_out"]):
