@@ -30,20 +30,10 @@ from lab.optimizers.learned import features, weights
 from lab.recipe.schedule import cosine
 from lab.recipe.schema import Curve
 from lab.studies import population
-from lab.studies.population import Population, Task
+from lab.studies.population import HELD_OUT, Population, Task, TASKS
 from lab.sweep.worker import from_root
 from records.tools.read.values import write_whole
 
-GPT = {"n_layer": 1, "n_head": 2, "n_embd": 16}
-TASKS = (  # in each process every second one; neighbours take about as long
-    Task("gpt 16, 256 ids", {**GPT, "vocab_size": 256}),
-    Task("gpt 16, two blocks with biases, 64 ids", {**GPT, "n_layer": 2, "vocab_size": 64, "bias": True}),
-    Task("gpt 16, 512 ids", {**GPT, "vocab_size": 512}),
-    Task("speedrun 32, 128 ids", {**GPT, "kind": "speedrun", "activation": "squared_relu", "n_embd": 32,
-                                  "vocab_size": 128}),
-    Task("gpt 64, 64 ids", {**GPT, "n_embd": 64, "filter_size": 64, "vocab_size": 64}, 4),
-    Task("mlp 32, 256 ids", {**GPT, "n_embd": 32, "vocab_size": 256}, attention=False))
-HELD_OUT = Task("gpt 32, two blocks, 512 ids", {**GPT, "n_embd": 32, "n_layer": 2, "vocab_size": 512})
 HORIZONS = ((80, 400), (200, 1000))  # steps of a training, in the first and second half of the updates
 PROCESSES, SIGMA, RATE, AVERAGE = 2, 0.02, 0.003, 0.98
 SIGNED = (0, 2, 3, 4, 6, 7, 8, 10, 11, 12, 25, 26, 27)  # features that change sign with the gradient
@@ -179,10 +169,9 @@ def crew(seed: int, size: Size) -> list[Connection]:
 def meta_train(folder: Path, seed: int, size: Size) -> list[dict]:
     """Train from the folder's checkpoint on, which each round replaces; return a row for each round.
 
-    Rate and horizons depend on how many rounds there will be; a training may go on to more than it was for.
-
     Of the shifts' running means the best on the held-out task, over all lengths, is small_fc.safetensors, and
-    small_fc.json says what made it. Raises ValueError for a folder that has another training.
+    small_fc.json says what made it. Rate and horizons follow from the number of rounds, to which more may be
+    added. Raises ValueError for a folder that has another training.
     """
     path, shift = folder / "checkpoint.pt", torch.zeros(sum(map(math.prod, PIECES.values())))
     shift.requires_grad_()
@@ -210,11 +199,12 @@ def meta_train(folder: Path, seed: int, size: Size) -> list[dict]:
             adam.step()
             mean.lerp_(shift.detach(), 1 - AVERAGE)
             bar.update()
-        found = ask(pipes, [("held_out", mean, steps, seeds) for steps, seeds in size.lengths.items()])
-        rows.append({"updates": done * size.updates, "of": total, "held_out": [round(loss, 4) for loss in found],
+        scores = ask(pipes, [("held_out", mean, steps, seeds) for steps, seeds in size.lengths.items()])
+        rows.append({"updates": done * size.updates, "of": total,
+                     "held_out": [round(loss, 4) for loss in scores],
                      "decays": [[round(x, 6) for x in one.tolist()] for one in small_fc.decays(odd(mean))],
-                     "losses": {name: round(statistics.fmean(all), 4) for name, all in losses.items()}})
-        bar.set_postfix_str("held out " + " ".join(f"{loss:.4f}" for loss in found))
+                     "losses": {name: round(statistics.fmean(found), 4) for name, found in losses.items()}})
+        bar.set_postfix_str("held out " + " ".join(f"{loss:.4f}" for loss in scores))
         if rows[-1] is min(rows, key=lambda row: sum(row["held_out"])):
             keep(folder, odd(mean), {**made, "updates": done * size.updates}, rows)
         buffer = io.BytesIO()
@@ -250,6 +240,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Train, or what is left of it; print the best round's losses and where its weights lie."""
+    if arguments.rounds < 1:
+        raise ValueError(f"--rounds {arguments.rounds}: expected at least 1")
     folder = arguments.out or ROOT / "lab" / "sweeps" / f"{'quick_' * arguments.quick}meta_train"
     size = QUICK if arguments.quick else FULL._replace(rounds=arguments.rounds)
     rows = meta_train(folder, arguments.seed, size)

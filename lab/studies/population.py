@@ -47,6 +47,18 @@ class Task(NamedTuple):
         return torch.from_numpy(found[found < self.model["vocab_size"]])
 
 
+GPT = {"n_layer": 1, "n_head": 2, "n_embd": 16}
+TASKS = (  # in each process every second one; neighbours take about as long
+    Task("gpt 16, 256 ids", {**GPT, "vocab_size": 256}),
+    Task("gpt 16, two blocks with biases, 64 ids", {**GPT, "n_layer": 2, "vocab_size": 64, "bias": True}),
+    Task("gpt 16, 512 ids", {**GPT, "vocab_size": 512}),
+    Task("speedrun 32, 128 ids", {**GPT, "kind": "speedrun", "activation": "squared_relu", "n_embd": 32,
+                                  "vocab_size": 128}),
+    Task("gpt 64, 64 ids", {**GPT, "n_embd": 64, "filter_size": 64, "vocab_size": 64}, 4),
+    Task("mlp 32, 256 ids", {**GPT, "n_embd": 32, "vocab_size": 256}, attention=False))
+HELD_OUT = Task("gpt 32, two blocks, 512 ids", {**GPT, "n_embd": 32, "n_layer": 2, "vocab_size": 512})
+
+
 class Population:
     """Models of one task, each trained by the small_fc of its place, from an init and batches of its own.
 
