@@ -18,6 +18,7 @@ from lab.studies import meta_train
 from lab.studies.population import Population, Task
 from lab.train import build_optimizers
 
+SHIPPED = ROOT / "lab" / "optimizers" / "learned" / "small_fc.safetensors"
 TINY = {"n_layer": 1, "n_head": 2, "n_embd": 8, "vocab_size": 16}
 SPEEDRUN = {**TINY, "kind": "speedrun", "activation": "squared_relu"}
 
@@ -58,15 +59,16 @@ def test_each_place_of_a_population_moves_as_small_fc_of_its_weights(alone, tmp_
                     assert (stack[place, i] - params[name]).abs().max() < 1e-3 * moved and moved > 1e-4, name
 
 
-def test_what_has_no_gradient_does_not_move(alone, tmp_path):
+@pytest.mark.parametrize("shipped", [False, True])
+def test_what_has_no_gradient_does_not_move(alone, tmp_path, shipped):
     """A prototype moved parameters of RMS .25 by .17 in 100 steps after five minutes of training, and by 6.8
     at its end: biases and times add up. 1 % of the RMS is the bound; rounding is what is left."""
-    nets = odd(1)
-    weights.save(tmp_path / "one", {name: tensor[0] for name, tensor in nets.items()})
+    weights.save(tmp_path / "one", {name: tensor[0] for name, tensor in odd(1).items()})
+    config = small_fc.Fields(weights=str(SHIPPED if shipped else tmp_path / "one"))
     draw = torch.Generator().manual_seed(0)
     still, table = (torch.nn.Parameter(torch.randn(16, 12, generator=draw) / 4) for _ in range(2))
     groups = [{"params": [still, table], "names": ["still", "table"], "lr": 1.0}]
-    [optimizer] = small_fc.build(groups, small_fc.Fields(weights=str(tmp_path / "one")), 100, None)
+    [optimizer] = small_fc.build(groups, config, 100, None)
     before, some = table.detach().clone(), torch.zeros(16, 12)
     start = still.detach().clone()
     for _ in range(100):
@@ -118,6 +120,13 @@ def test_a_killed_training_goes_on_from_its_last_round_and_keeps_the_best(tmp_pa
     assert not torch.equal(found["rms_decays"], meta_train.odd(whole["mean"])["rms_decays"])
     with pytest.raises(ValueError, match="found the training of .*--seed 0.*give another --out"):
         meta_train.meta_train(tmp_path / "whole", 1, meta_train.QUICK)
+
+
+def test_the_weights_that_ship_are_those_that_their_log_says():
+    made = json.loads(SHIPPED.with_suffix(".json").read_text())
+    assert made["sha256"] == small_fc.check(small_fc.Fields(weights=str(SHIPPED)))[1]
+    assert made["log"][-1]["updates"] == made["updates"]
+    assert sum(made["log"][-1]["held_out"]) == min(sum(row["held_out"]) for row in made["log"])
 
 
 @pytest.mark.slow
