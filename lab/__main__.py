@@ -16,6 +16,7 @@ COMMANDS = {  # command: (module with add_arguments and main, one line)
     "optimizers": ("studies.optimizers", "study: is a learned optimizer better than AdamW and Muon, tuned?"),
     "transfer": ("studies.transfer", "study: do the best hyperparameters of a small model serve a large?"),
     "warmup": ("studies.warmup", "study: what does learning-rate warm-up do under sp and mup?"),
+    "meta-train": ("studies.meta_train", "train the weights of small_fc, on tiny language models"),
     "search": ("studies.search", "study: the best recipe for a budget of FLOPs"),
 }
 

@@ -1,24 +1,16 @@
 """Made weights of learned optimizers: networks that show one feature, in files of PyLO's key names."""
-import json
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from lab.optimizers import small_fc, velo
+from lab.optimizers.learned import weights
 
 
 def write(path: Path, tensors: dict[str, Tensor]) -> Path:
     """Write safetensors of float32."""
-    header, end = {"__metadata__": {"format": "pt"}}, 0
-    for name, tensor in tensors.items():
-        size = 4 * tensor.numel()
-        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [end, end + size]}
-        end += size
-    text = json.dumps(header).encode()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = b"".join(tensor.numpy().tobytes() for tensor in tensors.values())
-    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    weights.save(path, tensors)
     return path
 
 

@@ -2,7 +2,6 @@
 
 Metz et al. 2022 (https://arxiv.org/abs/2203.11860); Therien et al. 2024 (https://arxiv.org/abs/2406.00153).
 """
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,6 +20,7 @@ SHAPES = {**{f"{name}.weight": shape for name, shape in LAYERS.items()},
 SHIFTS = {  # of the decays, learned with the published weights; in PyLO they are defaults of these names
     "momentum_decays": (.15216392, .14245212, .06812963), "rms_decays": (.01079706,),
     "adafactor_decays": (.18621896, -.10864615, -.06185547)}
+BASES = dict(zip(SHIFTS, ((.9, .99, .999), (.999,), (.9, .99, .999))))
 TIMES = (1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000)
 
 
@@ -35,8 +35,7 @@ class SmallFC(Learned):
     """p -= lr * 0.01 * dir * exp(0.001 * mag), then p -= lr * weight_decay * p."""
 
     def __init__(self, groups: list[dict], tensors: dict[str, Tensor], sha256: str):
-        m, v, factors = ([1 - (1 - d) * math.exp(10 * x) for d, x in zip(bases, tensors[name].tolist())]
-                         for name, bases in zip(SHIFTS, ((.9, .99, .999), (.999,), (.9, .99, .999))))
+        m, v, factors = (decay.tolist() for decay in decays(tensors))
         super().__init__(groups, Kind(m, v[0], factors, velo=False), sha256)
         tensors = {name: tensor.to(self.params[0].device) for name, tensor in tensors.items()}
         self.layers = [(tensors[f"{name}.weight"], tensors[f"{name}.bias"]) for name in LAYERS]
@@ -47,6 +46,12 @@ class SmallFC(Learned):
         time = (self.param_groups[0]["step"] / first.new_tensor(TIMES) - 1).tanh_()
         layers = [(first[:, :-len(TIMES)], bias + first[:, -len(TIMES):] @ time), *rest]
         return dict.fromkeys(self.owned, (layers, 0.01))
+
+
+def decays(tensors: dict[str, Tensor]) -> list[Tensor]:
+    """Return the decays of momenta, squares and factors that weights ask for, float64, (..., 3 or 1)."""
+    return [1 - (1 - torch.tensor(bases, dtype=torch.float64)) * (10 * tensors[name].double()).exp()
+            for name, bases in BASES.items()]
 
 
 def check(config: Fields) -> tuple[dict[str, Tensor], str]:

@@ -122,7 +122,8 @@ def build(groups: list[dict], config: Fields, steps: int, compile: Callable) -> 
     Draws the tensors that start at zero from torch's random state where zero_std says so. Raises ValueError,
     with their names, where it does not.
     """
-    zeros = {name: p for group in groups for name, p in zip(group["names"], group["params"]) if not p.any()}
+    zeros = {name: p for group in groups for name, p in zip(group["names"], group["params"])
+             if not (p.is_meta or p.any())}  # what has no data is counted, never trained
     if zeros and not config.zero_std:
         raise ValueError(f"optimizer velo: {', '.join(zeros)}: all zeros, which it hardly moves; give "
                          f"optimizer.zero_std, of what they are drawn from instead, or another init")

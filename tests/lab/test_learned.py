@@ -95,7 +95,7 @@ def test_the_second_output_is_the_logarithm_of_a_step_in_thousandths(alone):
 
 def test_decays_counts_and_times_are_pylos(alone):
     optimizer, *_ = made("small_fc", 0)
-    b, c, factors, _ = optimizer.kind
+    b, c, factors, *_ = optimizer.kind
     assert [*b, c, *factors] == pytest.approx([*B, C, *FACTORS], abs=5e-7)
     counts = [sum(math.prod(shape) for key, shape in shapes.items() if "decays" not in key)
               for shapes in (small_fc.SHAPES, velo.RNN_SHAPES, velo.MLP_SHAPES)]
@@ -343,6 +343,14 @@ def test_velo_refuses_by_name_what_starts_at_zero_or_draws_it(alone, recipe):
     model = build_model(recipe)
     build_optimizers(recipe, model)
     assert .05 < model.blocks[0].mlp.c_fc.bias.std() < .2
+
+
+def test_learned_optimizers_are_built_on_the_meta_device(alone, recipe):
+    """There velo asked whether tensors without data are zero."""
+    with torch.device("meta"):
+        model = build_model(make_recipe(GPT))
+    [optimizer] = build_optimizers(recipe, model)
+    assert {p.device.type for p in optimizer.params} == {"meta"}
 
 
 @pytest.mark.parametrize("name, said", [

@@ -22,17 +22,18 @@ class Kind(NamedTuple):
     square matrix for the largest, as weights are (in, out) there, and adds nothing to w below m.
     """
 
-    m: Sequence[float]
-    v: float
-    factors: Sequence[float]
+    m: Sequence[float | Tensor]
+    v: float | Tensor
+    factors: Sequence[float | Tensor]
     velo: bool
+    batch: int = 0  # leading axes, over tensors: decays broadcast against them
 
 
 def factored_axes(shape: Sequence[int], kind: Kind) -> tuple[int, int] | None:
-    """Return (d1, d0), or None where a tensor keeps its squared gradient in full."""
-    if len(shape) < 2:
+    """Return (d1, d0), counted from the last, or None where a tensor keeps its squared gradient in full."""
+    if len(shape := shape[kind.batch:]) < 2:
         return None
-    d1, d0 = sorted(range(len(shape)), key=shape.__getitem__)[-2:]
+    d1, d0 = sorted(range(-len(shape), 0), key=shape.__getitem__)[-2:]
     return (d0, d1) if kind.velo and shape[d0] == shape[d1] else (d1, d0)
 
 
@@ -43,10 +44,10 @@ def accumulate(state: dict[str, Tensor], g: Tensor, kind: Kind) -> None:
     if "m" not in state:
         state |= {"m": g.new_zeros(3, *g.shape), "v": torch.zeros_like(g)}
         state |= {name: mean.new_zeros(3, *mean.shape) for name, mean in means.items()}
-    state["v"].mul_(kind.v).addcmul_(g, g, value=1 - kind.v)
+    state["v"].lerp_(squares, 1 - kind.v)
     for name, new, decays in (("m", g, kind.m), *((*mean, kind.factors) for mean in means.items())):
         for accumulator, decay in zip(state[name], decays):
-            accumulator.mul_(decay).add_(new, alpha=1 - decay)
+            accumulator.lerp_(new, 1 - decay)
 
 
 def features(p: Tensor, g: Tensor, state: dict[str, Tensor], kind: Kind) -> Callable[[slice], Tensor]:
@@ -56,8 +57,8 @@ def features(p: Tensor, g: Tensor, state: dict[str, Tensor], kind: Kind) -> Call
         row = col = state["w"]
         over_g, over_m = [safe_rsqrt(row + 1e-9)], [(row + (0.0 if kind.velo else 1e-6)).rsqrt()]
     else:
-        row, col = state["row"].unsqueeze(axes[1] + 1), state["col"].unsqueeze(axes[0] + 1)
-        over_g = over_m = [safe_rsqrt(row / (row.mean(axes[0] + 1, keepdim=True) + 1e-9)), safe_rsqrt(col)]
+        row, col = state["row"].unsqueeze(axes[1]), state["col"].unsqueeze(axes[0])
+        over_g = over_m = [safe_rsqrt(row / (row.mean(axes[0], keepdim=True) + 1e-9)), safe_rsqrt(col)]
     shown = row, col, (row + 1e-8).rsqrt(), (col + 1e-8).rsqrt()
 
     def of(rows: slice) -> Tensor:

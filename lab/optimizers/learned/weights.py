@@ -7,6 +7,8 @@ import huggingface_hub
 import torch
 from torch import Tensor
 
+from records.tools.read.values import write_whole
+
 FILE = "model.safetensors"
 
 
@@ -37,6 +39,19 @@ def load(name: str | None, part: str, hub: str, shapes: dict[str, tuple],
         data = bytearray(content[begin + first:begin + last])
         tensors[key] = torch.frombuffer(data, dtype=torch.float32).view(shape)
     return tensors, hashlib.sha256(content).hexdigest()
+
+
+def save(path: Path, tensors: dict[str, Tensor]) -> str:
+    """Write float32 tensors as safetensors, whole; return the file's sha256."""
+    header, end = {"__metadata__": {"format": "pt"}}, 0
+    for name, tensor in tensors.items():
+        begin, end = end, end + 4 * tensor.numel()
+        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    data = (tensor.numpy().tobytes() for tensor in tensors.values())
+    content = b"".join([len(text).to_bytes(8, "little"), text, *data])
+    write_whole(path, content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def find(name: str) -> Path | None:
