@@ -122,11 +122,12 @@ def train_in(run: Run) -> nn.Module:
 def train(recipe: Recipe, model: nn.Module, optimizers: list, run: Run) -> None:
     """Train a model in place; the run yields the steps, and validates, times and logs between them."""
     total, n = costs.curve_tokens(recipe), sum(p.numel() for p in model.parameters())
-    loss_of, groups = run.compile(loss_sum), [group for o in optimizers for group in o.param_groups]
     said = [*filled(recipe), *parametrization.replaced(recipe), *{
-        f"optimizer.weights {group['weights_sha256']}" for group in groups if "weights_sha256" in group}]
-    schedule, data = recipe.schedule, recipe.data
+        f"optimizer.weights {group['weights_sha256']}" for optimizer in optimizers
+        for group in optimizer.param_groups if "weights_sha256" in group}]
+    loss_of, schedule, data = run.compile(loss_sum), recipe.schedule, recipe.data
     for step in run.steps(model, optimizers):
+        groups = [group for o in optimizers for group in o.param_groups]  # new ones where the run was resumed
         for line in said if step == 0 else ():
             run.print(line)  # shown once: the warm-up, which comes to step 0 first, says nothing
         seen = run.hp.train_tokens - run.tokens_left
@@ -144,8 +145,11 @@ def train(recipe: Recipe, model: nn.Module, optimizers: list, run: Run) -> None:
         if schedule.accumulation and step % schedule.accumulation.every == 0:
             groups[0]["passes"] = accumulation(groups[0]["passes"], step, float(norm), n,
                                                schedule.accumulation)
-        for group in groups if schedule.weight_decay_loss_base else ():
-            group["weight_decay"] *= schedule.weight_decay_loss_base ** -float(loss)
+        if schedule.weight_decay_loss_base:
+            by_loss = schedule.weight_decay_loss_base ** -float(loss)
+            for group in groups:
+                group["weight_decay"] *= by_loss
+            run.log(weight_decay=recipe.optimizer.weight_decay * by_loss)
         for optimizer in optimizers:
             optimizer.step(loss)
 

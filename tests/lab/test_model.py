@@ -89,16 +89,16 @@ def test_later_tokens_never_change_earlier_logits(model):
 
 
 def test_latent_attention_is_its_six_products_and_a_softmax_with_a_slope():
-    """q, k, and of each half of the latent what is gated and its gate: six matrices in the one of the model."""
+    """q, k, and of each half of the latent what is gated and its gate: six matrices in the model's one."""
     _, net = built(**LATENT)
-    attn, d, T = net.blocks[0].attn, 32, 12
-    x = torch.randn(2, T, d, dtype=torch.float64)
+    attn, T = net.blocks[0].attn, 12
+    x = torch.randn(2, T, 32, dtype=torch.float64)
     parts = attn.expand.weight.split([8, 8, 32, 32, 32, 32])
     assert len(parts) == 6 and attn.project.weight.shape == (32, 64)
     q, k, local, value, local_gate, value_gate = (x @ part.T for part in parts)
     local, value = (a * .5 * g * (1 + torch.erf(g / math.sqrt(2)))
                     for a, g in ((local, local_gate), (value, value_gate)))
-    distance = torch.arange(T)[:, None] - torch.arange(T)
+    distance = (torch.arange(T)[:, None] - torch.arange(T)).double()
     slope = math.log(1 + math.exp(1 + attn.position_slope.item()))
     logits = (q @ k.mT / math.sqrt(8) - slope * distance).masked_fill(distance < 0, -math.inf)
     expected = torch.cat([local, logits.softmax(-1) @ value], -1) @ attn.project.weight.T
