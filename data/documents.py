@@ -48,7 +48,7 @@ def local_files(inputs: list[Path]) -> list[Path]:
 
 
 def documents(path: Path, column: str, joined: bool = False) -> Iterator[str]:
-    """Yield the documents of a file; joined: its rows are lines of WikiText's articles, as those of a .raw are.
+    """Yield the documents of a file; joined: rows are lines of WikiText's articles, as a .raw's are.
 
     DataError names the file, and the line or row that cannot be read.
     """

@@ -39,8 +39,8 @@ def step(recipe: Recipe) -> dict[str, Any]:
     if recipe.model.kind != "latent":
         raise ValueError(f"model.scale: found kind {recipe.model.kind}, expected latent, hlb-gpt's")
     if not (rows := (tokens := capacity(scale, data.memory_gb)) // data.seq_len):
-        raise ValueError(f"model.scale {scale:g}: a pass of {tokens} tokens, in {data.memory_gb:g} GB, is "
-                         f"less than data.seq_len = {data.seq_len}; give more data.memory_gb or a shorter one")
+        raise ValueError(f"model.scale {scale:g}: {tokens} tokens a pass in {data.memory_gb:g} GB are less "
+                         f"than data.seq_len = {data.seq_len}; give more data.memory_gb, a shorter one")
     return {"data.batch_tokens": rows * data.seq_len, "data.micro_batch": rows if data.memory_gb else None}
 
 
