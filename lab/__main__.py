@@ -11,6 +11,8 @@ COMMANDS = {  # command: (module with add_arguments and main, one line)
     "coord-check": ("coord_check", "how activations and logits change with width after a few steps"),
     "sweep": ("sweep.sweep", "run a space of recipes, grid or random, in parallel, resumable"),
     "report": ("sweep.report", "what the logs of a sweep say"),
+    "better": ("sweep.better", "is one arm of a sweep better than another: supported, not, undecided"),
+    "shift": ("sweep.shift", "does the best value of one axis of a sweep, a rate say, move along another"),
     "transfer": ("studies.transfer", "study: do the best hyperparameters of a small model serve a large?"),
     "warmup": ("studies.warmup", "study: what does learning-rate warm-up do under sp and mup?"),
     "search": ("studies.search", "study: the best recipe for a budget of FLOPs"),

@@ -1,4 +1,4 @@
-"""What the three studies share: where things go, sweeps, claims with an interval, and the generated page."""
+"""What the studies share: where things go, sweeps, and the generated page."""
 import argparse
 import math
 import statistics
@@ -12,13 +12,8 @@ from lab.recipe.load import load_recipe
 from lab.sweep.results import Run, comparable, load_results
 from lab.sweep.space import make_space
 from lab.sweep.sweep import run_sweep
+from lab.sweep.verdict import finite, Losses
 from lab.sweep.worker import from_root
-from records.tools.check.significance import one_sample, upper_bound, welch
-
-CONFIDENCE = 0.95
-SUPPORTED, UNSUPPORTED, UNDECIDED = "supported", "not supported", "undecided at this noise"
-CLAIMS = ("claim", "measured, 95 % interval", "verdict")  # the head of their table
-Losses = dict[float, list[float]]  # a value of an axis -> final losses, of all seeds
 
 
 class Folders(NamedTuple):
@@ -28,22 +23,6 @@ class Folders(NamedTuple):
     images: Path
     pages: Path
     jobs: int | None
-
-
-class Interval(NamedTuple):
-    """A mean over seeds, and the ends of its confidence interval: infinite where there is no spread."""
-
-    middle: float
-    low: float
-    high: float
-
-
-class Claim(NamedTuple):
-    """A statement about a number, and what its interval says of it."""
-
-    statement: str
-    value: str
-    verdict: str
 
 
 def add_study_arguments(parser: argparse.ArgumentParser, name: str) -> None:
@@ -89,50 +68,6 @@ def sweep(folders: Folders, name: str, space: dict[str, Any]) -> list[Run]:
                          f"that and run again; an oom's line in {from_root(folder)}/results.jsonl must go "
                          f"first")
     return runs
-
-
-def interval(a: Sequence[float], b: Sequence[float] = ()) -> Interval:
-    """Return mean and 95 % confidence interval of a, or of a - b, each with a spread of its own (Welch)."""
-    middle = statistics.fmean(a) - (statistics.fmean(b) if b else 0)
-    if min(len(a), len(b or a)) < 2 or not finite([*a, *b]):
-        return Interval(middle, -math.inf, math.inf)
-    test = welch(a, b) if b else one_sample(a, 0)
-    high = upper_bound(test, (1 + CONFIDENCE) / 2)
-    return Interval(middle, 2 * test.mean - high, high)
-
-
-def finite(values: Iterable[float]) -> bool:
-    """Tell whether all values are finite: no run diverged."""
-    return all(math.isfinite(value) for value in values)
-
-
-def verdict(found: Interval, least: float = -math.inf, most: float = math.inf) -> str:
-    """Return whether an interval lies inside least..most, outside of it, or says neither."""
-    if least <= found.low and found.high <= most:
-        return SUPPORTED
-    return UNSUPPORTED if found.high < least or found.low > most else UNDECIDED
-
-
-def plus_minus(found: Interval, unit: str = "") -> str:
-    """Return a mean with half its interval's width, in words."""
-    unit = f" {unit}" if unit else ""
-    spread = f" ± {(found.high - found.low) / 2:.4f}{unit}" if finite(found) else f"{unit}, no spread"
-    return f"{found.middle:+.4f}{spread}"
-
-
-def claim(statement: str, a: Sequence[float], b: Sequence[float] = (), unit: str = "nats",
-          least: float = -math.inf, most: float = math.inf) -> Claim:
-    """Return the claim that the mean of a over seeds, or of a - b, lies between two numbers."""
-    found = interval(a, b)
-    return Claim(statement, plus_minus(found, unit), verdict(found, least, most))
-
-
-def losses(runs: Iterable[Run], axis: str) -> Losses:
-    """Return the final losses, of all seeds, by the values of an axis, these in order."""
-    found: Losses = {}
-    for run in runs:
-        found.setdefault(run.point[axis], []).append(run.val_loss)
-    return dict(sorted(found.items()))
 
 
 def best(by_value: Losses) -> float:

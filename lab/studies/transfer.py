@@ -8,7 +8,6 @@ import argparse
 import dataclasses
 import functools
 import json
-import math
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,8 +17,10 @@ from lab.parametrization import at_width, check
 from lab.recipe.load import as_dict, load_recipe, make_recipe
 from lab.recipe.schema import Recipe
 from lab.studies import study
-from lab.studies.study import Claim, Folders, Losses
+from lab.studies.study import Folders
+from lab.sweep import verdict
 from lab.sweep.results import comparable, group, Run
+from lab.sweep.verdict import Claim, Losses
 from lab.sweep.worker import from_root
 from records.tools.show.figure import figure_for, PALETTE
 
@@ -72,42 +73,22 @@ def grid(folders: Folders, size: Size, name: str, recipe: str) -> list[Run]:
 
 def losses(runs: Sequence[Run], kind: str, width: int) -> Losses:
     """Return the final losses by learning rate of one parametrization and width."""
-    return study.losses([run for run in runs if run.point["parametrization.kind"] == kind
-                         and run.point["model.n_embd"] == width], "optimizer.lr")
-
-
-def best_lr(by_lr: dict[float, float]) -> float:
-    """Return log2 of the best rate: the vertex of the parabola through the best and its two neighbours.
-
-    The best rate itself where it stands at an end of the grid or a neighbour diverged. Rates must be octaves.
-    """
-    rates, best = sorted(by_lr), min(by_lr, key=by_lr.get)
-    around = [by_lr[rate] for rate in rates[max(0, rates.index(best) - 1):][:3]]
-    if best in (rates[0], rates[-1]) or not study.finite(around):
-        return math.log2(best)
-    left, middle, right = around
-    bend = left - 2 * middle + right
-    return math.log2(best) + (0.5 * (left - right) / bend if bend > 0 else 0.0)
-
-
-def shift(runs: Sequence[Run], kind: str, narrow: int, wide: int) -> list[float]:
-    """Return, for each seed, by how many octaves the wide model's best rate differs from the narrow's."""
-    best = {width: [best_lr(dict(zip(by_lr, seed))) for seed in zip(*by_lr.values())]
-            for width in (narrow, wide) for by_lr in [losses(runs, kind, width)]}
-    return [b - a for a, b in zip(best[narrow], best[wide])]
+    return verdict.losses([run for run in runs if run.point["parametrization.kind"] == kind
+                           and run.point["model.n_embd"] == width], "optimizer.lr")
 
 
 def lr_claims(name: str, runs: Sequence[Run], size: Size) -> list[Claim]:
     """Return what the grid says of one optimizer."""
     base, wide = size.widths[0], size.widths[-1]
-    sp, mup = losses(runs, "sp", wide), losses(runs, "mup", wide)
+    (sp, wide_sp), (mup, wide_mup) = ([losses(runs, kind, width) for width in (base, wide)]
+                                      for kind in ("sp", "mup"))
     return [
-        study.claim(f"{name}: the best rate falls with width under sp, {base} to {wide}",
-                    shift(runs, "sp", base, wide), unit="octaves", most=0.0),
-        study.claim(f"{name}: the best rate stays within {STAYS} octaves under mup, {base} to {wide}",
-                    shift(runs, "mup", base, wide), unit="octaves", least=-STAYS, most=STAYS),
-        study.claim(f"{name}: at {wide}, mup at the best rate of {base} is no worse than sp tuned",
-                    mup[study.best(losses(runs, "mup", base))], sp[study.best(sp)], most=0.0)]
+        verdict.claim(f"{name}: the best rate falls with width under sp, {base} to {wide}",
+                      verdict.shift(sp, wide_sp), unit="octaves", most=0.0),
+        verdict.claim(f"{name}: the best rate stays within {STAYS} octaves under mup, {base} to {wide}",
+                      verdict.shift(mup, wide_mup), unit="octaves", least=-STAYS, most=STAYS),
+        verdict.claim(f"{name}: at {wide}, mup at the best rate of {base} is no worse than sp tuned",
+                      wide_mup[study.best(mup)], verdict.tuned(wide_sp), most=0.0)]
 
 
 def choose(runs: Sequence[Run]) -> int:
@@ -176,7 +157,7 @@ def page(size: Size, grids: dict[str, list[Run]], claims: Sequence[Claim], found
                 "embedded sample. Intervals are 95 %, of seeds only; a claim is supported where all of its "
                 "interval lies where it says. "
                 "sp is tuned over one rate, of which all groups are fixed multiples.", "", "## Claims", "")
-    yield from study.table(study.CLAIMS, claims)
+    yield from study.table(verdict.CLAIMS, claims)
     for name, runs in grids.items():
         yield from ("", f"## Final loss by learning rate: {name}", "")
         yield from loss_table(runs, size)
@@ -242,13 +223,13 @@ def main(arguments: argparse.Namespace) -> int:
     recipe_path = folders.sweeps / "target.yaml"
     recipe_path.write_text(json.dumps(as_dict(winner), indent=1) + "\n")  # JSON is YAML
     if not arguments.target:
-        wide = losses(grids["AdamW"], "sp", size.widths[-1])
         overrides = {**kept[chosen], "model.n_embd": size.widths[-1], **steps}
         at_target = study.sweep(folders, "target", {
             **fixed, "overrides": overrides, "axes": {"seed": list(size.seeds)}})
-        claims.append(study.claim(
+        claims.append(verdict.claim(
             "AdamW: the target at the searched point (five values) is no worse than sp tuned (its rate)",
-            [run.val_loss for run in at_target], wide[study.best(wide)], most=0.0))
+            [run.val_loss for run in at_target], verdict.tuned(losses(grids["AdamW"], "sp", size.widths[-1])),
+            most=0.0))
     figure(grids, size.widths, folders.images / "transfer.png")
     study.write_page(folders.pages / "transfer.md", page(
         size, grids, claims, [len(searched), kept, tried, chosen],

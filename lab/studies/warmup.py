@@ -7,13 +7,14 @@ and seeds.
 import argparse
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lab.studies import study
-from lab.studies.study import Claim, Losses
+from lab.sweep import verdict
 from lab.sweep.results import perplexity, Run
+from lab.sweep.verdict import Claim, elsewhere, finite, Losses, SUPPORTED, UNDECIDED, UNSUPPORTED
 from records.tools.show.figure import figure_for, PALETTE
 
 RECIPE = "warmup_study"
@@ -35,11 +36,6 @@ FULL = Size({}, FRACTIONS, (-3, -2, -1, 0, 1), (0, 1, 2))
 QUICK = Size({"model.n_embd": 128, "duration.steps": 20, "validations": 2}, (0.0, 0.1, 0.6), (-1, 0), (0,))
 
 
-def elsewhere(by_warmup: Losses, i: int, choose: Callable = min) -> float:
-    """Return the warm-up that is best, or with max worst, by all seeds but the i-th."""
-    return choose(by_warmup, key=lambda w: math.fsum(by_warmup[w][:i] + by_warmup[w][i + 1:]))
-
-
 def colours(warmups: Sequence[float], best: float) -> dict[float, float]:
     """Return each warm-up's place on a colour map: 1 for the best, 0 for the farthest, by rank of distance.
 
@@ -52,19 +48,19 @@ def colours(warmups: Sequence[float], best: float) -> dict[float, float]:
 
 def sensitivity(by_warmup: Losses) -> list[float]:
     """Return, for each seed, its loss at the worst minus that at the best warm-up of the other seeds."""
-    return [by_warmup[elsewhere(by_warmup, i, max)][i] - by_warmup[elsewhere(by_warmup, i)][i]
-            for i in range(len(by_warmup[0.0]))]
+    return [by_warmup[elsewhere(by_warmup, i, max)][i] - best
+            for i, best in enumerate(verdict.tuned(by_warmup))]
 
 
 def penalty(by_warmup: Losses) -> list[float]:
     """Return, for each seed, its loss without warm-up minus that at the other seeds' best above none."""
-    some = {w: losses for w, losses in by_warmup.items() if w}
-    return [none - some[elsewhere(some, i)][i] for i, none in enumerate(by_warmup[0.0])]
+    some = verdict.tuned({w: losses for w, losses in by_warmup.items() if w})
+    return [none - best for none, best in zip(by_warmup[0.0], some)]
 
 
 def deviation(by_warmup: Losses) -> list[float]:
     """Return, for each seed, the sd of its losses over warm-ups."""
-    return [statistics.pstdev(seed) if study.finite(seed) else math.inf for seed in zip(*by_warmup.values())]
+    return [statistics.pstdev(seed) if finite(seed) else math.inf for seed in zip(*by_warmup.values())]
 
 
 def gradient(by_warmup: Losses) -> list[float]:
@@ -80,8 +76,8 @@ def claims(sp: Losses, mup: Losses) -> list[Claim]:
     noise alone would support (a), (b) and, where an arm is noisier, (c).
     """
     arms = {"sp": sp, "mup": mup}
-    each = [study.claim("", sp[w], mup[w], least=0.0).verdict for w in sp]
-    words = [study.UNSUPPORTED, study.UNDECIDED, study.SUPPORTED]
+    each = [verdict.claim("", sp[w], mup[w], least=0.0).verdict for w in sp]
+    words = [UNSUPPORTED, UNDECIDED, SUPPORTED]
     above_0 = [  # statement, the losses whose mean is above 0, or above that of others
         *((f"(a) {arm}: loss grows with distance from the best warm-up", gradient(losses), (),
            "nats a budget") for arm, losses in arms.items()),
@@ -89,11 +85,11 @@ def claims(sp: Losses, mup: Losses) -> list[Claim]:
           for arm, losses in arms.items()),
         ("(c) losses lie closer together under mup: sensitivity of sp minus that of mup", sensitivity(sp),
          sensitivity(mup)),
-        ("(d) mup is better at each arm's best warm-up: loss of sp minus that of mup", sp[study.best(sp)],
-         mup[study.best(mup)])]
-    return [*(study.claim(*claimed, least=0.0) for claimed in above_0),
+        ("(d) mup is better at each arm's best warm-up: loss of sp minus that of mup", verdict.tuned(sp),
+         verdict.tuned(mup))]
+    return [*(verdict.claim(*claimed, least=0.0) for claimed in above_0),
             Claim("(d) mup is better at every warm-up",
-                  f"{each.count(study.SUPPORTED)} of {len(each)} warm-ups",
+                  f"{each.count(SUPPORTED)} of {len(each)} warm-ups",
                   next(word for word in words if word in each))]
 
 
@@ -116,7 +112,7 @@ def curves(runs: dict[str, list[Run]], output: Path) -> None:
         panels = canvas.subplots(2, len(runs), sharex=True, sharey="row", squeeze=False)
         map_ = matplotlib.colormaps["viridis_r"]
         for column, (arm, of_arm) in enumerate(runs.items()):
-            by_warmup = study.losses(of_arm, WARMUP)
+            by_warmup = verdict.losses(of_arm, WARMUP)
             best = study.best(by_warmup)
             shades = colours(list(by_warmup), best)
             for row, (name, value_of) in enumerate((("val loss", float), ("val perplexity", perplexity))):
@@ -146,7 +142,7 @@ def comparison(runs: dict[str, list[Run]], output: Path) -> None:
         canvas.set_size_inches(10, 4.5)
         left, right = canvas.subplots(1, 2)
         for color, (arm, of_arm) in zip(PALETTE, runs.items()):
-            by_warmup = study.losses(of_arm, WARMUP)
+            by_warmup = verdict.losses(of_arm, WARMUP)
             places = list(by_warmup)
             for dash, warmup in zip(dashes, by_warmup):
                 tokens, values = mean_curve(of_arm, warmup)
@@ -175,11 +171,12 @@ def page(tuned: dict[str, dict[float, float]], rates: dict[str, float], runs: di
                 f"Losses in nats a token, the same {runs['sp'][0].data.val_tokens} tokens every time. "
                 "Intervals are 95 %, of seeds only.", "",
                 "## Claims of the original study", "")
-    yield from study.table(study.CLAIMS, claims)
+    yield from study.table(verdict.CLAIMS, claims)
     yield from ("", "What is chosen on one seed is measured on the others.", "", "## Each arm's numbers", "")
     for name, of in (("sensitivity: worst minus best warm-up", sensitivity), ("sd over warm-ups", deviation),
                      ("penalty of no warm-up: none minus the best above 0", penalty)):
-        numbers.append([name, *(study.plus_minus(study.interval(of(losses))) for losses in by_arm.values())])
+        numbers.append([name, *(verdict.plus_minus(verdict.interval(of(losses)))
+                                for losses in by_arm.values())])
     yield from study.table(("nats", *by_arm), numbers)
     warmups = [f"{warmup:.0%}" for warmup in by_arm["sp"]]
     yield from ("", "## Final loss by warm-up", "")
@@ -214,7 +211,7 @@ def main(arguments: argparse.Namespace) -> int:
     runs = {arm: study.sweep(folders, f"warmup_{arm}", {
         "recipe": RECIPE, "overrides": {**size.overrides, ARM: arm, RATE: rates[arm]},
         "axes": {WARMUP: list(size.fractions), "seed": list(size.seeds)}}) for arm in ARMS}
-    by_arm = {arm: study.losses(runs[arm], WARMUP) for arm in ARMS}
+    by_arm = {arm: verdict.losses(runs[arm], WARMUP) for arm in ARMS}
     curves(runs, folders.images / "warmup_curves.png")
     comparison(runs, folders.images / "warmup.png")
     study.write_page(folders.pages / "warmup.md", page(tuned, rates, runs, by_arm, claims(*by_arm.values())))

@@ -1,0 +1,65 @@
+"""lab shift: does the best value of one axis of a sweep move along another?"""
+import argparse
+import statistics
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from lab.recipe.schema import unknown
+from lab.sweep.report import brief, words
+from lab.sweep.results import comparable, load_results, Run
+from lab.sweep.verdict import claim, losses, optimum, places, shift
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("folder", metavar="SWEEP", type=Path, help="the folder of a sweep")
+    parser.add_argument("--axis", required=True, metavar="AXIS", help="whose best value may move; numbers")
+    parser.add_argument("--over", required=True, metavar="AXIS", help="along its values, from first to last")
+    parser.add_argument("--within", type=float, metavar="X", help="what still counts as staying, in octaves "
+                        "where all values are above 0; default: half the smallest step")
+    parser.epilog = ("The best value is found seed by seed, between the grid's by a parabola; at an end of\n"
+                     "the grid it may lie beyond, so the interval has no end there.\n\n"
+                     "example: python -m lab shift lab/sweeps/transfer/adamw_wide --axis optimizer.lr "
+                     "--over model.n_embd")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Print the best values and the verdicts, for all values of the other axes; return the exit code."""
+    results, axis, over = load_results(arguments.folder), arguments.axis, arguments.over
+    axes = {name: values for name, values in results.space["axes"].items() if name != "seed"}
+    for name in (axis, over):
+        if name not in axes:
+            raise unknown("axis", name, axes)
+    numbers = [value for value in axes[axis] if isinstance(value, (int, float))]
+    if axis == over or min(len(numbers), len(axes[over])) < 2:
+        raise ValueError(f"found {axis} {axes[axis]} over {over} {axes[over]}, expected two axes of two "
+                         "values or more, the first one's numbers")
+    at, unit = places(numbers), " octaves" if min(numbers) > 0 else ""
+    within = min(b - a for a, b in zip(at, at[1:])) / 2 if arguments.within is None else arguments.within
+    others, parts = [name for name in axes if name not in (axis, over)], {}
+    for run in results.runs:
+        parts.setdefault(words(run.point, others), []).append(run)
+    for where, runs in parts.items():
+        for line in said(runs, axis, over, within, unit):
+            print(": ".join(filter(None, (where, line))))
+    return 0
+
+
+def said(runs: Sequence[Run], axis: str, over: str, within: float, unit: str) -> Iterator[str]:
+    """Yield the best values along an axis, and two claims on the first and the last."""
+    by_value: dict[str, list[Run]] = {}
+    for run in runs:
+        by_value.setdefault(f"{over} {brief(run.point[over])}", []).append(run)
+    grids = {}
+    for value, of_value in by_value.items():
+        comparable(of_value)
+        grids[value] = losses(of_value, axis)
+        best = [optimum(dict(zip(grids[value], seed))).middle for seed in zip(*grids[value].values())]
+        mean = statistics.fmean(best)
+        yield f"{value}: best {axis} {2**mean if unit else mean:.4g}, n {len(best)}"
+    (first, a), (last, b) = list(grids.items())[0], list(grids.items())[-1]
+    moved, ends = shift(a, b), f"{first} to {last}"
+    direction, bound = ("falls", {"most": 0.0}) if moved.middle < 0 else ("rises", {"least": 0.0})
+    for statement, bounds in ((f"stays within {within:g}{unit}", {"least": -within, "most": within}),
+                              (direction, bound)):
+        yield ": ".join(claim(f"it {statement}, {ends}", moved, unit=unit.strip(), **bounds))
