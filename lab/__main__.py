@@ -15,6 +15,7 @@ COMMANDS = {  # command: (module with add_arguments and main, one line)
     "shift": ("sweep.shift", "does the best value of one axis of a sweep, a rate say, move along another"),
     "transfer": ("studies.transfer", "study: do the best hyperparameters of a small model serve a large?"),
     "warmup": ("studies.warmup", "study: what does learning-rate warm-up do under sp and mup?"),
+    "hlb": ("studies.hlb", "study: which of hlb-gpt's ideas help at equal tokens?"),
     "search": ("studies.search", "study: the best recipe for a budget of FLOPs"),
 }
 

@@ -126,17 +126,21 @@ def multipliers(recipe: Recipe) -> Multipliers:
     alpha / head_dim, the guide's literal reading, with scale_qk_dot_by_d.
     """
     check(recipe)
-    model, words, head_dim = recipe.model, recipe.parametrization, recipe.model.head_size
-    m_h, _ = widths(recipe)
-    base = head_dim
-    if words.kind == "mup":
-        base = words.mup_base_head_dim or model.head_dim or words.mup_base_hidden_size / model.n_head
-    attention = math.sqrt(base) / head_dim
+    words, head_dim, (m_h, _) = recipe.parametrization, recipe.model.head_size, widths(recipe)
+    attention = math.sqrt(base_head_dim(recipe)) / head_dim
     if words.scale_qk_dot_by_d:
         attention = 1 / head_dim
     alpha = 1.0 if words.output_logits_alpha is None else words.output_logits_alpha
     output = alpha / (m_h if words.scale_output_logits_by_d else math.sqrt(m_h))
     return Multipliers(words.embeddings_scale, words.attention_logits_alpha * attention, output)
+
+
+def base_head_dim(recipe: Recipe) -> float:
+    """Return the head size of the base model; under sp that of the model."""
+    model, words = recipe.model, recipe.parametrization
+    if words.kind == "sp":
+        return model.head_size
+    return words.mup_base_head_dim or model.head_dim or words.mup_base_hidden_size / model.n_head
 
 
 def check(recipe: Recipe) -> None:

@@ -94,7 +94,7 @@ def test_steps_that_follow_the_gradient_are_the_same_on_any_ranks_and_after_a_re
     ("optimizer.lrr 1", "unknown key optimizer.lrr; the closest is optimizer.lr"),
     ("optimizer.lr", "has no value"), ("data.micro_batch 3", "not a multiple"),
     ("data.track speedway", "no track 'speedway'"), ("duration.tokens 10", "less than one step"),
-    ("schedule.seq_len [[0,256]]", "expected a divisor of data.seq_len"), ("model.n_head 3", "not a multiple"),
+    ("schedule.seq_len [[0,256]]", "a divisor of data.seq_len"), ("model.n_head 3", "not a multiple"),
     ("data.track lab_fineweb", "no shards"), ("model.vocab_size 100", "need at least 4096"),
     ("optimizer.newton_schulz_dtype foo", "expected float32 or bfloat16"),
     ("parametrization.kind mup", "mup needs"), ("model.n_embd 1000000", "GB of memory, there are"),
