@@ -5,6 +5,7 @@ In a maximal update parametrization the change of every activation keeps its siz
 """
 import argparse
 import contextlib
+import dataclasses
 import io
 import json
 import sys
@@ -56,8 +57,9 @@ def changes(recipe: Recipe, steps: int, seed: int) -> dict[str, float]:
     """Return the mean absolute change of each activation after some steps at the recipe's constant rates."""
     constant = {f"schedule__{name}": value for name, value in (
         ("kind", "constant"), ("warmup_tokens", None), ("warmup_frac", None), ("roles", {}),
-        ("batch_tokens", []), ("seq_len", []))}
-    recipe = replace(recipe, duration__steps=steps, validations=1, **constant)
+        ("batch_tokens", []), ("seq_len", []), ("accumulation", None))}
+    groups = [{**dataclasses.asdict(one), "schedule": None} for one in recipe.groups]
+    recipe = replace(recipe, duration__steps=steps, validations=1, groups=groups, **constant)
     idx_BT = probe(recipe)
     torch.manual_seed(seed)  # as the run does, so this is the model that it starts from
     before = activations(build_model(recipe), idx_BT)

@@ -127,7 +127,7 @@ def test_the_homeworks_space_admits_20_of_80_shapes_all_of_one_width():
 @pytest.mark.slow
 @pytest.mark.parametrize("name, figures", [
     ("transfer", ["transfer.png"]), ("warmup", ["warmup.png", "warmup_curves.png"]),
-    ("search", ["search.png"])])
+    ("search", ["search.png"]), ("hlb", ["hlb.png"])])
 def test_each_study_runs_at_toy_size_and_goes_on_where_it_was(name, figures, tmp_path, capsys):
     assert main([name, "--quick", "--out", str(tmp_path)]) == 0
     page = (tmp_path / f"{name}.md").read_text()
