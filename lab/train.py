@@ -121,7 +121,8 @@ def train_in(run: Run) -> nn.Module:
 
 def train(recipe: Recipe, model: nn.Module, optimizers: list, run: Run) -> None:
     """Train a model in place; the run yields the steps, and validates, times and logs between them."""
-    total, n = costs.curve_tokens(recipe), sum(p.numel() for p in model.parameters())
+    total, whole, n = (costs.curve_tokens(recipe), costs.total_tokens(recipe),
+                       sum(p.numel() for p in model.parameters()))
     said = [*filled(recipe), *parametrization.replaced(recipe), *{
         f"optimizer.weights {group['weights_sha256']}" for optimizer in optimizers
         for group in optimizer.param_groups if "weights_sha256" in group}]
@@ -130,7 +131,7 @@ def train(recipe: Recipe, model: nn.Module, optimizers: list, run: Run) -> None:
         groups = [group for o in optimizers for group in o.param_groups]  # new ones where the run was resumed
         for line in said if step == 0 else ():
             run.print(line)  # shown once: the warm-up, which comes to step 0 first, says nothing
-        seen = run.hp.train_tokens - run.tokens_left
+        seen = whole - run.tokens_left
         run.log(lr=set_rates(recipe, optimizers, seen, total))
         size, seq_len = stairs(seen, schedule.batch_tokens, data.batch_tokens), stairs(
             seen, schedule.seq_len, data.seq_len)
