@@ -13,6 +13,7 @@ COMMANDS = {  # command: (module with add_arguments and main, one line)
     "report": ("sweep.report", "what the logs of a sweep say"),
     "better": ("sweep.better", "is one arm of a sweep better than another: supported, not, undecided"),
     "shift": ("sweep.shift", "does the best value of one axis of a sweep, a rate say, move along another"),
+    "optimizers": ("studies.optimizers", "study: is a learned optimizer better than AdamW and Muon, tuned?"),
     "transfer": ("studies.transfer", "study: do the best hyperparameters of a small model serve a large?"),
     "warmup": ("studies.warmup", "study: what does learning-rate warm-up do under sp and mup?"),
     "hlb": ("studies.hlb", "study: which of hlb-gpt's ideas help at equal tokens?"),

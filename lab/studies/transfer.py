@@ -82,15 +82,15 @@ def losses(runs: Sequence[Run], kind: str, width: int) -> Losses:
 def lr_claims(name: str, runs: Sequence[Run], size: Size) -> list[Claim]:
     """Return what the grid says of one optimizer."""
     base, wide = size.widths[0], size.widths[-1]
-    (sp, wide_sp), (mup, wide_mup) = ([losses(runs, kind, width) for width in (base, wide)]
-                                      for kind in ("sp", "mup"))
+    sp, mup = ([losses(runs, kind, width) for width in (base, wide)] for kind in ("sp", "mup"))
+    moved_sp, moved_mup = (verdict.shift(*map(verdict.octaves, ends)) for ends in (sp, mup))
     return [
-        verdict.claim(f"{name}: the best rate falls with width under sp, {base} to {wide}",
-                      verdict.shift(sp, wide_sp), unit="octaves", most=0.0),
+        verdict.claim(f"{name}: the best rate falls with width under sp, {base} to {wide}", moved_sp,
+                      unit="octaves", most=0.0),
         verdict.claim(f"{name}: the best rate stays within {STAYS} octaves under mup, {base} to {wide}",
-                      verdict.shift(mup, wide_mup), unit="octaves", least=-STAYS, most=STAYS),
+                      moved_mup, unit="octaves", least=-STAYS, most=STAYS),
         verdict.claim(f"{name}: at {wide}, mup at the best rate of {base} is no worse than sp tuned",
-                      wide_mup[study.best(mup)], verdict.tuned(wide_sp), most=0.0)]
+                      mup[1][study.best(mup[0])], verdict.tuned(sp[1]), most=0.0)]
 
 
 def choose(runs: Sequence[Run]) -> int:

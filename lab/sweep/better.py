@@ -1,13 +1,14 @@
 """lab better: is one arm of a sweep better than another, each tuned over all that it leaves open?"""
 import argparse
 import re
+import statistics
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from lab.recipe.schema import unknown
 from lab.sweep.report import value_of, varied, words
-from lab.sweep.results import comparable, group, label, load_results, mean_and_sd, Run
+from lab.sweep.results import comparable, group, label, load_results, Run
 from lab.sweep.space import axis_values
 from lab.sweep.verdict import better, chosen
 from lab.train import parse_overrides
@@ -19,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--arms", nargs=2, required=True, metavar=("A", "B"),
                         help="axis=value[,axis=value ...], or a value alone where one axis has it")
     parser.epilog = ("Losses are compared seed by seed; supported: all of the 95 % interval of A - B is\n"
-                     "below 0. What an arm leaves open, a rate say, is chosen for each seed by others.\n\n"
-                     "example: python -m lab better lab/sweeps/optimizers/runs --arms muon adamw")
+                     "below 0. What an arm leaves open, a rate say, the other seeds choose for each.\n\n"
+                     "example: python -m lab better lab/sweeps/optimizers/muon --arms cosine constant")
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -29,7 +30,10 @@ def main(arguments: argparse.Namespace) -> int:
     arms = [arm(results.runs, results.space["axes"], word) for word in arguments.arms]
     print(f"losses compare {comparable([*arms[0], *arms[1]])}")
     for name, runs in zip(arguments.arms, arms):
-        print(f"{name}: {described(runs)}")
+        best, axes = chosen(runs), varied(group(runs))
+        points = Counter(words(run.point, axes) for run in best)
+        chose = ", ".join(f"{n} x {point}" for point, n in points.items()) if axes else "one point"
+        print(f"{name}: {chose}: mean {statistics.fmean(run.val_loss for run in best):.4f}, n {len(best)}")
     print(": ".join(better(arguments.arms, *arms)))
     return 0
 
@@ -51,12 +55,3 @@ def arm(runs: Sequence[Run], axes: dict[str, list], word: str) -> list[Run]:
     if not found:
         raise ValueError(f"--arms: found {word}, which no run has; the axes are {axes}")
     return found
-
-
-def described(runs: Sequence[Run]) -> str:
-    """Return what was chosen among an arm's runs, with mean and sd, in words."""
-    groups, best = group(runs), chosen(runs)
-    mean, sd = mean_and_sd([run.val_loss for run in best])
-    picked = Counter(words(run.point, varied(groups)) for run in best)
-    points = f"; of {len(groups)} points {', '.join(f'{n} x {point}' for point, n in picked.items())}"
-    return f"{mean:.4f} ({'no sd' if sd is None else f'{sd:.4f}'}), n {len(best)}{points * (len(groups) > 1)}"

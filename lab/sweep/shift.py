@@ -1,13 +1,13 @@
 """lab shift: does the best value of one axis of a sweep move along another?"""
 import argparse
+import math
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lab.recipe.schema import unknown
-from lab.sweep.report import brief, words
-from lab.sweep.results import comparable, load_results, Run
-from lab.sweep.verdict import claim, losses, optimum, places, shift
+from lab.sweep.results import comparable, label, load_results, Run
+from lab.sweep.verdict import claim, losses, matched, octaves, optimum, shift
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,32 +34,36 @@ def main(arguments: argparse.Namespace) -> int:
     if axis == over or min(len(numbers), len(axes[over])) < 2:
         raise ValueError(f"found {axis} {axes[axis]} over {over} {axes[over]}, expected two axes of two "
                          "values or more, the first one's numbers")
-    at, unit = places(numbers), " octaves" if min(numbers) > 0 else ""
+    log = min(numbers) > 0
+    at = sorted(map(math.log2, numbers) if log else numbers)
     within = min(b - a for a, b in zip(at, at[1:])) / 2 if arguments.within is None else arguments.within
     others, parts = [name for name in axes if name not in (axis, over)], {}
     for run in results.runs:
-        parts.setdefault(words(run.point, others), []).append(run)
+        where = ", ".join(f"{name} {label(run.point[name])}" for name in others)
+        parts.setdefault(where, []).append(run)
     for where, runs in parts.items():
-        for line in said(runs, axis, over, within, unit):
+        for line in said(runs, axis, over, within, log):
             print(": ".join(filter(None, (where, line))))
     return 0
 
 
-def said(runs: Sequence[Run], axis: str, over: str, within: float, unit: str) -> Iterator[str]:
-    """Yield the best values along an axis, and two claims on the first and the last."""
-    by_value: dict[str, list[Run]] = {}
+def said(runs: Sequence[Run], axis: str, over: str, within: float, log: bool) -> Iterator[str]:
+    """Yield the best values along an axis, and two claims on the first and the last; log: in octaves."""
+    matched(runs, lambda run: label(run.point))  # the same seeds everywhere
+    by_value, grids = {}, {}
     for run in runs:
-        by_value.setdefault(f"{over} {brief(run.point[over])}", []).append(run)
-    grids = {}
+        by_value.setdefault(f"{over} {label(run.point[over])}", []).append(run)
     for value, of_value in by_value.items():
         comparable(of_value)
-        grids[value] = losses(of_value, axis)
+        grids[value] = octaves(losses(of_value, axis)) if log else losses(of_value, axis)
         best = [optimum(dict(zip(grids[value], seed))).middle for seed in zip(*grids[value].values())]
         mean = statistics.fmean(best)
-        yield f"{value}: best {axis} {2**mean if unit else mean:.4g}, n {len(best)}"
-    (first, a), (last, b) = list(grids.items())[0], list(grids.items())[-1]
-    moved, ends = shift(a, b), f"{first} to {last}"
-    direction, bound = ("falls", {"most": 0.0}) if moved.middle < 0 else ("rises", {"least": 0.0})
-    for statement, bounds in ((f"stays within {within:g}{unit}", {"least": -within, "most": within}),
-                              (direction, bound)):
-        yield ": ".join(claim(f"it {statement}, {ends}", moved, unit=unit.strip(), **bounds))
+        yield f"{value}: best {axis} {2**mean if log else mean:.4g}, n {len(best)}"
+    if len(grids) < 2:
+        return
+    first, last = list(grids)[0], list(grids)[-1]
+    moved = shift(grids[first], grids[last])
+    direction = ("falls", -math.inf, 0.0) if moved.middle < 0 else ("rises", 0.0, math.inf)
+    unit = "octaves" * log
+    for does, least, most in ((f"stays within {within:g} {unit}".strip(), -within, within), direction):
+        yield ": ".join(claim(f"it {does}, {first} to {last}", moved, (), unit, least, most))

@@ -113,26 +113,25 @@ def chosen(runs: Sequence[Run]) -> list[Run]:
 
 def better(names: Sequence[str], a: Sequence[Run], b: Sequence[Run]) -> Claim:
     """Return the claim that arm a is better than arm b, each at its best point, chosen seed by seed."""
-    (one, seeds), (two, others) = (([run.val_loss for run in found], [run.seed for run in found])
-                                   for found in map(chosen, (a, b)))
-    if seeds != others:
-        raise ValueError(f"{names[0]} has seeds {seeds}, {names[1]} {others}, expected the same; run the "
-                         "missing ones")
-    return claim(f"{names[0]} better than {names[1]}", one, two, most=0.0)
+    one, two = map(chosen, (a, b))
+    if (here := [run.seed for run in one]) != (there := [run.seed for run in two]):
+        raise ValueError(f"{names[0]} has seeds {here}, {names[1]} {there}, expected the same; run the rest")
+    losses = ([run.val_loss for run in arm] for arm in (one, two))
+    return claim(" better than ".join(names), *losses, most=0.0)
 
 
-def places(values: Sequence[float]) -> list[float]:
-    """Return the values in order: in octaves from 1 where all are above 0, else as they are."""
-    return sorted(math.log2(value) if min(values) > 0 else value for value in values)
+def octaves(by_value: Losses) -> Losses:
+    """Return losses by the logarithms of their values, to base 2."""
+    return {math.log2(value): losses for value, losses in by_value.items()}
 
 
 def optimum(by_value: dict[float, float]) -> Interval:
-    """Return the place at which the loss is lowest.
+    """Return the value at which the loss is lowest.
 
     The vertex of the parabola through the lowest loss and its two neighbours; the value itself where one of
     these diverged. Beyond an end of the grid there may be a better one, so that side has no bound.
     """
-    at, losses = places(list(by_value)), [by_value[value] for value in sorted(by_value)]
+    at, losses = zip(*sorted(by_value.items()))
     i = losses.index(lowest := min(losses))
     x = at[i]
     if finite(around := losses[max(0, i - 1):i + 2]) and len(around) == 3:

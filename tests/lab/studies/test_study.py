@@ -93,8 +93,8 @@ def test_colours_fall_with_the_distance_from_the_best_and_ties_share_one():
 
 def test_warm_up_claims_follow_from_their_losses():
     def arm(base: float, slope: float) -> dict:
-        return {w: [base + slope * abs(w - 0.1) + 1e-3 * math.sin(100 * w + 7 * seed + base) for seed in range(3)]
-                for w in warmup.FRACTIONS}
+        return {w: [base + slope * abs(w - 0.1) + 1e-3 * math.sin(100 * w + 7 * seed + base)
+                    for seed in range(3)] for w in warmup.FRACTIONS}
     sp, mup = arm(4.0, 2.0), arm(3.5, 0.5)
     assert warmup.sensitivity(sp) == pytest.approx([1.0] * 3, abs=3e-3)
     assert warmup.penalty(mup) == pytest.approx([0.05] * 3, abs=3e-3)
@@ -127,7 +127,7 @@ def test_the_homeworks_space_admits_20_of_80_shapes_all_of_one_width():
 @pytest.mark.slow
 @pytest.mark.parametrize("name, figures", [
     ("transfer", ["transfer.png"]), ("warmup", ["warmup.png", "warmup_curves.png"]),
-    ("search", ["search.png"]), ("hlb", ["hlb.png"])])
+    ("search", ["search.png"]), ("optimizers", ["optimizers.png"]), ("hlb", ["hlb.png"])])
 def test_each_study_runs_at_toy_size_and_goes_on_where_it_was(name, figures, tmp_path, capsys):
     assert main([name, "--quick", "--out", str(tmp_path)]) == 0
     page = (tmp_path / f"{name}.md").read_text()
