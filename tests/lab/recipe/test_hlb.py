@@ -69,6 +69,15 @@ def test_what_a_user_sets_stays_and_the_rest_follows_from_it():
     assert load_recipe("hlb_1", {"model.scale": 2}).model.n_embd == 640
 
 
+def test_under_mup_numbers_are_those_of_the_base_width():
+    base = {"parametrization.mup_base_hidden_size": 192, "parametrization.mup_base_filter_size": 384}
+    wide = load_recipe("hlb_1", {"parametrization.kind": "mup", **base})
+    narrow = load_recipe("hlb_1", {"model.n_embd": 192})
+    assert wide.model.n_embd == 384 and wide.optimizer == narrow.optimizer
+    assert wide.model.initializer == narrow.model.initializer and wide.schedule == narrow.schedule
+    assert wide.optimizer.lr > load_recipe("hlb_1").optimizer.lr
+
+
 @pytest.mark.parametrize("use, words", [
     (lambda: replace(load_recipe("hlb_1"), model__scale=2.0), "finds nothing to fill"),
     (lambda: make_space({"recipe": "hlb_1", "axes": {"model.scale": [1, 2]}}), "settled as a recipe is"),
