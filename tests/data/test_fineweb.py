@@ -261,7 +261,7 @@ def inside(tmp_path):
             os.killpg(process.pid, signal.SIGKILL)
 
 
-ENDLESS = "fineweb.documents = lambda path, column: itertools.repeat('a text ' * 10_000)"
+ENDLESS = "fineweb.documents = lambda *_: itertools.repeat('a text ' * 10_000)"
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 130), (signal.SIGKILL, -signal.SIGKILL)])
