@@ -3,7 +3,8 @@
 #   ./run.sh [flags]                      train; --python FILE: with this Python, instead of an own environment
 #   ./run.sh --from RECORD|LOG [flags]    train the script of a record, with no file of the tree touched;
 #                                         --yes: without asking
-#   ./run.sh --seeds auto|N [flags]       train with one seed after another, until the track's rule decides
+#   ./run.sh --seeds auto|N [flags]       train with one seed after another, until the track's rule decides;
+#                                         --side_by_side: at once, one a GPU or core, for the loss alone
 #   ./run.sh --environment FILE...        only make an environment with these requirements; print its Python
 #   ./run.sh --help [--script FILE]       show this, with the hyperparameters of a script
 #   ./run.sh --version                    show version and commit

@@ -6,7 +6,8 @@
 Prints a table: fault, and how often the run ended how, as status in the log, exit code, status in the ledger
 (- where there is none); --output keeps it, with what it was measured on, after each fault. Exit code 1 where
 a run is not as its fault allows: another status or code, a ledger that does not know how a log ended, no word
-on the terminal, or a process or FIFO that is left.
+on the terminal, or a process or FIFO that is left (a launcher that is killed before its ranks have loaded
+torch leaves its FIFO).
 Kills, stops and limits of file sizes are the system's own: Linux only.
 """
 import argparse
@@ -70,8 +71,8 @@ def faults() -> list[Fault]:
     lost = {"rank_lost", "-"}, {4, 137}  # 137: before it opens a run
     ended = [(s, victim) for s in (signal.SIGTERM, signal.SIGINT) for victim in ("launcher", "0", "1")]
     return [
-        *(Fault(f"{s.name} to {victim}", send(s), victim, {"interrupted", "-"}, {128 + s})
-          for s, victim in ended),
+        *(Fault(f"{s.name} to {victim}", send(s), victim, {"interrupted", "-"}, {128 + s, -s})
+          for s, victim in ended),  # -s: before Python has taken signals, so that the caller's shell says it
         Fault("SIGKILL to launcher", send(signal.SIGKILL), "launcher", {"interrupted", "-"}, {-9}),
         *(Fault(f"{s.name} to {victim}", send(s), victim, *lost)
           for s in (signal.SIGKILL, signal.SIGSTOP) for victim in ("0", "1")),
@@ -137,7 +138,8 @@ def run(project: Project, fault: Fault | None, after_s: float) -> Outcome:
         while (left := processes(token)) and time.monotonic() < end:
             time.sleep(0.1)
         wrong += [f"{who} left" for who in left]
-        wrong += [f"{name} left" for name in os.listdir(temporary) if name.startswith("speedrun-")]
+        if list(runs.glob("*.txt")) or process.returncode != -signal.SIGKILL:  # nobody else knows of it yet
+            wrong += [f"{name} left" for name in os.listdir(temporary) if name.startswith("speedrun-")]
     return judge(runs, process.returncode, said, fault, wrong)
 
 
@@ -153,10 +155,11 @@ def judge(runs: Path, code: int, said: str, fault: Fault | None, wrong: list[str
         wrong += ["half a line in the log"] * (last[-1] != b"")
         status = json.loads(last[0][6:])["status"] if last[0].startswith(b"#:end ") else "-"
     wrong += [f"{len(logs)} logs"] * (len(logs) > 1)
+    starting = status == "-" and "KeyboardInterrupt" in said  # Python's own word, and code, while it starts
     if status != "ok" or code:  # ok, and a code: it was over, but for the last processes
         wrong += [f"status {status}"] * (status not in {"ok"} | (fault.statuses if fault else set()))
-        wrong += [f"exit code {code}"] * (code not in (fault.codes if fault else ()))
-    wrong += ["no word"] * (code != 0 and code != -9 and not any(
+        wrong += [f"exit code {code}"] * (not starting and code not in (fault.codes if fault else ()))
+    wrong += ["no word"] * (code > 0 and not starting and not any(
         word in said for word in ("run ended", "was killed", "interrupted", "cannot write", "SIG")))
     wrong += ["a stack of C++"] * ("frame #" in said)
     lost = ["disk_full", "rank_lost", "failed"] if status == "-" else [status]

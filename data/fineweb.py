@@ -36,6 +36,7 @@ from data.documents import SUFFIXES, DataError, documents, local_files, open_par
 from harness.shards import CACHE_NAME, HEADER_BYTES, write_atomically, write_shard
 
 VOCAB = Path(__file__).resolve().parent / "gpt2" / "vocab.bpe"
+MEANT = "finweb_edu"  # so PyLO's page calls the first 10 G tokens of FineWeb-Edu, remote and local
 BATCH_CHARS, BATCH_DOCUMENTS = 1 << 20, 1000
 SHARD_NAME = re.compile(r".+_(val|train)_\d{6}\.bin")
 
@@ -83,8 +84,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("inputs", nargs="*", type=Path,
         help=f"files ({', '.join(SUFFIXES)}; a .txt is one document) or folders of them")
     add("--hub", metavar="REPO", help="read a data set of the hub instead, such as HuggingFaceFW/fineweb-edu")
-    add("--name", default="default", help="its configuration, such as sample-10BT (default: default)")
-    add("--output", type=Path, required=True, help="folder for the shards; downloads go to source/ in it")
+    add("--name", "--remote_name", default="default",
+        help="its configuration, such as sample-10BT (default: default); PyLO's finweb_edu is that one of "
+             "HuggingFaceFW/fineweb-edu")
+    add("--output", type=Path, help="folder for the shards; downloads go to source/ in it")
+    add("--local_name", dest="output", type=local_folder,
+        help="the same, a folder of data/; PyLO's finweb_edu is fineweb_edu10B")
     add("--prefix", default="fineweb", help="of the names: PREFIX_val_000000.bin, PREFIX_train_000001.bin")
     add("--column", default="text", help="the column or key that holds the text (default: text)")
     add("--articles", action="store_true", help="rows are lines of articles: WikiText's parquet")
@@ -93,6 +98,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--processes", type=int, default=os.cpu_count() or 1, help="that tokenise (default: one a core)")
     add("--overwrite", action="store_true", help="replace the shards that the output folder holds")
     args = parser.parse_args(argv)
+    if args.name == MEANT:
+        args.hub, args.name = "HuggingFaceFW/fineweb-edu", "sample-10BT"
+    if args.output is None:
+        parser.error("give --output FOLDER for the shards")
     if bool(args.inputs) == bool(args.hub):
         parser.error("give files or folders to read, or --hub REPO; one of the two")
     args.val_tokens = args.shard_tokens if args.val_tokens is None else args.val_tokens
@@ -105,6 +114,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     if not re.fullmatch(r"[\w-]+", args.prefix):
         parser.error(f"prefix={args.prefix!r}, expected letters, digits, '_' and '-'")
     return args
+
+
+def local_folder(name: str) -> Path:
+    """Return the folder of data/ by PyLO's name, or by its own."""
+    return VOCAB.parents[1] / ("fineweb_edu10B" if name == MEANT else name)
 
 
 def forbid_overwriting(folder: Path, overwrite: bool) -> None:

@@ -22,6 +22,7 @@ from harness.runlog import is_disk_full
 
 POLL_S = 0.25      # how often a rank looks for trouble elsewhere (one small request to the store)
 ANSWER_S = 3.0     # how long rank 0 waits for the accounts of ranks that are alive
+DYING_S = 2.0      # how long a launcher whose store is gone may still be seen: it is dying
 LEAVE_S = 8.0      # how long another rank waits for rank 0's end line; the agent kills after 30 s
 EXIT_CODES = {"ok": 0, "stopped": 0, "failed": 1, "refused": 2, "nonfinite": 3, "rank_lost": 4,
               "disk_full": 5}
@@ -218,7 +219,10 @@ class Endings:
                 for rank in set(range(self.world_size)) - accounts.keys():
                     if self.store.check([f"account/{rank}"]):
                         accounts[rank] = json.loads(self.store.get(f"account/{rank}"))
-            except dist.DistError:
+            except dist.DistError:  # kept by the launcher: a dying one loses its sockets first
+                deadline = time.monotonic() + DYING_S
+                while not self._orphaned() and time.monotonic() < deadline:
+                    time.sleep(0.02)
                 deadline = 0.0
             missing = set(range(self.world_size)) - accounts.keys()
             if missing <= gone or time.monotonic() > deadline:

@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 
 from harness.clock import host_clocks
-from harness.endings import BadInput
+from harness.endings import BadInput, refuse
 from harness.plan import Plan
 from harness.runlog import ROOT, RunLog, canonical, is_ours, loaded_files, new_run_id, read_source, sha256
 
@@ -240,7 +240,10 @@ def process_group(device: str, timeout_s: int = 600) -> Iterator[None]:
     if device == "cuda":
         backend, device_id = "nccl", torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device_id)
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s), device_id=device_id, **alone)
+    try:
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s), device_id=device_id, **alone)
+    except dist.DistError as error:
+        refuse(ValueError(f"the ranks found no group ({str(error).splitlines()[0]}); is the launcher gone?"))
     try:
         yield
     finally:

@@ -129,8 +129,8 @@ def world_sizes(hp: Any, track: Track, rows: int, most: int = 64) -> list[int]:
 def check_batch(hp: Any, track: Track, device_batch_size: int | None, world_size: int | None) -> int:
     """Return the sequences of one forward pass, after checking that steps, ranks and validation divide."""
     for name in ("num_iterations", "batch_tokens", "micro_batch", "seq_len", "val_every", "epochs"):
-        if (value := getattr(hp, name)) < 1:
-            raise ValueError(f"{name}={value}, expected at least 1")
+        if not isinstance(value := getattr(hp, name, None), int) or value < 1:
+            raise ValueError(f"{name}={value}, expected a field of Hyperparameters, an int of at least 1")
     if (dtype := getattr(hp, "dtype", "float32")) not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"dtype={dtype}, expected float32, bfloat16 or float16")
     firsts, tokens = zip(*stages(hp))

@@ -213,7 +213,8 @@ def lines(recipe: Recipe) -> list[str]:
     """Return the table for people: every role's numbers, then the forward factors, then what was replaced."""
     factors = multipliers(recipe)
     head = f"{'role':14} {'fan_in':>7} {'m':>6} {'init std':>10} {'lr x':>8} {'decay x':>8} {'eps x':>8}"
-    stds = {r: "1 or 0" if r.role == "vector" else f"{r.std:.4g}" for r in table(recipe).values()}
+    vector = f"1 or {recipe.model.bias_std:g}"
+    stds = {r: vector if r.role == "vector" else f"{r.std:.4g}" for r in table(recipe).values()}
     body = [f"{r.role:14} {r.fan_in:7} {r.width:6.4g} {std:>10} {r.lr:8.4g} {r.weight_decay:8.4g} "
             f"{r.eps:8.4g}" for r, std in stds.items()]
     return [head, *body, f"forward: embedding x {factors.embedding:g}, q.k x {factors.attention:.4g}, "

@@ -20,7 +20,7 @@ from harness.run import Run, open_run  # first: the referee binds its clock and 
 from lab import parametrization
 from lab.models.build import build_model
 from lab.optimizers import optimizer_of
-from lab.recipe import costs
+from lab.recipe import costs, pylo
 from lab.recipe import load as recipes
 from lab.recipe.hlb import lines as filled
 from lab.recipe.schedule import accumulation, factor, stairs
@@ -28,7 +28,7 @@ from lab.recipe.schema import Group, Recipe
 
 SCRIPT = '''"""A recipe of the lab as a submission: ./run.sh --track {track} --script THIS"""
 from harness.run import open_run
-from lab.train import hyperparameters, train_in
+from lab.train import GPT, hyperparameters, train_in
 
 RECIPE = {recipe}
 RECIPES = {{"lab": hyperparameters(RECIPE)}}
@@ -212,6 +212,11 @@ def loss_sum(logits_BTV: Tensor, y_BT: Tensor) -> Tensor:
     return F.cross_entropy(logits_BTV.flatten(0, 1).float(), y_BT.flatten(), reduction="sum")
 
 
+def GPT(hp: LabHyperparameters) -> nn.Module:
+    """Return the model of a run, as the judge asks a submission for it (docs/rules.md)."""
+    return build_model(recipes.make_recipe(hp.recipe))
+
+
 def script_text(recipe: Recipe) -> str:
     """Return a recipe as a submission that ./run.sh can train, on any number of ranks."""
     text = pprint.pformat(recipes.as_dict(recipe), width=100, sort_dicts=False)
@@ -266,19 +271,21 @@ def memory_there() -> int:
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags that name a recipe."""
     parser.add_argument("--config", required=True, metavar="NAME",
-                        help=f"a recipe: {', '.join(recipes.shipped())}; or a YAML file")
+                        help=f"a recipe: {', '.join(recipes.shipped())}; a YAML file; PyLO's {pylo.CONFIG}")
     parser.add_argument("--override", nargs="+", default=[], metavar="KEY VALUE",
                         help="values to change")
     parser.add_argument("--smoke", action="store_true", help="the recipe at a size of seconds on a CPU")
 
 
 def recipe_of(arguments: argparse.Namespace) -> Recipe:
-    """Return the recipe that a command line names."""
-    overrides = parse_overrides(arguments.override)
+    """Return the recipe that a command line names; a seed in PyLO's words becomes arguments.seed."""
+    words, ours = pylo.split(parse_overrides(arguments.override))
+    if "seed" in words:
+        arguments.seed = words["seed"]
     if not arguments.smoke:
-        return recipes.load_recipe(arguments.config, overrides)
-    small = recipes.smoke(recipes.load_recipe(arguments.config))
-    return recipes.make_recipe(recipes.as_dict(small), overrides)
+        return recipes.load_recipe(arguments.config, {**words, **ours})
+    small = recipes.smoke(recipes.load_recipe(arguments.config, words))
+    return recipes.make_recipe(recipes.as_dict(small), ours)
 
 
 def parse_overrides(words: list[str]) -> dict[str, Any]:
@@ -299,6 +306,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of lab train."""
     add_recipe_arguments(parser)
     parser.add_argument("--seed", type=int, default=0, help="of everything random in the training")
+    parser.add_argument("--keep_weights", action="store_true", help="leave them beside the log")
     parser.add_argument("--write", type=Path, metavar="FILE",
                         help="train nothing: write the recipe as a submission, for ./run.sh on many ranks")
     parser.epilog = "example: python -m lab train --config gpt_tiny --smoke --override optimizer.lr 3e-3"
@@ -312,7 +320,8 @@ def main(arguments: argparse.Namespace) -> int:
         if arguments.write.exists():
             raise ValueError(f"--write {arguments.write}: there is such a file; name a new one")
         arguments.write.write_text(script_text(recipe))
-        print(f"./run.sh --track {recipe.data.track} --script {shlex.quote(str(arguments.write))}")
+        print(f"./run.sh --track {recipe.data.track} --script {shlex.quote(str(arguments.write))}",
+              *(["--seed", arguments.seed] if arguments.seed else []))
         return 0
-    train_recipe(recipe, arguments.seed)
+    train_recipe(recipe, arguments.seed, ["--weights=true"] * arguments.keep_weights)
     return 0

@@ -56,3 +56,11 @@ def velo_weights(feature: int | None = None, bank: int = 0, lr_mult: float = 1.0
         chosen = [mlp[name][bank].zero_() for name in velo.MLP_SHAPES]
         identity(list(zip(chosen[::2], chosen[1::2])), feature)
     return rnn, mlp
+
+
+def write_all(name: Path) -> str:
+    """Write weights of all learned optimizers, which move by m / sqrt(v); return what names them."""
+    rnn, mlp = velo_weights(7)
+    for part, tensors in (("", small_fc_weights(6)), ("_RNN", rnn), ("_MLP", mlp)):
+        write(name.with_name(f"{name.name}{part}.safetensors"), tensors)
+    return str(name)

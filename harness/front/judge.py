@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import json
 import math
+import os
 import re
 import secrets
 import shutil
@@ -27,7 +28,7 @@ import numpy as np
 
 from harness.front.cell import Child, Fails, NotJudged, shown
 from harness.runlog import ROOT, RULE, canonical, sha256
-from harness.shards import read_shard, scan_shard, write_atomically
+from harness.shards import HEADER_BYTES, MAGIC, VERSION, read_shard, scan_shard, write_atomically
 from harness.track import pinned_hashes
 
 HERE = Path(__file__).resolve().parent
@@ -112,6 +113,17 @@ class Judged:
             file = folder / "code" / path
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(data)
+        if self.row["recipe"] == "lab":
+            self.furnish(folder / "code")
+
+    def furnish(self, folder: Path) -> None:
+        """Give a recipe of the lab what it looks up: the tracks, and the length of shards, which hold 0."""
+        shutil.copyfile(ROOT / "harness" / "tracks.toml", folder / "harness" / "tracks.toml")
+        for shard in self.manifest["data"]["train"]:
+            path, n = folder / self.row["data"] / Path(shard["file"]).name, shard["tokens"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.array([MAGIC, VERSION, n], "<i4").tofile(path)
+            os.truncate(path, HEADER_BYTES + 2 * n)  # takes no room on the disk
 
     def take_data(self, folder: Path, holdout: str | None) -> None:
         """Take the pieces to count: the track's validation, and behind them those of a holdout.
@@ -131,17 +143,18 @@ class Judged:
                        if [row.get(name) for name in where] == [self.row[name] for name in where]) + 1
             tokens = read_shard(holdout) if seed is None else tokens[used:]
             starts = np.random.default_rng(seed or 0).permutation(np.arange(0, len(tokens) - piece, piece))
+            name, self.seeded = Path(holdout).name, seed is not None
             if not len(starts):
-                raise NotJudged(f"--holdout {shown(holdout)}: no {piece} tokens are left that no run "
-                                f"validates on; give a shard of your own, with --against")
+                raise NotJudged(f"--holdout {shown(name)}: {len(tokens)} tokens that no run validates on, "
+                                f"expected over {piece}; give a longer text of your own, with --against")
             chosen = starts[:self.counted]
             self.pieces += [np.array(tokens[i:i + piece + 1]) for i in chosen]
-            self.verdict["holdout"] = {"source": holdout, "tokens": piece * len(chosen)}
+            self.verdict["holdout"] = {"source": name, "tokens": piece * len(chosen)}
 
     def take_weights(self, path: Path) -> None:
         """Copy the weights that the log names into the folder; only then is the order of the calls drawn."""
         if (named := self.end.get("state_sha256")) is None:
-            raise NotJudged("its log names no weights")
+            raise NotJudged("its log names no weights; train again with --weights true")
         if not path.is_file():
             raise NotJudged(f"{path.name}: no such file; train with --weights true, or give --weights FILE")
         copy = self.folder / "weights"
@@ -180,7 +193,7 @@ class Judged:
         if held.size:
             mean, told, known = math.fsum(held.flat) / held.size, self.verdict["holdout"], self.row.get("gap")
             told |= {"loss": mean, "gap": mean - loss, "word": "not measured"}
-            if known and told["source"].isdigit():
+            if known and self.seeded:
                 told["sds"] = (told["gap"] - known["mean"]) / known["sd"]
                 told["word"] = ("holds" if told["sds"] <= GAP_REVIEW else
                                 "review" if told["sds"] <= GAP_FAILS else "fails")

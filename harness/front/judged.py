@@ -61,9 +61,11 @@ def answer(asked: dict[str, Any], folder: Path, device: str, out: BinaryIO, own:
     take(model, Path(asked["weights"]), {word: dtype for dtype, word in own["DTYPES"].items()})
     model.to(device).eval()
     with torch.no_grad():
-        while data := sys.stdin.buffer.read(2 * asked["shape"][0] * asked["shape"][1]):
+        (B, T), last = asked["shape"], asked.get("last", False)  # last: behind a number n, logits of place n
+        while data := sys.stdin.buffer.read(2 * (last + B * T)):
             ids = torch.frombuffer(bytearray(data), dtype=torch.uint16).to(device, torch.int64)
-            logits = model(ids.view(asked["shape"])).float().cpu().contiguous()
+            logits = model(ids[int(last):].view(B, T))
+            logits = (logits[:, ids[0] - 1, None] if last else logits).float().cpu().contiguous()
             send(out, {"shape": list(logits.shape)}, memoryview(logits.numpy()).cast("B"))
 
 

@@ -35,14 +35,21 @@ class Place(NamedTuple):
 
 def main() -> int:
     """Run the command line; return the exit code: 2 where the input cannot be run, else that of the run."""
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         return launch(sys.argv[1:])
     except (ValueError, OSError) as error:
         print(f"run.sh: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("run.sh: interrupted before the ranks were started; there is no log", file=sys.stderr)
-        return 128 + signal.SIGINT
+    except KeyboardInterrupt as error:
+        number = signal.Signals(*error.args or (signal.SIGINT,))
+        print(f"run.sh: interrupted by {number.name} while no rank ran", file=sys.stderr)
+        return 128 + number
+
+
+def interrupt(number: int, frame: Any) -> None:
+    """Make a signal end this process as Ctrl-C does: with a word, and nothing left."""
+    raise KeyboardInterrupt(number)
 
 
 def launch(argv: list[str]) -> int:
@@ -189,7 +196,7 @@ def start(command: list[str], ranks: int, nodes: int, endpoint: str | None, run_
     handlers = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     taken = [s.name for s, handler in handlers.items() if handler is not signal.SIG_IGN]  # nohup: ignored
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its warnings show C++ stacks when a peer is gone
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # the others show C++ stacks when a peer is gone
     # a submission may lie anywhere; the harness that referees it is this one
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     config = LaunchConfig(

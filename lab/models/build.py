@@ -21,8 +21,10 @@ def build_model(recipe: Recipe) -> nn.Module:
     for name, p in model.named_parameters():
         if p.ndim == 2:
             fill(p, initializer_of(recipe, rows[role_of(name)]))
+        elif "ln_" in name:
+            nn.init.constant_(p, float(name.endswith("weight")))
         else:
-            nn.init.constant_(p, float("ln_" in name and name.endswith("weight")))
+            fill(p, Initializer(std=recipe.model.bias_std))
     return model
 
 

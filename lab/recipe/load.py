@@ -10,6 +10,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from lab.optimizers import Optimizer, section
+from lab.recipe import pylo
 from lab.recipe.guide import from_guide
 from lab.recipe.hlb import PARTS
 from lab.recipe.schema import DURATIONS, Recipe, unknown
@@ -26,14 +27,32 @@ def shipped() -> list[str]:
 def load_recipe(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
     """Return a shipped recipe by name, or one from a YAML file, the muP guide's own too.
 
-    overrides: dotted keys, {"optimizer.lr": 3e-3, ...}.
+    overrides: dotted keys, {"optimizer.lr": 3e-3, ...}; PyLO's words, where the name is that of its config.
 
     Raises ValueError, in one line, naming the closest to an unknown name or key.
     """
+    if name == pylo.CONFIG:
+        words, overrides = pylo.split(overrides or {})
+        return make_recipe(_whole(pylo.from_pylo(words)), overrides, name)
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if not path.is_file():
         raise ValueError(f"--config: {unknown('recipe or file', name, shipped())}")
-    return make_recipe({"name": path.stem, **from_guide(load_yaml(path), path.name)}, overrides, path.name)
+    values = _whole(from_guide(load_yaml(path), path.name))
+    return make_recipe({"name": path.stem, **values}, overrides, path.name)
+
+
+def _whole(values: dict[str, Any]) -> dict[str, Any]:
+    """Return a recipe's values over those of the shipped one that it is `from`, section by section."""
+    if "from" not in values:
+        return values
+    if (name := values["from"]) not in shipped():
+        raise ValueError(f"from: {unknown('recipe', name, shipped())}")
+    whole = _whole(load_yaml(FOLDER / f"{name}.yaml"))
+    for key, value in values.items():
+        sections = isinstance(value, dict) and isinstance(whole.get(key), dict) and key != "duration"
+        whole[key] = whole[key] | value if sections else value
+    del whole["from"]
+    return whole
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
@@ -65,6 +84,9 @@ def make_recipe(values: dict[str, Any], overrides: dict[str, Any] | None = None,
     Raises ValueError, in one line, for an unknown key, naming the closest, a wrong type or two durations.
     """
     given, overrides = dict(_nested(values)), overrides or {}
+    for key in (*given, *overrides):
+        if said := pylo.instead(key):
+            raise ValueError(f"{'--override' if key in overrides else where or 'recipe'}: {said}")
     if any(key.startswith("duration.") for key in overrides):
         given = {key: value for key, value in given.items() if not key.startswith("duration")}
     values = {}
@@ -248,11 +270,11 @@ def dataclass_of(kind: Any) -> type | None:
 def smoke(recipe: Recipe) -> Recipe:
     """Return a recipe shrunk to 2 layers of width 64 and 8 steps; its kind of everything stays.
 
-    Base sizes, batch and length schedules shrink with it; fractions stay, tokens of a warm-up become 10 %.
+    Base sizes but 1, batch and length schedules shrink with it; fractions stay, warm-up tokens become 10 %.
     """
     values = as_dict(recipe)
     model, words, data = values["model"], values["parametrization"], values["data"]
-    if words["mup_base_hidden_size"]:
+    if (words["mup_base_hidden_size"] or 1) > 1:
         wider = model["n_embd"] > words["mup_base_hidden_size"]
         words |= {"mup_base_hidden_size": 32 if wider else 64, "mup_base_filter_size": 128 if wider else 256}
         words["mup_base_head_dim"] = words["mup_base_head_dim"] and 32

@@ -49,6 +49,7 @@ class Model:
     # of matrices that write to the residual: x 1 / sqrt(2 L), 1, 0, hlb-gpt's 2 / L; of an untied head
     residual_init: Literal["scaled", "plain", "zero", "per_layer"] = "scaled"
     readout_init: Literal["normal", "zero", "double"] = "normal"
+    bias_std: NotNegative = 0.0  # of biases but the norms'
 
     @property
     def heads(self) -> int:

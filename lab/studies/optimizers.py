@@ -4,6 +4,7 @@ Each plain (its rate constant), with a schedule, and with weight decay too. Adam
 alike, under mup with base width 1, as small_fc's weights were made (muLO): the optimizers alone differ.
 """
 import argparse
+import itertools
 import math
 import statistics
 from collections.abc import Iterator, Sequence
@@ -65,13 +66,11 @@ def runs_of(arm: Sequence[Run], variant: str) -> list[Run]:
 
 
 def claims(runs: dict[str, list[Run]]) -> Iterator[Claim]:
-    """Yield whether AdamW is beaten, by what; and whether schedule and decay help."""
-    adamw, *others = runs
-    for name in others:
-        yield better((name, f"{adamw}, each at its best"), runs[name], runs[adamw])
-        for variant in VARIANTS:
-            a, b = (runs_of(runs[arm], variant) for arm in (name, adamw))
-            yield better((name, f"{adamw}, {variant}"), a, b)
+    """Yield who is better than whom, and than AdamW in each variant; and whether schedule and decay help."""
+    for b, a in itertools.combinations(runs, 2):
+        yield better((a, f"{b}, each at its best"), runs[a], runs[b])
+        for variant in VARIANTS if b == "AdamW" else ():
+            yield better((a, f"{b}, {variant}"), *(runs_of(runs[arm], variant) for arm in (a, b)))
     for name, arm in runs.items():
         for a, b in ((SCHEDULE, PLAIN), (DECAY, SCHEDULE)):
             yield better((f"{name}: {a}", b), runs_of(arm, a), runs_of(arm, b))

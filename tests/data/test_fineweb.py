@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import tomllib
 from collections import Counter
 
 import pyarrow
@@ -16,7 +17,7 @@ from pyarrow import parquet
 
 from data.bpe import encoding
 from data.documents import DataError, documents, local_files
-from data.fineweb import VOCAB, batches
+from data.fineweb import VOCAB, batches, parse
 from harness.shards import read_shard
 from tiny import ROOT
 from waiting import until
@@ -213,6 +214,16 @@ def test_a_hub_configuration_is_downloaded_once_and_tokenised_in_order(texts, fa
     assert fake_hub.downloads() == []
     wrong = run(SCRIPT, *example[3:], "--name", "10BT", "--output", tmp_path / "out", "--overwrite", **hub)
     assert "no configuration '10BT'; pass --name NAME, one of: default, sample-10BT" in the_error(wrong)
+
+
+def test_pylos_command_for_fineweb_edu_is_understood_and_fills_the_folder_of_its_track():
+    args = parse(["--remote_name", "finweb_edu", "--local_name", "finweb_edu"])
+    track = tomllib.loads((ROOT / "harness" / "tracks.toml").read_text())["lab_fineweb_edu"]
+    assert args.output == ROOT / track["data"]
+    own = parse(track["fetch"].split()[2:])
+    assert (own.hub, own.name, ROOT / own.output) == (args.hub, args.name, args.output)
+    assert track["train_files"].startswith(args.prefix)
+    assert parse(["a.txt", "--local_name", "mine"]).output == ROOT / "data" / "mine"
 
 
 def test_documents_are_read_as_a_stream(tmp_path):

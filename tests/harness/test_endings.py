@@ -11,8 +11,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 from tiny import TAKE, Project, environment, events
 from waiting import until
+
+from harness.endings import Endings
 
 LONG = ["--num_iterations=100000", "--cooldown_iters=100000", "--val_every=100000", "--epochs=100000",
         "--log_every=1"]
@@ -99,6 +102,22 @@ def test_where_the_launcher_is_killed_no_stack_of_cpp_comes_up_and_the_attempt_i
     assert project.end()["message"] == "the launcher is gone"
     assert ledger_end(project)["status"] == "interrupted"
     assert "frame #" not in errors and "Exception raised from" not in errors, errors
+
+
+def test_a_launcher_that_is_still_dying_is_the_cause_and_not_the_rank_that_left_first():
+    """Its sockets go before its children are told: on a busy host that was `rank_lost`, and in no ledger."""
+    parents, ends = iter([False, False, True, True]), Endings.__new__(Endings)
+    ends.rank, ends.world_size, ends.neighbours, ends.pids = 0, 2, [1], [os.getpid(), 1]
+    ends.store, ends._gone, ends._orphaned = DeadStore(), lambda rank: True, lambda: next(parents)
+    own = {"rank": 0, "order": 0, "kind": "collective"}
+    assert ends._verdict(*ends._gather(own))["message"] == "the launcher is gone"
+
+
+class DeadStore:
+    """A store whose server is gone."""
+
+    def check(self, keys: list[str]) -> bool:
+        raise dist.DistNetworkError("Connection reset by peer")
 
 
 @pytest.mark.slow

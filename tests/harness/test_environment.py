@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 
 from harness import environment
 from harness.environment import code_facts, command, foreign_modules, process_facts, without_paths
@@ -76,3 +77,16 @@ def test_a_package_has_its_version():
 def test_each_run_of_a_process_knows_how_many_were_before_it():
     first, second = process_facts(), process_facts()
     assert second["runs_before"] == first["runs_before"] + 1 and second["cpu_ns"] >= first["cpu_ns"] > 0
+
+
+def test_a_rank_that_finds_no_group_leaves_with_one_line(monkeypatch, capsys):
+    """Where the launcher was killed while its ranks loaded torch, they showed stacks of Python and C++."""
+    def fails(*args, **options):
+        raise dist.DistNetworkError("The client socket has timed out\nframe #0: c10d::TCPStore")
+    monkeypatch.setattr(dist, "init_process_group", fails)
+    monkeypatch.setattr(dist, "is_initialized", lambda: False)
+    with pytest.raises(SystemExit) as left, environment.process_group("cpu"):
+        pass
+    assert left.value.code == 2
+    assert capsys.readouterr().err.rstrip().endswith(
+        "the ranks found no group (The client socket has timed out); is the launcher gone?")

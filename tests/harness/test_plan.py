@@ -37,6 +37,8 @@ def test_a_world_size_must_divide_every_stage():
     ({"batch_stages": ((4, 128), (4, 192))}, "expected .* steps rising from 1"),
     ({"batch_stages": ((0, 128),)}, "expected .* steps rising from 1"),
     ({"batch_stages": ((4, 0),)}, "expected .step, tokens."),
+    ({"epochs": 0}, "epochs=0, expected a field of Hyperparameters, an int of at least 1"),
+    ({"micro_batch": None}, "micro_batch=None, expected a field"),
     ({"val_seq_len": 48}, "val_seq_len=48 does not divide the track's validation piece of 128"),
     ({"val_seq_len": 0}, "val_seq_len=0 does not divide"),
     ({"seq_len": 48, "batch_tokens": 96, "batch_stages": ()}, "seq_len=48 does not divide the track's val"),

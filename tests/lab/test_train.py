@@ -1,5 +1,6 @@
 """lab train: a recipe runs as a submission of its own, and its log gives the run back."""
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from tiny import environment, forked, result
 
+from harness.front.judge import judge
 from harness.track import ROOT
 from lab.__main__ import COMMANDS, main
 from lab.environment import VARIABLES
@@ -37,6 +39,15 @@ def test_a_log_starts_with_its_recipe_and_what_is_ripped_repeats_it_on_two_ranks
     assert done.returncode == 0, done.stderr
     repeated = result(ROOT / done.stdout.rsplit("log: ", 1)[1].splitlines()[0])
     assert repeated["state_sha256"] == result(log)["state_sha256"]
+
+
+@pytest.mark.slow
+def test_a_recipes_run_is_judged_by_its_log_and_weights(capsys):
+    """Its script asks for tracks and shards, of which the judge's child sees names and lengths."""
+    override = [str(word) for pair in TINY.items() for word in pair]
+    main(["train", "--config", "transfer_proxy", "--seed", "2", "--keep_weights", "--override", *override])
+    verdict = judge(Path(re.search(r"log: (\S+\.txt)", capsys.readouterr().out)[1]))
+    assert verdict["ok"] is True and verdict["init"] == "same", verdict["refused"]
 
 
 def test_gradients_are_clipped_globally_and_logged_before(capsys):

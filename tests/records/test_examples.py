@@ -1,6 +1,7 @@
 """The example that ends the help of each command parses, and those that show logs run."""
 import importlib
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def test_the_help_of_each_command_ends_in_an_example_that_parses(name, capsys, m
             write_log(tmp_path / "records" / "runs", log)
         monkeypatch.setattr(tracks, "ROOT", tmp_path)
         monkeypatch.setattr(importlib.import_module(f"records.tools.{room}"), "main", seen.append)
-        main(example.split()[3:])
+        main(shlex.split(example)[3:])
         assert seen
 
 

@@ -87,6 +87,6 @@ def run(script: bytes, flags: list[str], words: list[str]) -> int:
         file.write_bytes(script)
         command = [sys.executable, "-P", "-m", "harness.front.launch", f"--script={file}", *flags, *words]
         path = os.pathsep.join([str(launches.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        signals.child = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path})
-        code = signals.child.wait()
+        signals.children.append(subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}))
+        code = signals.children[0].wait()
     return code if code >= 0 else 128 - code

@@ -1,8 +1,8 @@
 """Has a run judged by this checkout's judge, which knows its log and its weights alone: <run>.judge.json."""
 import argparse
-import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from records.tools.again import launch as launches
 from records.tools.again.checkout import shipped_logs
 from records.tools.check.verdict import verdict_on
-from records.tools.read.log import read_bytes
+from records.tools.read.log import Log, read_bytes
 from records.tools.read.logs import LOG, load_runs, log_of
 from records.tools.read.values import ReadError, json_text, shown
 
@@ -20,9 +20,10 @@ ARGUMENTS = {
     "--weights": {"metavar": "FILE", "type": Path, "help": "default: RUN.safetensors beside the log"},
     "--cuts": {"metavar": "N", "type": int,
                "help": "places at which to look for what a model sees ahead; a verifier takes 10240"},
-    "--holdout": {"metavar": "SEED|SHARD",
+    "--data": {"metavar": "DIR", "type": Path, "help": "the track's shards, where they lie elsewhere"},
+    "--holdout": {"metavar": "SEED|TEXT|SHARD",
                   "help": "text that no run validates on: of the track's validation shard, chosen by a seed, "
-                          "or a shard of your own"},
+                          "or a file of your own, of text or of ids (*.bin)"},
     "--against": {**LOG, "help": "a trusted run with weights: its gap stands beside"},
     "--yes": "run the code without asking",
     "--json": "print the verdict",
@@ -37,15 +38,14 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.against and not arguments.holdout:
         raise ReadError("--against without --holdout: what is compared is the gap to a holdout")
     arguments.against = arguments.against and log_of(arguments.against)
-    log = launches.find_log(arguments.log)
-    if not trusted(log.path):
-        files = launches.files_of(log)
-        code = launches.Code(log.script_path, files, {}, log.manifest["code"]["digest"])
-        launches.consent([code], arguments.yes)
-    chosen = {name: getattr(arguments, name) for name in ("weights", "cuts", "holdout", "against")}
-    words = [f"--{name}={value}" for name, value in chosen.items() if value is not None]
+    log = allowed_log(arguments.log, arguments.yes)
     by = "owner" if made_here(log.path) else "verifier"
-    with launches.Signals() as signals:
+    with launches.Signals() as signals, tempfile.TemporaryDirectory(prefix="records-") as folder:
+        if arguments.holdout and not arguments.holdout.isdigit():
+            vocabulary = launches.vocabulary_of(log.manifest["track"], arguments.data)
+            arguments.holdout = launches.shard_of(Path(arguments.holdout), vocabulary, Path(folder))
+        words = [f"--{name}={value}" for name in ("weights", "cuts", "data", "holdout", "against")
+                 if (value := getattr(arguments, name)) is not None]
         verdict = judge(log.path, signals, words, quiet=arguments.json, by=by)
     if arguments.json and not signals.caught:
         print(json_text(verdict or {"ok": None}, None), end="")
@@ -55,6 +55,15 @@ def main(arguments: argparse.Namespace) -> int:
 def made_here(log: Path) -> bool:
     """Tell whether a log lies where this checkout's runs, races and reruns leave theirs."""
     return log.resolve().is_relative_to((launches.ROOT / "records" / "runs").resolve())
+
+
+def allowed_log(path: Path, yes: bool) -> Log:
+    """Return a log whose code may run: made here, a shipped record's, or one that the user says yes to."""
+    log = launches.find_log(path)
+    if not trusted(log.path):
+        code = launches.Code(log.script_path, launches.files_of(log), {}, log.manifest["code"]["digest"])
+        launches.consent([code], yes)
+    return log
 
 
 def trusted(log: Path) -> bool:
@@ -70,11 +79,10 @@ def weights_path(log: Path) -> Path:
 def judge(log: Path, signals: launches.Signals, words: Iterable[str] = (), quiet: bool = False,
           by: str = "owner") -> dict[str, Any] | None:
     """Have a run judged, its line on stdout or, quiet, stderr; return the verdict, None where it was not."""
-    command = [launches.torch_python(), "-P", "-m", "harness.front.judge", str(log.resolve()), f"--by={by}"]
-    signals.child = subprocess.Popen([*command, *words], stdin=subprocess.DEVNULL,
-                                     stdout=2 if quiet else None,
-                                     env={**os.environ, "PYTHONPATH": str(launches.ROOT)})
-    code = signals.child.wait()
+    child = launches.start("harness.front.judge", log.resolve(), f"--by={by}", *words,
+                           stdin=subprocess.DEVNULL, stdout=2 if quiet else None)
+    signals.children.append(child)
+    code = child.wait()
     if code not in (0, 1, 2) or signals.caught:
         print(f"{shown(log.name)}: not judged (exit code {code})", file=sys.stderr)
     return None if code not in (0, 1) or signals.caught else verdict_on(load_runs(log)[0])

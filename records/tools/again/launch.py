@@ -12,7 +12,7 @@ import tempfile
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from records.tools.check.claim import code_digest, harness_digest
 from records.tools.check.of_a_run import row_differences
@@ -188,13 +188,58 @@ def torch_python() -> str:
     return done.stdout.strip()
 
 
+def start(module: str, *words: object, **options: Any) -> subprocess.Popen:
+    """Start a module of this checkout in a Python that has torch."""
+    command = [torch_python(), "-P", "-m", module, *map(str, words)]
+    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, **options)
+
+
+def vocabulary_of(track: str, data: Path | None = None) -> Path:
+    """Return the vocab.bpe of a track's data, which may lie elsewhere. Raises ReadError for none."""
+    row = own_row(track, ROOT)
+    for path in ((data or ROOT / row["data"]) / "vocab.bpe", ROOT / row["vocabulary"]):
+        if path.is_file():
+            return path
+    raise ReadError(f"{row['vocabulary']}: no such vocabulary, and without it text is no ids; get it with "
+                    f"`{row['fetch']}`")
+
+
+def write_ids(text: bytes, vocabulary: Path, shard: Path) -> Path:
+    """Write an end of text and the ids of a text as a shard; return its path."""
+    process = start("data.ids", vocabulary, shard, stdin=subprocess.PIPE)
+    process.communicate(text)
+    if process.returncode:
+        raise ReadError(f"{shard.name}: its text gave no ids (exit code {process.returncode}); see above")
+    return shard
+
+
+def shard_of(path: Path, vocabulary: Path, folder: Path) -> Path:
+    """Return the shard at a path: a file of ids where it is named *.bin, else one made of a text's."""
+    return path if path.suffix == ".bin" else write_ids(read_bytes(path), vocabulary, folder / path.name)
+
+
 def default_track(flags: list[str]) -> str:
     """Return the track that the launcher takes for some flags on this host."""
-    code = ("import sys, torch; from harness.plan import choose_track; "
-            "print(choose_track(sys.argv[1:], torch.cuda.is_available())[0].name)")
-    done = subprocess.run([torch_python(), "-c", code, *flags], cwd=ROOT, capture_output=True, text=True)
+    return told_by("from harness.plan import choose_track; "
+                   "print(choose_track(sys.argv[1:], torch.cuda.is_available())[0].name)", flags)
+
+
+def places(device: str | None) -> list[dict[str, str]]:
+    """Return the variables that give a run one GPU of this host, for each; where it has none, none a core."""
+    gpus, cores = map(int, told_by("from harness.front.cores import physical_cores; "
+                                   "print(torch.cuda.device_count(), min(8, physical_cores()))", []).split())
+    if device == "cpu" or not gpus:
+        return [{}] * cores
+    names = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
+    return [{"CUDA_VISIBLE_DEVICES": name} for name in names.split(",")[:gpus]]
+
+
+def told_by(code: str, words: list[str]) -> str:
+    """Return what a line of code prints where this checkout's harness and torch are."""
+    done = subprocess.run([torch_python(), "-c", f"import sys, torch; {code}", *words], cwd=ROOT,
+                          capture_output=True, text=True)
     if done.returncode:
-        raise ReadError(shown((done.stderr.strip().split("\n") or ["no track"])[-1], 300))
+        raise ReadError(shown((done.stderr.strip().split("\n") or ["no answer"])[-1], 300))
     return done.stdout.strip()
 
 
@@ -265,10 +310,12 @@ def run(code: Code, track: str, flags: list[str], folder: Path, signals: "Signal
     return folder / path.name
 
 
-def launch(tree: Path, flags: list[str], folder: Path, signals: "Signals") -> dict[Path, bytes]:
+def launch(tree: Path, flags: list[str], folder: Path, signals: "Signals",
+           place: dict[str, str] | None = None) -> dict[Path, bytes]:
     """Run a tree's run.sh, its words on stderr; return the new logs in the tree with what they hold.
 
-    folder: the flags' paths are relative to it. Where the tree's harness tells its launcher of the logs,
+    folder: the flags' paths are relative to it. place: variables of a run beside others, whose
+    words nobody could tell apart. Where the tree's harness tells its launcher of the logs,
     those are meant, as they were when the run ended. Raises ReadError where there is none, or one was changed
     since; Interrupted where a signal was the reason that there is none.
     """
@@ -276,14 +323,16 @@ def launch(tree: Path, flags: list[str], folder: Path, signals: "Signals") -> di
     before = set(runs.glob("*.txt"))
     paths = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and Path(p).resolve() != ROOT]
     reading, writing = os.pipe()
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "SPEEDRUN_REPORT_FD": str(writing)}
+    environment = {**os.environ, **(place or {}), "PYTHONPATH": os.pathsep.join(paths),
+                   "SPEEDRUN_REPORT_FD": str(writing)}
     command = ["bash", str(tree / "run.sh"), "--python", torch_python(), *flags]
-    signals.child = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=2, env=environment,
-                                     pass_fds=[writing])
+    child = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, env=environment,
+                             stdout=2 if place is None else subprocess.DEVNULL, pass_fds=[writing])
+    signals.children.append(child)
     os.close(writing)
     with open(reading) as report:  # until the launcher, which no rank shares it with, is gone
         told = {Path(facts["log"]).name: facts["sha256"] for facts in map(json.loads, report)}
-    code = signals.child.wait()
+    code = child.wait()
     new = {path: read_bytes(path) for path in sorted(set(runs.glob("*.txt")) - before)}
     if tells(tree_harness(tree)):
         own = {path: data for path, data in new.items() if path.name in told}
@@ -313,15 +362,15 @@ def believed(path: Path, data: bytes, told: str | None) -> None:
 
 
 class Signals:
-    """While it is entered, the signals that end a program are passed on to its child, and remembered."""
+    """While it is entered, the signals that end a program are passed on to its children, and remembered."""
 
     def __init__(self):
-        self.caught, self.child = False, None
+        self.caught, self.children = False, []
 
     def _pass_on(self, number: int, frame: object) -> None:
         self.caught = True
-        if self.child:
-            self.child.send_signal(number)
+        for child in self.children:  # those that have ended are sent nothing
+            child.send_signal(number)
 
     def __enter__(self) -> Self:
         ours = signal.SIGINT, signal.SIGTERM, signal.SIGHUP

@@ -1,11 +1,15 @@
 """Repeats a run, one seed after another, until the track's rule decides; goes on where it was ended."""
 import argparse
+import fcntl
+import itertools
 import json
 import os
 import re
 import shlex
 import statistics
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,7 @@ from records.tools.read.tracks import own_row
 from records.tools.read.values import ReadError, canonical, shown, write_whole
 
 RUNS = launches.ROOT / "records" / "runs"
+SIDE_BY_SIDE = "--side_by_side"
 NOT_HERE = {"seed": "a campaign sets the seeds itself", "resume": "a resumed run is no run of its own",
             "stop_at_step": "a stopped run has no final loss", "nnodes": "a campaign runs on one host"}
 
@@ -27,7 +32,8 @@ ARGUMENTS = {
     "--json": "print the verdict as one JSON object",
     "count": {"metavar": "auto|N", "help": "auto: until the rule decides; N: so many seeds"},
     "flags": {"nargs": argparse.REMAINDER, "metavar": "...",
-              "help": "flags of the run; --keep_weights true: keep them once the runs are judged"},
+              "help": "flags of the run; --side_by_side: runs at once, each on one GPU or core, whose times "
+              "claim nothing; --keep_weights true: keep them once the runs are judged"},
 }
 
 
@@ -36,7 +42,7 @@ def main(arguments: argparse.Namespace) -> int:
     if not re.fullmatch("auto|[1-9][0-9]{0,3}", arguments.count):
         raise ReadError(f"--seeds {shown(arguments.count)}: expected auto or a whole number from 1")
     looks = LOOKS if arguments.count == "auto" else (int(arguments.count),)
-    flags = launches.parse_flags(arguments.flags)
+    flags = launches.parse_flags([word for word in arguments.flags if word != SIDE_BY_SIDE])
     for name in NOT_HERE.keys() & flags.keys():
         raise ReadError(f"--{name} together with --seeds: {NOT_HERE[name]}; leave it out")
     script = Path(flags.get("script", launches.ROOT / "train_gpt2.py"))
@@ -45,6 +51,10 @@ def main(arguments: argparse.Namespace) -> int:
     keep = flags.pop("keep_weights", "false")
     if keep not in ("true", "false"):
         raise ReadError(f"--keep_weights {shown(keep)}: expected true or false")
+    places: list[dict[str, str] | None] = [None]
+    if SIDE_BY_SIDE in arguments.flags:
+        places = places_for(code, flags)
+        flags["nproc_per_node"] = "1"
     track = flags.pop("track", None) or launches.default_track(device)
     row = own_row(track, launches.ROOT)
     alpha = row.get("significance", {}).get("alpha", ALPHA)
@@ -56,7 +66,8 @@ def main(arguments: argparse.Namespace) -> int:
             logs = [finished(name, code.digest, seed) for seed, name in enumerate(state["logs"])]
             losses = [log.vals[-1].val_loss for log in logs if log.status == "ok" and log.vals]
             if len(losses) < len(logs):  # dropping a run that failed would be a choice after the fact
-                verdict = Verdict("INVALID", f"seed {len(logs) - 1} ended {shown(logs[-1].status)}", None)
+                lost = next(i for i, log in enumerate(logs) if log.status != "ok" or not log.vals)
+                verdict = Verdict("INVALID", f"seed {lost} ended {shown(logs[lost].status)}", None)
                 break
             if losses:
                 verdict = decide(losses, row["target"], alpha)
@@ -66,8 +77,9 @@ def main(arguments: argparse.Namespace) -> int:
             if launches.load(script).digest != code.digest:
                 raise ReadError("the code was changed while the campaign ran; start again: that is another "
                                 "campaign")
-            repeat(state, file, signals)
-            if signals.caught or len(state["logs"]) == len(logs):
+            here = places[:next(look for look in looks if look > len(logs)) - len(logs)]
+            repeat(state, file, signals, here)
+            if signals.caught or len(state["logs"]) < len(logs) + len(here):
                 raise KeyboardInterrupt("interrupted; the same command goes on with this campaign")
         bad = judge_all([RUNS / name for name in state["logs"]], signals, keep == "true")
     if bad:
@@ -129,30 +141,61 @@ def open_campaign(declared: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
     return file, state
 
 
-def repeat(state: dict[str, Any], file: Path, signals: launches.Signals) -> None:
-    """Run the next seed of a campaign and note its log, unless it was interrupted or killed."""
-    asked = {"code": state["code"], "track": state["track"], "seed": len(state["logs"])}
-    state["attempts"] += 1
+def places_for(code: launches.Code, flags: dict[str, str]) -> list[dict[str, str] | None]:
+    """Return the places of this host for runs at once. Raises ReadError where they would train otherwise."""
+    if "nproc_per_node" in flags:
+        raise ReadError(f"--nproc_per_node together with {SIDE_BY_SIDE}: each run has one GPU or core; leave "
+                        f"it out")
+    if own := [path for path, source in code.files.items() if re.search(rb"\breduce *= *False\b", source)]:
+        raise ReadError(f"{shown(own[0])}: sums gradients by itself (reduce=False), so one rank may train "
+                        f"otherwise than several; leave {SIDE_BY_SIDE} out")
+    if len(places := launches.places(flags.get("device"))) < 2:
+        raise ReadError(f"{SIDE_BY_SIDE}: this host has one GPU or core, expected several; leave it out")
+    return [*places]
+
+
+def repeat(state: dict[str, Any], file: Path, signals: launches.Signals,
+           places: list[dict[str, str] | None]) -> None:
+    """Run the next seeds of a campaign, one a place, and note their logs up to one that was interrupted."""
+    seeds = [len(state["logs"]) + i for i in range(len(places))]
+    state["attempts"] += len(seeds)
+    if places[0] is not None:
+        state.setdefault("side_by_side", []).append(seeds)
     write_whole(file, json.dumps(state, indent=1) + "\n")
-    print(f"seed {asked['seed']}", file=sys.stderr)
-    words = [f"--{name}={value}" for name, value in {**state["flags"], **asked}.items() if name != "code"]
+    print(f"seed {', '.join(map(str, seeds))}", file=sys.stderr)
     try:
-        logs = [read_log(path) for path in launches.launch(launches.ROOT, words, Path.cwd(), signals)]
-    except launches.Interrupted:
-        return
+        with ThreadPoolExecutor(len(seeds)) as pool:  # a thread waits for a run
+            logs = list(pool.map(partial(run_seed, state, signals), seeds, places))
     except ReadError:
-        if state["attempts"] == 1:
+        if state["attempts"] == len(seeds):
             file.unlink()  # nothing ran: the flags were refused, so nothing was declared
         raise
+    if places[0] is not None:
+        with open(RUNS / LEDGER, "ab", buffering=0) as ledger:  # in one write, beside those of other runs
+            fcntl.flock(ledger, fcntl.LOCK_EX)
+            names = [log.path.stem for log in logs if log]
+            ledger.write(canonical({"what": "side_by_side", "run_ids": names}) + b"\n")
+    done = itertools.takewhile(lambda log: log and log.status not in ENDED_BY_USER, logs)
+    state["logs"] += [log.path.name for log in done]
+    write_whole(file, json.dumps(state, indent=1) + "\n")
+
+
+def run_seed(state: dict[str, Any], signals: launches.Signals, seed: int,
+             place: dict[str, str] | None) -> Log | None:
+    """Run one seed of a campaign; return its log, None where it was interrupted before it had one."""
+    asked = {"code": state["code"], "track": state["track"], "seed": seed}
+    words = [f"--{name}={value}" for name, value in {**state["flags"], **asked}.items() if name != "code"]
+    try:
+        logs = [read_log(path) for path in launches.launch(launches.ROOT, words, Path.cwd(), signals, place)]
+    except launches.Interrupted:
+        return None
     # other runs of this checkout may have ended meanwhile
     own = [log for log in logs if asked_of(log) == asked]
     if len(own) != 1:
         raise ReadError(f"{len(own)} new logs of this code with seed {asked['seed']}, expected one; where "
                         f"the code loads files that no import statement names, a campaign cannot tell its "
                         f"runs")
-    if own[0].status not in ENDED_BY_USER:
-        state["logs"].append(own[0].path.name)
-        write_whole(file, json.dumps(state, indent=1) + "\n")
+    return own[0]
 
 
 def finished(name: str, digest: str, seed: int) -> Log:

@@ -1,21 +1,25 @@
 """What a claim rests on: the runs of its logs, this checkout's track row and data, the attempts counted."""
+import math
 import re
 import statistics
 import sys
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from records.tools.check.race import ENDED_BY_USER, RACE, Race
-from records.tools.check.significance import ALPHA, Verdict, decide
+from records.tools.check.significance import Verdict, decide, rule
 from records.tools.read.log import is_log, read_bytes, read_log, sha256
 from records.tools.read.logs import find_logs, load_runs
 from records.tools.read.run import Run
 from records.tools.read import tracks
-from records.tools.read.tracks import Harnesses, load_harnesses, own_row, pinned_hashes
-from records.tools.read.values import ReadError, canonical, need, parse_json, shown
+from records.tools.read.same import choose, kind, whole, without_copies
+from records.tools.read.scan import COMPILER, Finding, scan
+from records.tools.read.tracks import Harnesses, judged_row, load_harnesses, pinned_hashes
+from records.tools.read.values import NoLog, ReadError, canonical, need, parse_json, shown
 
 FALLBACK = "fineweb"  # the track of public logs, which name none
 LEDGER = "ledger.jsonl"
@@ -38,6 +42,8 @@ class Claim:
     record: Path | None = None  # the folder of a published record
     races: list[Race] = field(default_factory=list)  # whose runs these may be
     campaigns: list[Path] = field(default_factory=list)  # files of `./run.sh --seeds` that name these logs
+    notes: list[str] = field(default_factory=list)  # of public logs: what was left out, which loss is judged
+    unfinished: list[str] = field(default_factory=list)  # public runs that are no result, in words
 
     @property
     def own(self) -> list[Run]:
@@ -48,6 +54,23 @@ class Claim:
     def race(self) -> Race | None:
         """The race of a published record, if it has one."""
         return self.races[0] if self.record and self.races else None
+
+    @cached_property
+    def sources(self) -> list[tuple[str, bytes]]:
+        """The submission's files in the logs, each content of a path once."""
+        found: dict[tuple[str, bytes], None] = {}
+        for run in self.runs:
+            path = run.log.script_path if run.log else "script"
+            found |= {(path, run.code): None} if run.code else {}
+            found |= {pair: None for pair in run.files.items() if not pair[0].startswith("harness/")}
+        return list(found)
+
+    @cached_property
+    def findings(self) -> list[Finding]:
+        """What a reader has to look at in these files, settings of the compiler first."""
+        paths = [path for path, _ in self.sources]
+        found = [each for path, source in self.sources for each in scan(source, path, paths)]
+        return sorted(found, key=lambda each: each.what != COMPILER)
 
     def standing(self, word: str) -> list[Run]:
         """Return the runs of ours whose harness is current, listed, closed or unknown, as Harnesses says."""
@@ -66,14 +89,17 @@ class Claim:
         """Apply the declared rule, at the track's level, to the losses of the seeds."""
         if not self.row.get("target"):
             return Verdict("NOT SHOWN", "no target: the track is no contest", None)
-        return decide(self.losses(), self.row["target"], self.row.get("significance", {}).get("alpha", ALPHA))
+        return decide(self.losses(), self.row["target"], **rule(self.row))
 
 
-def load_claim(paths: Iterable[Path], track: str | None = None, ledger: Path | None = None) -> Claim:
+def load_claim(paths: Iterable[Path], track: str | None = None, ledger: Path | None = None,
+               loss: str | None = None, step: int | None = None) -> Claim:
     """Return the claim that logs make, files or folders of them; a folder with a record.json is a record.
 
-    track: for logs that name none. Raises ReadError where logs cannot be read, are of several tracks, or of
-    one that this checkout does not have.
+    track: for logs that name none. loss, step: at which public runs are judged.
+
+    Raises ReadError where logs cannot be read, are of several tracks, or of one that this checkout does not
+    have.
     """
     paths = list(paths)
     record = paths[0] if len(paths) == 1 and (paths[0] / "record.json").is_file() else None
@@ -89,26 +115,65 @@ def load_claim(paths: Iterable[Path], track: str | None = None, ledger: Path | N
                 damage[path] = error  # ours, and not as the harness wrote it
             elif path in named:
                 raise
-            else:
+            elif not isinstance(error, NoLog):
                 print(f"passed over: {error}", file=sys.stderr)
     if ledger:
         read_bytes(ledger)  # one that was named must be there
     if not runs and not damage:
         raise ReadError(f"{shown(', '.join(map(str, paths)))}: no logs there")
-    if len(names := {run.track for run in runs} - {None}) > 1:
+    told = {run.track for run in runs if run.log or not track}  # a public log's own is a guess
+    if len(names := told - {None}) > 1:
         raise ReadError(f"tracks {shown(', '.join(sorted(names)))}: a claim is of one; name its logs only")
     if names and track and track not in names:
         raise ReadError(f"the logs are of track {shown(names.pop())}, not of {shown(track)}")
     track = next(iter(names), track or FALLBACK)
     ledgers = [ledger] if ledger else sorted(f / LEDGER for f in folders if (f / LEDGER).is_file())
-    row = own_row(track)
+    row = judged_row(track)
+    notes, unfinished = [], []
+    if runs and not damage and not any(run.log for run in runs):
+        runs, notes, unfinished = of_one_script(runs, row.get("target", 0.0), loss, step)
+    elif loss or step is not None:
+        raise ReadError("--loss and --step are for public logs; ours are judged by their last val_loss")
     races = [Race(f) for f in sorted(folders) if not record and (f / RACE).is_file()]
     races += [Race(record / "race")] if record and (record / "race").is_dir() else []
     names = [run.path.name.encode() for run in runs]
     campaigns = [file for f in sorted(folders) for file in sorted(f.glob("seeds_*.json"))
                  if any(map(read_bytes(file).__contains__, names))]
     return Claim(runs, track, row, pinned_hashes(row), load_harnesses(), ledgers, damage, record, races,
-                 campaigns)
+                 campaigns, notes, unfinished)
+
+
+def of_one_script(runs: list[Run], target: float, loss: str | None,
+                  step: int | None) -> tuple[list[Run], list[str], list[str]]:
+    """Return the public runs that make one claim, what was left out, and which of theirs are unfinished.
+
+    Of several scripts it is the fastest that reaches the target, in FEWEST runs if there are as many: what
+    stands beside it are baselines. Logs without code are those of the one script that ends where they do.
+    """
+    runs, notes = choose(runs, loss, step)
+    runs, copies = without_copies(runs)
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault("" if run.code is None else kind(run)["code"], []).append(run)
+    bare, coded = groups.get("", []), [group for code, group in groups.items() if code]
+    if len(coded) == 1:
+        ends = {(run.last.step, run.steps) for run in coded[0]}
+        coded[0] += [run for run in bare if (run.last.step, run.steps) in ends]
+        bare = [run for run in bare if (run.last.step, run.steps) not in ends]
+    ranked = []
+    for group in coded or [bare]:
+        ended, unfinished = whole(group, step)
+        mean = statistics.fmean(run.last.loss for run in ended) if ended else math.inf
+        time_ms = statistics.fmean(run.last.time_ms or math.inf for run in ended) if ended else math.inf
+        ranked.append((len(ended) < FEWEST, not mean <= target, time_ms, -len(ended), len(ranked),
+                       mean, ended, unfinished))
+    (_, missed, *_, runs, unfinished), *others = sorted(ranked)
+    left = ", ".join(f"{len(ended)} like {ended[0].name} (mean {mean:.5f})" for *_, mean, ended, _ in others
+                     if ended)
+    if left:
+        notes.append(f"judged: {len(runs)} like {runs[0].name}, the fastest script"
+                     f"{' that reaches the target' if not missed else ''}; left out as baselines: {left}")
+    return runs, notes + copies, unfinished
 
 
 def attempts(ledger: Path, code: str, track: str) -> list[dict[str, Any]]:

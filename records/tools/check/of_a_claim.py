@@ -11,7 +11,6 @@ from records.tools.check.race import ENDED_BY_USER, RACE
 from records.tools.check.significance import Verdict
 from records.tools.read.log import ChangedLog, read_json
 from records.tools.read.run import Run
-from records.tools.read.scan import scan as findings
 from records.tools.read.values import json_text, need, shown
 
 FIRST = 20  # training losses that tell two seeds apart; the very first is ln(vocabulary) for a head of zeros
@@ -43,9 +42,11 @@ def data(claim: Claim) -> Result:
 def code(claim: Claim) -> Result:
     """All runs have the same code and settings, and no flag changed a setting."""
     if not claim.own:
-        digests = {run.script_sha256 for run in claim.runs}
-        state = "review" if len(digests - {None}) > 1 else "unknown" if None in digests else "ok"
-        return Result(state, f"{number_of(digests - {None}, 'script')} in {number_of(claim.runs, 'run')}")
+        bare = [run.name for run in claim.runs if run.code is None]
+        coded = len(claim.runs) - len(bare)
+        words = f"; no code in {len(bare)}: {first_of(bare)}" if bare else ""
+        return Result("review" if bare and coded else "unknown" if bare else "ok",
+                      f"one script in {number_of(range(coded), 'run')}, its seed and log's name apart{words}")
     digests = {str(run.at("code", "digest")) for run in claim.own}
     if len(digests) > 1 or len(claim.own) < len(claim.runs):
         return Result("fail", f"{len(digests)} code digests: {first_of([d[:8] for d in sorted(digests)])}")
@@ -66,11 +67,13 @@ def distinct(claim: Claim) -> Result:
                 return Result("fail", f"{first_of(names)} share {what}: one run, copied")
     first: dict[Any, Run] = {}
     for run in runs:
-        losses = tuple(point.loss for point in run.train[:FIRST])
+        losses = tuple(point.loss for point in run.train[:FIRST] if point.loss is not None) or (
+            tuple(point.loss for point in run.vals if point.step))
         other = first.setdefault(losses, run) if len(losses) >= 5 else run
-        if other.seed != run.seed:
-            return Result("fail", f"{other.name} and {run.name} say seeds {other.seed} and "
-                                  f"{run.seed}, but their first {len(losses)} losses are the same")
+        if other is not run and (run.seed is None or other.seed != run.seed):
+            seeds = "no seed" if run.seed is other.seed is None else f"seeds {other.seed} and {run.seed}"
+            return Result("fail", f"{other.name} and {run.name} say {seeds}, but {len(losses)} of their "
+                                  f"losses are the same")
     if any(run.seed is None for run in runs):
         return Result("unknown", f"{len(runs)} different runs; the logs tell no seeds")
     seeds = {run.seed for run in runs}
@@ -89,18 +92,17 @@ def pace(claim: Claim) -> Result:
     By over 2 s and 2 % of the charged time in all: short ones are uneven, by 1.0 s at most in 20 runs of 4 s
     at load 18 on 2 cores.
     """
-    if not claim.own:
+    found, timed = [], [run for run in claim.runs if run.last and run.last.time_ms is not None]
+    if not timed:
         return Result("unknown", NOT_SHOWN)
-    found = []
-    for run in claim.own:
-        marks = [(val.step, val.train_time_ns) for val in run.log.vals]
-        paces = [((t1 - t0) / 1e6 / (s1 - s0), s1 - s0)
-                 for (s0, t0), (s1, t1) in zip(marks, marks[1:]) if s1 > s0]
+    for run in timed:
+        marks = [(val.step, val.time_ms) for val in run.vals if val.time_ms is not None]
+        paces = [((t1 - t0) / (s1 - s0), s1 - s0) for (s0, t0), (s1, t1) in zip(marks, marks[1:]) if s1 > s0]
         if len(paces) > 1:
             (ms, steps), (next_ms, _) = sorted(paces)[:2]
-            if 0 < ms < next_ms / 2 and (next_ms - ms) * steps > 2e3 + 0.02 * marks[-1][1] / 1e6:
+            if 0 < ms < next_ms / 2 and (next_ms - ms) * steps > 2e3 + 0.02 * marks[-1][1]:
                 found.append(f"{run.name}: {ms:.2f} ms a step, at the next fastest {next_ms:.2f}")
-    return result_of(found, f"{number_of(claim.own, 'run')}, all even", "review")
+    return result_of(found, f"{number_of(timed, 'run')}, all even", "review")
 
 
 def place(claim: Claim) -> Result:
@@ -161,15 +163,17 @@ def seeds(claim: Claim) -> Result:
         return Result("unknown", "not every log can be read")
     ours = sorted({run.seed for run in claim.own if run.seed is not None})
     found: list[tuple[str, list[int]]] = []
+    shared = ""
     for file in claim.campaigns:
         state = {"seed0": 0, **read_json(file, {"logs": list})}
         first = need(state, "seed0", int)
         found.append((file.name, list(range(first, first + len(state["logs"])))))
+        shared = "; several ran at once, so their times tell nothing" if state.get("side_by_side") else shared
     for race in claim.races:
         if race.attempts_of(str(claim.own[0].at("code", "digest"))):
             found += [(RACE, race.plan["seeds"][dropped:]) for dropped in (1, 0)]
     if any(ours == row == list(range(ours[0], ours[0] + len(ours))) for _, row in found):
-        return Result("ok", f"seeds {ours[0]} to {ours[-1]}, as declared")
+        return Result("ok", f"seeds {ours[0]} to {ours[-1]}, as declared{shared}")
     numbers = f"seeds {', '.join(map(str, ours))}"
     if not found:  # fewer runs claim nothing; of older harnesses no campaign's file was kept
         asked = claim.standing("current") and len(claim.runs) >= FEWEST
@@ -179,17 +183,11 @@ def seeds(claim: Claim) -> Result:
 
 def scan(claim: Claim) -> Result:
     """Nothing in the submission's code asks for a reader's eye."""
-    sources = {}
-    for run in claim.runs:
-        path = run.log.script_path if run.log else "script"
-        sources |= {(path, run.code): None} if run.code else {}
-        sources |= {pair: None for pair in run.files.items() if not pair[0].startswith("harness/")}
-    if not sources:
+    if not claim.sources:
         return Result("unknown", "the logs hold no code")
-    paths = [path for path, _ in sources]
-    found = [f"{f.path}:{f.line}: {f.what}"
-             for path, source in sources for f in findings(source, path, paths)]
-    return result_of(found, number_of(sources, "file"), "review")
+    found = [f"{each.path}:{each.line}: {each.what}" for each in claim.findings]
+    result = result_of(found, number_of(claim.sources, "file"), "review")
+    return dataclasses.replace(result, every=tuple(dict.fromkeys(found)))
 
 
 def significance(claim: Claim) -> Result:

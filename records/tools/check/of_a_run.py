@@ -33,6 +33,7 @@ class Result:
     state: str
     evidence: str
     logs: tuple[str, ...] = field(default=(), compare=False)  # sha256 of those that ask for a reader; (): all
+    every: tuple[str, ...] = field(default=(), compare=False)  # found, where evidence has the first
 
 
 class Wrong(Exception):
@@ -46,23 +47,22 @@ def require(holds: Any, what: str, fine: str = "", state: str = "fail") -> str:
     return fine
 
 
-def each_run(check: Callable[[Run, Claim], str], claim: Claim) -> Result:
-    """Return what a check that looks at one run of ours, and returns its evidence, finds of all of them.
-
-    That is the worst that it finds of one: fail, review, unknown, ok.
+def each_run(check: Callable[[Run, Claim], str], claim: Claim, runs: list[Run] | None = None) -> Result:
+    """Return what a check, which returns its evidence, finds of each run of ours, or of those that are given:
+    the worst of fail, review, unknown, ok.
     """
     fine: list[str] = []
     wrong: dict[str, dict[str, list[Run]]] = {"fail": {}, "review": {}, "unknown": {}}
-    for run in claim.own:
+    for run in claim.own if runs is None else runs:
         try:
             fine.append(check(run, claim))
         except Wrong as error:
             what, state = error.args
             wrong[state].setdefault(what, []).append(run)
         except IMPOSSIBLE as error:
-            what = "cut off, it has no end line" if run.log.end is None else impossible_value(error)
+            what = impossible_value(error) if not run.log or run.log.end else "cut off, it has no end line"
             wrong["fail"].setdefault(what, []).append(run)
-    if not claim.own:
+    if not fine and not any(wrong.values()):
         return Result("unknown", NOT_SHOWN)
     state = next((state for state, found in wrong.items() if found), "ok")
     worst = wrong.get(state, {})

@@ -9,6 +9,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from statistics import NormalDist
+from typing import Any
 
 from records.tools.check.student import normal_below, t_below, t_quantile
 
@@ -75,6 +77,22 @@ def lower(new: Mapping[Hashable, Number], old: Mapping[Hashable, Number],
     return "Welch", welch(list(new.values()), list(old.values()), margin)
 
 
+def rule(row: Mapping[str, Any]) -> dict[str, float]:
+    """Return what a track's row says of its test: alpha; sigma and margin too where it is a z test."""
+    told = row.get("significance", {})
+    return {"alpha": ALPHA} | {name: told[name] for name in ("alpha", "sigma", "margin") if name in told}
+
+
+def of_two(new: Sequence[Number], old: Sequence[Number], steps: int, nats_per_step: float, sigma: float,
+           margin: float, **_: float) -> tuple[Test, str, str]:
+    """Return the z test that new, which takes some steps less than old, is better; its word and numbers."""
+    difference = _moments(new)[0] - _moments(old)[0]
+    share = 1 / Decimal(len(new)) + 1 / Decimal(len(old))
+    n, gain = len(new) + len(old), steps * _decimal(nats_per_step) - difference
+    test, word, facts = _z_test(gain, difference, n, share, sigma, margin)
+    return test, "PROMISING" if word == "PROVEN" else word, facts
+
+
 def upper_bound(test: Test, confidence: float = 0.99) -> float:
     """Return what the mean is below with a confidence; inf for a degenerate test."""
     return math.inf if test.degenerate else test.mean - t_quantile(test.df, 1 - confidence) * test.se
@@ -88,6 +106,17 @@ def power(n: int, d: float, alpha: float = ALPHA) -> float:
 def runs_needed(buffer: float, sigma: float, power: float, alpha: float = ALPHA) -> int:
     """Return how many runs show a mean that lies buffer below the target with that power."""
     return _fewest(lambda n: _power(buffer / sigma * math.sqrt(n), n - 1, alpha), power)
+
+
+def buffer_needed(n: int, sd: float, power: float, alpha: float = ALPHA, **known: float) -> float:
+    """Return how far below the target a mean must lie for n runs, a declared look, to show it so often.
+
+    known: sigma and margin of a track whose rule is a z test.
+    """
+    if known:
+        return (known["margin"] + NormalDist().inv_cdf(power) * sd) / math.sqrt(n)
+    share, root = alpha / len(LOOKS), math.sqrt(n)
+    return sd / 1e4 * bisect_left(range(1 << 20), power, key=lambda i: _power(i / 1e4 * root, n - 1, share))
 
 
 def holm(tails: Sequence[float]) -> list[float]:
@@ -109,13 +138,22 @@ def plain_word(test: Test, alpha: float = ALPHA) -> str:
 
 
 def decide(losses: Sequence[Number], target: Number, alpha: float = ALPHA,
-           looks: Sequence[int] = LOOKS) -> Verdict:
-    """Return what losses prove of mean < target: one per distinct seed, as started, none dropped."""
+           looks: Sequence[int] = LOOKS, **known: float) -> Verdict:
+    """Return what losses prove of mean < target: one per distinct seed, as started, none dropped.
+
+    known: sigma and margin of a track whose rule is a z test, for any number of runs.
+    """
     n = len(losses)
     if any(not math.isfinite(float(loss)) for loss in losses):
         return Verdict("INVALID", f"a loss of {n} runs is not finite", None)
     if n == 0:
         return Verdict("NOT SHOWN", "no runs", None)
+    if known:
+        mean, _ = _moments(losses)
+        test, word, facts = _z_test(_decimal(target) - mean, mean, n, 1 / Decimal(n), **known)
+        plain = one_sample(losses, target)
+        spread = "" if plain.degenerate else f"; sd {plain.sd:.3g}, by which a t test gives p {plain.p:.3g}"
+        return Verdict(word, f"mean {test.mean:.7g}, {n} run{'s' * (n > 1)}, {facts}{spread}", test)
     test = one_sample(losses, target)
     if test.degenerate:
         why = "one run has no spread" if n == 1 else f"all {n} losses are equal: rounded, or one run repeated"
@@ -145,6 +183,19 @@ def _moments(x: Sequence[Number]) -> tuple[Decimal, Decimal | None]:
     if not values or not all(map(Decimal.is_finite, values)):
         raise ValueError(f"found {', '.join(map(str, x)) or 'no values'}, expected finite numbers")
     return statistics.mean(values), statistics.variance(values) if len(values) > 1 else None
+
+
+def _z_test(gain: Decimal, mean: Decimal, n: int, share: Decimal, sigma: float,
+            margin: float) -> tuple[Test, str, str]:
+    """Return the z test of gain > 0 with a standard error of sigma * sqrt(share), its word and numbers.
+
+    The rule, gain / sqrt(share) >= margin, is held in decimals: in floats (3.28 - 3.278) * 2 < 0.004.
+    """
+    se, z = sigma * math.sqrt(share), -float(gain / share.sqrt()) / sigma
+    test = Test(n, float(mean), None, z, math.inf, normal_below(z), False, se)
+    word = "NOT SHOWN" if gain**2 < _decimal(margin)**2 * share else "PROVEN" if gain > 0 else "REFUTED"
+    return test, word, (f"p {test.p:.3g} at sigma {sigma:g}, {float(gain):.6f} / {math.sqrt(share):.4g} = "
+                        f"{float(gain / share.sqrt()):.5f}, wanted {margin:g}")
 
 
 def _test(n: int, mean: Decimal, sd: float | None, squared_error: Decimal | None, df: float | None,

@@ -11,6 +11,8 @@ def normal_below(z: float) -> float:
 def t_below(df: float, t: float) -> float:
     """Return the chance that Student's t is below a value: its density, summed over the tail by the exp-sinh
     rule (Takahasi and Mori 1974), which keeps the digits however far out and however heavy the tail is."""
+    if math.isinf(df):
+        return normal_below(t)
     if t > 0:
         return 1 - t_below(df, -t)
     if math.isinf(t * t):
@@ -29,6 +31,8 @@ def t_quantile(df: float, p: float) -> float:
     if p >= 0.5:
         return -t_quantile(df, 1 - p) if p > 0.5 else 0.0
     t = NormalDist().inv_cdf(p)  # nearer to 0 than any t
+    if math.isinf(df):
+        return t
     for _ in range(100):
         tail = t_below(df, t)
         density = _density_at_0(df) * math.exp(-(df + 1) / 2 * math.log1p(t * t / df))

@@ -7,11 +7,11 @@ from urllib.parse import quote
 
 from records.tools.check.claim import load_claim
 from records.tools.check.standings import Standing, standings
-from records.tools.publish.record import cell, replaced, with_sd
+from records.tools.publish.record import replaced, with_sd
 from records.tools.publish.verify import Judgement
 from records.tools.read import tracks
 from records.tools.read.log import read_bytes
-from records.tools.read.values import ReadError, json_text, shown, write_whole
+from records.tools.read.values import ReadError, cell, json_text, shown, write_whole
 
 MARKER = "<!-- leaderboard {} {} -->"
 HEAD = """**Records of `{}`**, written by `python -m records leaderboard`: proven, and faster by a race than

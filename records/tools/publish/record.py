@@ -1,6 +1,5 @@
 """What a record says in numbers: record.json and the block in its README.md, made from its logs alone."""
 import datetime
-import html
 import re
 import statistics
 from typing import Any
@@ -10,7 +9,7 @@ from records.tools.check.of_a_claim import all_attempts, conclude
 from records.tools.check.of_a_run import number_of
 from records.tools.check.race import Race
 from records.tools.read.log import read_bytes
-from records.tools.read.values import ReadError, json_text, number, parse_json, shown
+from records.tools.read.values import ReadError, cell, json_text, number, parse_json, shown
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,59}")
 BEGIN, END = "<!-- record begin -->", "<!-- record end -->"
@@ -108,12 +107,6 @@ def with_sd(spread: dict[str, Any], digits: int) -> str:
     """Return a mean and, where there is one, the standard deviation."""
     sd = "" if spread["sd"] is None else f" (sd {spread['sd']:.{digits}f})"
     return f"{spread['mean']:.{digits}f}{sd}"
-
-
-def cell(text: str) -> str:
-    """Return a stranger's text for a cell of a Markdown table: no markup, no link, no HTML, one line."""
-    text = html.escape(shown(text, 400))
-    return re.sub(r"([\\`*_\[\]|~@#!])", r"\\\1", text).replace("://", ":&#47;&#47;")
 
 
 def replaced(text: str, begin: str, end: str, block: str, name: str) -> str:

@@ -1,17 +1,19 @@
 """Checks what logs or a record claim: each check with its evidence, then one word."""
 import argparse
+import os
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from records.tools.check import of_a_claim
+from records.tools.check import of_a_claim, of_a_public_run
 from records.tools.check.claim import FEWEST, LEDGER, Claim, load_claim, taken_reviews
 from records.tools.check.of_a_claim import conclude
-from records.tools.check.of_a_run import (IMPOSSIBLE, OF_A_RUN, Result, each_run, first_of,
+from records.tools.check.of_a_run import (IMPOSSIBLE, NOT_SHOWN, OF_A_RUN, Result, each_run, first_of,
     impossible_value, number_of)
 from records.tools.check.significance import Verdict
 from records.tools.publish.record import differences
-from records.tools.read.logs import locate
+from records.tools.read.logs import dated, locate
 from records.tools.read.values import ReadError, json_text, shown
 
 NO_RULE = ("significance", "all_attempts")  # a claim that fails these alone is weak, not INVALID
@@ -20,7 +22,9 @@ ARGUMENTS = {
     "paths": {"metavar": "LOG|DIR", "nargs": "+", "type": locate,
               "help": "logs of one claim, a record's folder, or a folder with records below"},
     "--ledger": {"metavar": "FILE", "type": Path, "help": "default: ledger.jsonl beside the logs"},
-    "--track": {"help": "of logs that name none; default: fineweb"},
+    "--track": {"help": "of logs that name none, also one of records/public_tracks.toml; default: fineweb"},
+    "--loss": {"metavar": "NAME", "help": "of public lines with several losses: judge this, as val_ema_loss"},
+    "--step": {"type": int, "help": "of public logs: judge at this step, not at the last"},
     "--json": "print one JSON array, an entry a claim",
 }
 MARKS = {"ok": "ok     ", "fail": "FAIL   ", "review": "REVIEW ", "unknown": "unknown"}
@@ -66,8 +70,8 @@ def main(arguments: argparse.Namespace) -> int:
 
     1 where one claim does not hold, 2 where one cannot be read; the others are judged all the same.
     """
-    found, codes = [], []
-    for paths in claims(arguments.paths):
+    found, codes, several = [], [], claims(arguments.paths)
+    for paths in several:
         try:
             judgement = Judgement(claim_of(paths, arguments))
         except ReadError as error:
@@ -78,19 +82,28 @@ def main(arguments: argparse.Namespace) -> int:
         codes.append(judgement.code)
         found.append(as_json(judgement))
         if not arguments.json:
-            print(text(judgement))
+            print(text(judgement) if len(several) == 1 else line(judgement, paths[0]))
     if arguments.json:
         print(json_text(found), end="")
+    elif len(several) > 1:
+        words = Counter(each["word"] for each in found)
+        unread = [f"{len(several) - len(found)} not read"] * (len(found) < len(several))
+        print(f"{len(several)} claims: {', '.join([*(f'{n} {word}' for word, n in words.items()), *unread])}")
     return max(codes)
 
 
 def claims(paths: list[Path]) -> list[list[Path]]:
-    """Return the claims among paths: each record below a folder is one; all else together is one."""
+    """Return the claims among paths: each record below a folder, or folder named by a date, is one.
+
+    So is each log beside such folders. All else together is one.
+    """
     found, rest = [], []
     for path in paths:
         below = sorted(each.parent for each in path.rglob("record.json")) if path.is_dir() else []
         if below or of_records(path):
             found += [[folder] for folder in below or [path]]
+        elif any(map(os.path.isdir, each := dated(path))):
+            found += [[one] for one in each]
         else:
             rest.append(path)
     return found + [rest] * bool(rest)
@@ -105,10 +118,12 @@ def claim_of(paths: list[Path], arguments: argparse.Namespace) -> Claim:
     """Return the claim that paths make. Raises ReadError."""
     if of_records(paths[0]) and not (paths[0] / "record.json").is_file():
         raise ReadError(f"{shown(str(paths[0]))}: no record lies below; name the logs of one claim")
-    if bare := next((p for p in paths if (p / "logs").is_dir() and not (p / "record.json").is_file()), None):
+    claim = load_claim(paths, arguments.track, arguments.ledger, arguments.loss, arguments.step)
+    bare = next((p for p in paths if (p / "logs").is_dir() and not (p / "record.json").is_file()), None)
+    if bare and (claim.own or claim.damage):
         raise ReadError(f"{shown(str(bare))}: a record's folder without record.json; restore it, or name the "
                         f"logs alone")
-    return load_claim(paths, arguments.track, arguments.ledger)
+    return claim
 
 
 def rebuilt(claim: Claim) -> Result:
@@ -120,6 +135,8 @@ def rebuilt(claim: Claim) -> Result:
 
 
 CHECKS = (*of_a_claim.CHECKS, rebuilt)
+OF_PUBLIC = (of_a_claim.framing, of_a_claim.code, of_a_claim.distinct, of_a_claim.pace, of_a_claim.place,
+             of_a_claim.scan, of_a_claim.significance)  # others look at what our format alone has
 
 
 def check_all(claim: Claim) -> dict[str, Result]:
@@ -132,7 +149,9 @@ def check_all(claim: Claim) -> dict[str, Result]:
         readable = claim.runs or check in (of_a_claim.framing, of_a_claim.hashes)
         try:
             result = Result("unknown", "no whole log")
-            if readable:
+            if readable and not claim.own and check not in OF_PUBLIC:
+                result = of_a_public_run.shown(check.__name__, claim) or Result("unknown", NOT_SHOWN)
+            elif readable:
                 result = each_run(check, claim) if check in OF_A_RUN else check(claim)
         except IMPOSSIBLE as error:
             result = Result("fail", str(error) if isinstance(error, ReadError) else impossible_value(error))
@@ -140,15 +159,26 @@ def check_all(claim: Claim) -> dict[str, Result]:
     return results
 
 
+def line(judgement: Judgement, path: Path) -> str:
+    """Return a claim among others in one line, with the checks that fail."""
+    failed = "".join(f"; {name}: {judgement.checks[name].evidence}" for name in judgement.broken)
+    runs = number_of([*judgement.claim.runs, *judgement.claim.damage], "run")
+    return (f"{judgement.word:<10} {shown(path.name, 60)} ({judgement.claim.track}, {runs}): "
+            f"{judgement.verdict.reason}{failed}")
+
+
 def text(judgement: Judgement) -> str:
     """Return what a claim's judgement looks like on a terminal."""
     claim = judgement.claim
     head, review = f"{claim.record}, " if claim.record else "", ", ".join(judgement.having("review"))
     lines = [f"{head}track {claim.track}, {number_of([*claim.runs, *claim.damage], 'run')}"]
-    lines += [f"{MARKS[r.state]} {name}: {r.evidence}" for name, r in judgement.checks.items()]
+    lines += [f"{MARKS[r.state]} {name}: {r.evidence}" for name, r in judgement.checks.items()
+              if claim.own or r.evidence != NOT_SHOWN]
+    lines += [f"note: {note}" for note in claim.notes]
     lines.append(f"{judgement.word}: {judgement.verdict.reason}{f' (REVIEW: {review})' if review else ''}")
-    if len(claim.own) < len(claim.runs) and not judgement.having("fail"):
-        lines.append("nothing speaks against it, but the format shows little")
+    if claim.runs and not claim.own:
+        hidden = [name for name, r in judgement.checks.items() if r.evidence == NOT_SHOWN]
+        lines.append(f"this layout does not show {', '.join(hidden)}; {of_a_public_run.LITTLE}")
     elif judgement.code == 0 and judgement.word == "NOT SHOWN":
         decide = "decides" if len(claim.runs) == 1 else "decide"
         lines.append(f"sound, but {number_of(claim.runs, 'log')} {decide} nothing; the first declared look "
@@ -161,7 +191,7 @@ def as_json(judgement: Judgement) -> dict[str, Any]:
     claim = judgement.claim
     return {"record": claim.record and str(claim.record), "track": claim.track, "word": judgement.word,
             "reason": judgement.verdict.reason, "exit_code": judgement.code,
-            "review": judgement.having("review"),
+            "review": judgement.having("review"), "notes": claim.notes,
             "runs": [{"file": str(r.path), "run_id": r.run_id, "sha256": r.sha256} for r in claim.runs],
-            "checks": [{"name": name, "result": r.state, "evidence": r.evidence}
+            "checks": [{"name": name, "result": r.state, "evidence": r.evidence, "every": list(r.every)}
                        for name, r in judgement.checks.items()]}

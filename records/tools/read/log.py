@@ -166,6 +166,8 @@ class _Parser:
                 raise ReadError(f"line {number} has {size} bytes, expected at most {LINE_BYTES} in "
                                 f"{LINES} lines")
             self.place = f"line {number}: "
+            if self.data.find(b"\0", start, end) >= 0 or self.data.find(b"\r", start, end) >= 0:
+                raise ReadError("a NUL or a carriage return; the harness writes neither")
             yield self.data[start:end]
             start = end + 1
         self.place = ""

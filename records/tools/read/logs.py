@@ -13,6 +13,7 @@ from records.tools.read.run import Point, Run
 from records.tools.read.values import ReadError, shown
 
 T = TypeVar("T")
+DATED = re.compile(r"(20\d\d)-?(0[1-9]|1[0-2])-?([0-2]\d|3[01])(?:\b|[_T])")  # begins a record's folder
 SUFFIXES = (".txt", ".log", ".stdout", ".out")
 NAMES = "a path, or the beginning of a run's id, -1 (the last run), -2, @latest, or the name of a record"
 
@@ -101,6 +102,18 @@ def find_logs(paths: Iterable[Path]) -> Iterator[Path]:
             for name in sorted(files):
                 if name.endswith(SUFFIXES) and not os.path.islink(os.path.join(folder, name)):
                     yield Path(folder) / name
+
+
+def dated(path: Path) -> list[Path]:
+    """Return the uppermost folders below a folder that are named by a date, and the logs beside such.
+
+    The path itself where it is so named, or no folder.
+    """
+    if not os.path.isdir(path) or DATED.match(path.resolve().name):
+        return [path]
+    found = ([log, *(p for p in log.parents if p.is_relative_to(path) and DATED.match(p.name))]
+             for log in find_logs([path]))
+    return list(dict.fromkeys(each[-1] for each in found))
 
 
 def _of(kind: type[T], value: object) -> T | None:

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from records.tools.read.run import Point, Run
+from records.tools.read.tracks import public_track
 from records.tools.read.values import NoLog, ReadError, shown
 
 POINTS, RUNS = 1 << 18, 1000  # in a file; 64 MiB of "s:1 trl:1" would take a gigabyte of memory
@@ -18,8 +19,9 @@ NUMBER = rb"([-+]?(?:\d{1,40}(?:\.\d{1,40})?(?:e[-+]?\d{1,5})?|nan|inf))"
 WHOLE = rb"(\d{1,18})"
 END = rb"[ \t\r]*(?=\n|\Z)"
 STEP = re.compile(rb"\nstep:" + WHOLE + rb"/" + WHOLE + rb"(?: (val|train)_loss:" + NUMBER + rb")?"
-                  rb"(?: [a-z_]{1,40}_loss:[-+.\dinfae]{1,90}){0,20} train_time:" + NUMBER + rb"(ms|s)"
+                  rb"((?: [a-z_]{1,40}_loss:[-+.\dinfae]{1,90}){0,20}) train_time:" + NUMBER + rb"(ms|s)"
                   rb" step_avg:" + NUMBER + rb"ms(?: [^\s:]{1,99}:\S{1,999}){0,99}" + END)
+OTHER = re.compile(rb" ([a-z_]+_loss):" + NUMBER + rb"(?= |$)")
 LLMC = re.compile(rb"\ns:" + WHOLE + rb" (tel|trl):" + NUMBER + rb"(?: lr:\S+)?(?: norm:\S+)?" + END)
 RULE = re.compile(rb"\n={100}\r?(?=\n)")
 HELPER = re.compile(rb"\n-{40}\n# ([^\n]{1,200})\n-{40}\n\n?")
@@ -28,6 +30,7 @@ SEED = re.compile(rb"\n(?:Using |trial:\d{1,9}/\d{1,9} )?seed[:=]" + WHOLE + rb"
 GPU = re.compile(rb"\n\| {1,9}\d{1,3} {1,9}([A-Z][^\n|]{1,60}?) {1,60}(?:On|Off) {1,9}\|")
 DEVICE = re.compile(rb"\nRunning [^\n]{0,200}?on (?:device_name=)?([A-Z][^\n=]{1,60}) with world_size[= ]"
                     rb"(\d{1,6})")
+SECONDS = re.compile(rb" train_time:[\d.]{1,40}s step_avg:")
 VERSIONS = {
     "python": re.compile(rb"\nRunning [pP]ython (\S{1,80})"),
     "torch": re.compile(rb"\nRunning [pP]y[tT]orch (\S{1,80})"),
@@ -56,13 +59,14 @@ def read_public(path: Path, data: bytes) -> list[Run]:
     device, world_size = _device(data, below, starts[0])
     versions = {name: match[1].decode(errors="replace") for name, pattern in VERSIONS.items()
                 if (match := pattern.search(data, below, starts[0]))}
+    track = public_track(script, bool(SECONDS.search(data, starts[0], starts[0] + 4096)))
     ends, seeds = [*starts[1:], len(data)], _seeds(data, [below, *starts])
     for run, start, end, run.seed in zip(runs, starts, ends, seeds):
         peak = PEAK.search(data, start, end)
         run.peak_memory_mib = int(peak[1]) if peak else None
         run.format = "llm.c" if data.startswith(b"\ns:", starts[0]) else f"public {layout}"
         run.code, run.files, run.device, run.world_size = script, files, device, world_size
-        run.versions = versions
+        run.versions, run.track = versions, track
     return runs
 
 
@@ -93,15 +97,17 @@ def _points(pattern: re.Pattern[bytes], data: bytes) -> Iterator[tuple]:
     before = None
     for match in pattern.finditer(data):
         if pattern is STEP:
-            step, steps, kind, loss, time, unit, _ = match.groups()
+            step, steps, kind, loss, others, time, unit, average = match.groups()
             time_ms = float(time) if unit == b"ms" else round(float(time) * 1000, 6)
         else:
-            (step, kind, loss), steps, time_ms = match.groups(), None, None
+            (step, kind, loss), steps, time_ms, average, others = match.groups(), None, None, None, b""
         digits = loss and _decimals(loss)
         if pattern is LLMC and match.end() == len(data) and digits != before:
             return  # it may be cut off inside its number
         before = digits
-        yield (match, kind in (b"val", b"tel"), Point(int(step), loss and float(loss), time_ms),
+        more = tuple((name.decode(), float(value)) for name, value in OTHER.findall(others)) if others else ()
+        yield (match, kind in (b"val", b"tel"), Point(int(step), loss and float(loss), time_ms, None,
+                                                      average and float(average), more),
                steps and int(steps), digits)
 
 

@@ -15,6 +15,8 @@ class Point:
     loss: float | None  # may be nan or inf
     time_ms: float | None
     tokens: int | None = None  # taken before
+    step_avg_ms: float | None = None  # as a public line prints it
+    others: tuple[tuple[str, float], ...] = ()  # further losses of a public line, by name
 
 
 @dataclass

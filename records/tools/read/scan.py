@@ -13,6 +13,7 @@ WANTED = {"__future__", "abc", "bisect", "collections", "contextlib", "copy", "d
           "fractions", "functools", "harness", "hashlib", "heapq", "itertools", "json", "math", "numbers",
           "numpy", "os", "random", "re", "statistics", "string", "struct", "sys", "textwrap", "time", "torch",
           "triton", "types", "typing", "typing_extensions", "warnings"}
+COMPILER = "settings of torch's compiler"  # what the public rules ban
 REFEREE = {"harness", "harness.run", "harness.run.Run", "harness.run.open_run"}
 # dotted names of these, as the imports of a file resolve them -> why they matter
 NAMES = [(re.compile(rf"(?:{pattern})(?:\.|$)"), what) for pattern, what in (
@@ -32,7 +33,7 @@ NAMES = [(re.compile(rf"(?:{pattern})(?:\.|$)"), what) for pattern, what in (
     (r"torch\.(?:library|overrides|utils\._python_dispatch|nn\.modules\.module\.register\w*)",
      "changes what torch's functions do"),
     (r"torch\.is_(?:grad|inference)\w*", "tells training from validation"),
-    (r"torch\.(?:_inductor|_dynamo|compiler)", "settings of torch's compiler"),
+    (r"torch\._inductor", COMPILER), (r"torch\.(?:_dynamo|compiler)", "settings of torch's tracer"),
 )]
 BUILTINS = {
     **dict.fromkeys(("exec", "eval", "compile", "__import__", "__loader__"), "builds or loads code"),
@@ -120,9 +121,14 @@ class _Visitor(ast.NodeVisitor):
         while isinstance(node, ast.Attribute):
             parts.append(node.attr)
             node = node.value
-        if not isinstance(node, ast.Name) or node.id not in self.modules:
+        if not isinstance(node, ast.Name) or node.id not in self.modules or self.shadowed(node.id):
             return None
         return ".".join([self.modules[node.id], *reversed(parts)])
+
+    def shadowed(self, name: str) -> bool:
+        """Tell whether a parameter, such as config, has the name of something whose import was noted."""
+        noted = any(pattern.match(self.modules[name]) for pattern, _ in NAMES)
+        return noted and any(name in names for names in self.parameters)
 
     # the file as a whole
 
@@ -231,7 +237,7 @@ class _Visitor(ast.NodeVisitor):
     # what is used
 
     def visit_Name(self, node: ast.Name) -> None:
-        if node.id in self.modules:
+        if node.id in self.modules and not self.shadowed(node.id):
             self.check(node, self.modules[node.id])
         elif node.id in BUILTINS and not any(node.id in names for names in self.parameters):
             self.add(node, BUILTINS[node.id])
@@ -278,7 +284,7 @@ class _Visitor(ast.NodeVisitor):
         elif isinstance(node.func, ast.Name) and node.func.id == "type" and len(node.args) > 1:
             self.add(node, "builds a class")
         if called == "torch.compile" and any(k.arg not in ("fullgraph", "dynamic") for k in node.keywords):
-            self.add(node, "settings of torch's compiler")
+            self.add(node, COMPILER)
         for inside in ast.iter_child_nodes(node):
             if inside is not node.func or not isinstance(inside, ast.Name) or inside.id != "getattr":
                 self.visit(inside)

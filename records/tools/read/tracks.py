@@ -1,4 +1,6 @@
 """What this checkout says of its tracks: their rows, the harnesses whose runs count, the pinned shards."""
+import functools
+import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +12,7 @@ from records.tools.read.values import ReadError, shown
 
 ROOT = Path(__file__).resolve().parents[3]
 HARNESS = "harness"  # the table of tracks.toml that is no track
+PUBLIC = Path(__file__).resolve().parents[2] / "public_tracks.toml"
 
 
 def load_rows(root: Path | None = None) -> dict[str, dict[str, Any]]:
@@ -47,10 +50,29 @@ def own_row(track: str, root: Path | None = None) -> dict[str, Any]:
     return rows[track]
 
 
+def judged_row(track: str) -> dict[str, Any]:
+    """Return what a track's claims are held against: a public track's rule, else this checkout's row."""
+    return public_rows().get(track) or own_row(track)
+
+
+@functools.cache
+def public_rows() -> dict[str, dict[str, Any]]:
+    """Return the rule of each public track whose logs are no runs of this harness, by name."""
+    return tomllib.loads(PUBLIC.read_text())
+
+
+def public_track(code: bytes | None, seconds: bool) -> str | None:
+    """Return the track of a public log by its script and its unit of time; None where it is the first one."""
+    for name, row in public_rows().items():
+        if "code" in row and code and re.search(row["code"].encode(), code) or seconds and "seconds" in row:
+            return name
+    return None
+
+
 def row_of(runs: Iterable[Run]) -> dict[str, Any]:
-    """Return this checkout's row of the track that all runs name, empty where it has none."""
+    """Return the row of the track that all runs name, empty where it has none."""
     names = {run.track for run in runs}
-    return load_rows().get(str(names.pop()), {}) if len(names) == 1 else {}
+    return {**load_rows(), **public_rows()}.get(str(names.pop()), {}) if len(names) == 1 else {}
 
 
 def pinned_hashes(row: dict[str, Any], root: Path | None = None) -> dict[str, str]:

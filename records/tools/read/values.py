@@ -1,8 +1,10 @@
 """What a stranger's file says, taken as values: one error, JSON, numbers, text fit for a terminal."""
 import dataclasses
+import html
 import json
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,12 @@ def shown(text: str, most: int = 80) -> str:
     """Return a stranger's text for one line on a terminal: escapes visible, cut."""
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:most + 1])
     return text if len(text) <= most else text[:most] + "..."
+
+
+def cell(text: str) -> str:
+    """Return a stranger's text for a cell of a Markdown table: no markup, no link, no HTML, one line."""
+    text = html.escape(shown(text, 400))
+    return re.sub(r"([\\`*_\[\]|~@#!])", r"\\\1", text).replace("://", ":&#47;&#47;")
 
 
 def json_text(value: Any, indent: int | None = 1) -> str:

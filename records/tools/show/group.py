@@ -1,8 +1,6 @@
 """Groups of runs that are seeds of one another: what such runs share, one loss for each seed."""
 import dataclasses
-import hashlib
 import json
-import re
 import statistics
 import sys
 from bisect import bisect_left
@@ -10,13 +8,12 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 from records.tools.read.logs import find_logs, load_runs
 from records.tools.read.run import Point, Run
+from records.tools.read.same import kind, without_copies
 from records.tools.read.values import NoLog, ReadError, is_finite, shown
 
-SEED = re.compile(rb"(?im)^(\s*seed\s*=\s*)\d+")  # public scripts that differ in this line alone are one code
 IN_TURNS = "compare only where all ran in turns on one host; logs do not tell it, see race"
 WINDOW = 21  # training losses in a mean; odd, so that one of them is the middle
 
@@ -68,28 +65,16 @@ def read_runs(paths: list[Path], command: str | None = None, once: bool = True) 
                 print(f"records {command}: passed over {error}", file=sys.stderr)
             continue
         for run in found:  # two runs do not take the same time at every validation
-            timed = (run.code, *run.vals) if run.last and run.last.time_ms else (run.path, run.index)
-            if (first := seen.setdefault(timed, run)) is not run and once:
+            timed = bool(run.log and run.last and run.last.time_ms)
+            key = (run.code, *run.vals) if timed else (run.path, run.index)
+            if (first := seen.setdefault(key, run)) is not run and once:
                 raise ReadError(f"{first.name} and {run.name} are the same run; it counts once")
         runs += found
     if not runs:
         raise ReadError(f"{shown(', '.join(map(str, paths)))}: no log there")
+    runs, notes = without_copies(runs)
+    print(*(f"records {command or 'stats'}: {note}\n" for note in notes), sep="", end="", file=sys.stderr)
     return runs
-
-
-def kind(run: Run) -> dict[str, Any]:
-    """Return what runs must share to be seeds of one another; a log without code is like no other."""
-    if run.log:
-        if not run.log.manifest:
-            raise ReadError(f"{run.name}: cut off above its manifest; what it ran is unknown")
-        code = run.at("code", "digest")
-    elif run.code is None:
-        code = f"{run.path}#{run.index}"
-    else:
-        sources = [run.code, *(source for _, source in sorted(run.files.items()))]
-        code = hashlib.sha256(b"\0".join(SEED.sub(rb"\1", source) for source in sources)).hexdigest()
-    return {"track": run.track, "code": code, "hyperparameters": run.hyperparameters,
-            "reduction": run.at("reduction")}
 
 
 def groups_of(runs: Iterable[Run]) -> list[Group]:

@@ -154,6 +154,11 @@ def test_another_validation_shard_is_not_judged(judged, tmp_path):
     assert "not the shard that the log names" in judged(data=tmp_path / "data")["refused"]
 
 
+def test_a_holdout_is_named_as_its_file_and_needs_a_piece(judged, tmp_path):
+    write_shard(tmp_path / "2026.txt", np.arange(100))
+    assert "--holdout 2026.txt: 100 tokens" in judged(holdout=str(tmp_path / "2026.txt"))["refused"]
+
+
 def test_a_log_that_was_edited_by_hand_does_not_hold(run, tmp_path):
     edited = tmp_path / "edited.txt"
     edited.write_bytes(run[1].read_bytes().replace(b"return", b"yield ", 1))

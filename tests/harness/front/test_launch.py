@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -140,6 +141,19 @@ def test_a_script_that_cannot_be_read_is_refused_in_one_line(line, says, tmp_pat
     script.write_text(RECIPE.format(line=line))
     with pytest.raises(ValueError, match=re.escape(says)):
         finish_reading(start_reading(script), script.name)
+
+
+def test_a_signal_before_the_ranks_ends_the_launcher_with_a_word_and_its_code(tmp_path):
+    """SIGTERM ended it without a word, and left the process that read the script."""
+    script = tmp_path / "mine.py"
+    script.write_text("from harness.run import open_run\nimport os, signal\nos.write(2, b'reading\\n')\n"
+                      "signal.pause()\n")
+    process = subprocess.Popen([sys.executable, "-m", "harness.front.launch", f"--script={script}"], cwd=ROOT,
+                               stderr=subprocess.PIPE, text=True, env=environment())
+    assert process.stderr.readline() == "reading\n"
+    process.terminate()
+    _, errors = process.communicate(timeout=30)  # until the reader has closed it too
+    assert "run.sh: interrupted by SIGTERM while no rank ran" in errors and process.returncode == 143
 
 
 @pytest.mark.slow

@@ -87,7 +87,8 @@ def test_the_page_has_each_loss_and_the_verdicts_that_follow_from_them(page):
     assert said["Muon better than AdamW, schedule"] == "undecided at this noise"
     assert said["Muon: schedule better than plain"] == "supported"
     assert said["small_fc: schedule + decay better than schedule"] == "undecided at this noise"
-    assert len(said) == 2 + 3 * 4 + 4 * 2, "its head, three optimizers against AdamW, two steps of each"
+    assert said["small_fc better than Muon, each at its best"] == "supported"
+    assert len(said) == 2 + 6 + 3 * 3 + 4 * 2, "head, pairs, AdamW in each variant, two steps of each"
     losses = {(row[0], row[1]): row for row in rows if row[1] in VARIANTS}
     assert len(losses) == 4 * 3
     assert losses["AdamW", "schedule"][2] == "0.3"

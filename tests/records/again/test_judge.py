@@ -25,6 +25,18 @@ def test_a_run_that_was_made_here_is_judged_without_a_question(logs, judge, call
     assert judge.asked == [(logs[0].name, ["--cuts=7", "--holdout=3"], "owner")]
 
 
+def test_data_may_lie_elsewhere_and_a_holdout_may_be_a_text(logs, judge, call, monkeypatch, tmp_path):
+    text, made = tmp_path / "emma.txt", []
+    text.write_text("Emma Woodhouse, handsome")
+    monkeypatch.setattr(launches, "write_ids", lambda *words: made.append(words) or words[2])
+    call("judge", logs[0], "--holdout", text, "--data", tmp_path)
+    [(ids, vocabulary, shard)] = made
+    assert ids == text.read_bytes() and vocabulary == launches.ROOT / "data/tiny/vocab.bpe"
+    assert shard.name == text.name and judge.asked[0][1] == [f"--data={tmp_path}", f"--holdout={shard}"]
+    call("judge", logs[0], "--holdout", tmp_path / "own.bin")
+    assert len(made) == 1 and judge.asked[1][1] == [f"--holdout={tmp_path / 'own.bin'}"]
+
+
 def test_a_strangers_run_is_scanned_wants_a_yes_and_is_a_verifiers(logs, judge, call, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.stdin", open("/dev/null"))
     [log] = campaign(tmp_path / "theirs", 1, setting(script=b"from harness.run import open_run\nexec('x')\n"))

@@ -1,6 +1,9 @@
 """Code comes out of logs and trees onto the right harness, and nothing of a log takes the referee's place."""
 import io
+import os
 import shutil
+import signal
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -237,3 +240,25 @@ def test_a_log_of_which_no_end_was_told_is_believed_where_it_has_none(root, tmp_
     with pytest.raises(ReadError, match="changed after the run"):
         launches.believed(log, whole, None)
     assert not launches.tells(launches.load(log).base)
+
+
+@pytest.mark.parametrize("told, device, visible, places", [
+    ("3 2", None, None, [{"CUDA_VISIBLE_DEVICES": i} for i in "012"]), ("3 2", "cpu", None, [{}, {}]),
+    ("2 8", None, "5,GPU-7", [{"CUDA_VISIBLE_DEVICES": i} for i in ("5", "GPU-7")]),
+    ("0 4", None, None, [{}] * 4)])
+def test_runs_at_once_get_a_gpu_each_of_those_that_are_visible_or_a_core(told, device, visible, places,
+                                                                         monkeypatch):
+    monkeypatch.setattr(launches, "told_by", lambda code, words: told)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert launches.places(device) == places
+
+
+def test_a_signal_ends_all_runs_that_were_made_at_once():
+    with launches.Signals() as signals:
+        signals.children += [subprocess.Popen(["cat"], stdin=subprocess.PIPE) for _ in range(2)]
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert [child.wait(60) for child in signals.children] == [-signal.SIGTERM] * 2 and signals.caught
+    for child in signals.children:
+        child.stdin.close()

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from synthetic import runnable, sound, unjudged, write
 from tiny import TINY, Project, environment
 from waiting import until
 
+from harness.front.cores import physical_cores
 from records.tools.again import launch as launches
 from records.tools.again import seeds
 from records.__main__ import COMMANDS, main
@@ -24,7 +26,8 @@ class Campaign:
         self.root, self.results, self.seeds = runnable(root), iter(()), []
         (root / "train_gpt2.py").write_bytes(sound(0).script)
 
-    def launch(self, tree: Path, flags: list[str], folder: Path, signals: launches.Signals) -> list[Path]:
+    def launch(self, tree: Path, flags: list[str], folder: Path, signals: launches.Signals,
+               place: dict | None = None) -> list[Path]:
         result = next(self.results)
         if result is SystemExit:
             raise result
@@ -185,6 +188,57 @@ def test_wrong_words_get_one_line_and_exit_code_2(words, message, campaign, caps
     assert message in error and error.count("\n") == 1
 
 
+@pytest.fixture
+def beside(campaign: Campaign, monkeypatch: pytest.MonkeyPatch) -> list[dict]:
+    """Two GPUs, whose runs wait for each other before they write their logs; where runs were placed."""
+    here, turn, placed = threading.Barrier(2, timeout=60), threading.Lock(), []
+
+    def launch(tree: Path, flags: list[str], folder: Path, signals: launches.Signals, place: dict):
+        here.wait()  # breaks where runs do not overlap
+        with turn:
+            placed.append(place)
+            seed = next(int(flag[7:]) for flag in flags if flag.startswith("--seed="))
+            campaign.results = iter([campaign.losses[seed]])
+            return Campaign.launch(campaign, tree, flags, folder, signals)
+    monkeypatch.setattr(launches, "launch", launch)
+    monkeypatch.setattr(launches, "places", lambda device: [{"CUDA_VISIBLE_DEVICES": i} for i in "01"])
+    return placed
+
+
+def test_seeds_side_by_side_run_at_once_and_campaign_and_ledger_say_so(campaign, beside, call):
+    campaign.losses = GOOD
+    assert campaign.run([], "auto", "--side_by_side") == 0
+    state, runs = campaign.state(), campaign.root / "records" / "runs"
+    assert state["side_by_side"] == [[0, 1], [2, 3]] and state["flags"] == {"nproc_per_node": "1"}
+    assert [seeds.read_log(runs / name).manifest["seed"] for name in state["logs"]] == [0, 1, 2, 3]
+    assert sorted(place["CUDA_VISIBLE_DEVICES"] for place in beside) == ["0", "0", "1", "1"]
+    lines = [json.loads(line) for line in (runs / "ledger.jsonl").read_text().splitlines()]
+    told = [name for line in lines if line["what"] == "side_by_side" for name in line["run_ids"]]
+    assert [f"{name}.txt" for name in told] == state["logs"]
+
+
+def test_of_seeds_side_by_side_those_before_an_interrupted_one_count(campaign, beside, capsys):
+    """And a run that failed is named by its own seed, not by the last one."""
+    campaign.losses = [4.9, "interrupted"]
+    assert campaign.run([], "auto", "--side_by_side") == 130
+    assert len(campaign.state()["logs"]) == 1 and campaign.state()["attempts"] == 2
+    campaign.losses = [None, "failed", 4.9]
+    assert campaign.run([], "auto", "--side_by_side") == 1
+    assert "INVALID: seed 1 ended failed" in capsys.readouterr().out and len(campaign.state()["logs"]) == 3
+
+
+@pytest.mark.parametrize("words, code, gpus, says", [
+    (["--nproc_per_node", "2"], b"", 2, "each run has one GPU or core"),
+    ([], b"", 1, "this host has one GPU or core"),
+    ([], b"run.accumulate(f, x, y, reduce=False)\n", 2, "sums gradients by itself (reduce=False)")])
+def test_side_by_side_is_refused_where_it_would_be_other_training(words, code, gpus, says, campaign, capsys,
+                                                                   monkeypatch):
+    monkeypatch.setattr(launches, "places", lambda device: [{}] * gpus)
+    (campaign.root / "train_gpt2.py").write_bytes(sound(0).script + code)
+    assert campaign.run([], "auto", "--side_by_side", *words) == 2
+    assert says in capsys.readouterr().err and not campaign.seeds
+
+
 def example(project: Project, count: str) -> list[str]:
     """Return the example's command line for the tiny track, with a number of seeds."""
     script, name, _ = COMMANDS["seeds"][1].split()
@@ -221,3 +275,21 @@ def test_a_real_campaign_that_is_ended_goes_on(number, tmp_path):
     [file] = (project.folder / "records" / "runs").glob("seeds_*.json")
     state = json.loads(file.read_text())
     assert len(state["logs"]) == 2 and state["attempts"] == 3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(physical_cores() < 2, reason="runs at once want two cores")
+def test_real_runs_side_by_side_are_those_that_run_alone(tmp_path):
+    """The same seed gives the same bits, whoever runs beside it."""
+    ends = []
+    for flag in ("--side_by_side", "--nproc_per_node=1"):
+        project = Project(tmp_path / flag)
+        project.add_records()
+        command = ["bash", str(project.folder / "run.sh"), "--python", sys.executable, "--seeds", "2",
+                   "--track=tiny", "--device=cpu", flag, *TINY]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=project.folder,
+                              env=environment(), stdin=subprocess.DEVNULL)
+        assert done.returncode == 1, done.stderr
+        ends.append({log.manifest["seed"]: log.end["state_sha256"] for log in map(
+            seeds.read_log, (project.folder / "records" / "runs").glob("*.txt"))})
+    assert ends[0] == ends[1] and len(ends[0]) == 2

@@ -1,4 +1,5 @@
 """Every check of verify has a log that fails it and no other check."""
+import json
 import re
 import shutil
 import types
@@ -85,6 +86,12 @@ def test_seeds_that_are_no_row_of_the_campaigns_own_file_ask_for_a_reader(root):
     (root / "runs" / "seeds_1.json").write_text('{"logs": ["another.txt"]}')
     found = check_all(load_claim(logs))["seeds"]
     assert found == of_a_run.Result("ok", "seeds 1 to 5, as declared")
+    own = root / "runs" / "seeds_0.json"
+    alone = own.read_text()
+    own.write_text(json.dumps(json.loads(alone) | {"side_by_side": [[1, 2], [3, 4]]}))
+    told = check_all(load_claim(logs))["seeds"].evidence
+    assert told == "seeds 1 to 5, as declared; several ran at once, so their times tell nothing"
+    own.write_text(alone)
     found = check_all(load_claim([*logs[:2], *logs[3:]]))["seeds"]
     assert found == of_a_run.Result("review", "seeds 1, 2, 4, 5; seeds_0.json says 1, 2, 3, 4, 5")
     (root / "runs" / "seeds_0.json").write_text(f'["{logs[0].name}"]')

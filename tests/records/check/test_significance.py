@@ -180,3 +180,35 @@ def test_a_look_after_each_run_errs_several_times_as_often():
     mean = sums[:, 3:] / n
     t = mean / np.sqrt((squares[:, 3:] - n * mean**2) / (n - 1) / n)
     assert ((t < stdtrit(n - 1, 0.01)).any(axis=1)).mean() == pytest.approx(0.049, abs=0.005)
+
+
+KNOWN = {"alpha": 0.001, "sigma": 0.0013, "margin": 0.004}  # the rule of the public optimizer track
+
+
+@pytest.mark.parametrize("n, mean, word, p", [
+    (1, 3.276, "PROVEN", 0.00104575), (1, 3.2761, "NOT SHOWN", 0.00135), (8, 3.2783, "PROVEN", 1.08348e-4),
+    (4, 3.278, "PROVEN", 0.00104575), (20, 3.279254, "NOT SHOWN", 0.00514), (4, 3.282, "REFUTED", 0.998954)])
+def test_a_known_sigma_gives_the_known_answers_at_its_border_too(n, mean, word, p):
+    """In floats four runs of 3.278 are at 0.0039999999999995595."""
+    verdict = s.decide([mean] * n, 3.28, **KNOWN)
+    assert verdict.word == word and verdict.test.p == pytest.approx(p, rel=5e-3)
+    assert s.upper_bound(verdict.test) == pytest.approx(mean + 2.3263 * 0.0013 / n**0.5, abs=1e-7)
+
+
+@pytest.mark.parametrize("new, old, n, steps, level, word", [
+    (3.2790, 3.2788, 20, 50, "0.00648", "PROMISING"),
+    (3.2785, 3.2778, 10, 40, "0.00246", "NOT SHOWN")])
+def test_two_results_are_compared_with_what_their_steps_are_worth(new, old, n, steps, level, word):
+    """The examples of the track's README, which prints the second as 0.0027: for 16 runs where 10 are."""
+    _, found, facts = s.of_two([new] * n, [old] * n, steps, 0.000045, **KNOWN)
+    assert found == word and f" = {level}, wanted 0.004" in facts
+
+
+@pytest.mark.parametrize("rule", [{}, KNOWN])
+def test_the_buffer_that_runs_need_is_that_of_which_so_many_are_needed(rule):
+    for n in (4, 16):
+        buffer = s.buffer_needed(n, 0.0013, 0.9, **rule)
+        if rule:
+            assert buffer == pytest.approx((0.004 + 1.28155 * 0.0013) / n**0.5, rel=1e-4)
+        else:
+            assert s.power(n, buffer / 0.0013, 0.0025) == pytest.approx(0.9, abs=1e-3)

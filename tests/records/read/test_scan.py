@@ -39,8 +39,8 @@ FOUND = {  # what is said -> of which lines
     **{f"imports {name}, which few submissions need": [f"import {name}.x", f"from {name} import y"]
        for name in ("threading", "ctypes", "importlib", "pathlib", "pickle", "urllib", "socket", "gc",
                     "inspect", "traceback", "operator", "mock", "my_helper")},
+    "settings of torch's tracer": ["import torch\ntorch._dynamo.config.x = 1"],
     "settings of torch's compiler": ["import torch._inductor.config as c",
-                                     "import torch\ntorch._dynamo.config.x = 1",
                                      "import torch\ntorch.compile(f, mode='max-autotune')",
                                      "from torch import compile as c\nc(f, **k)"],
     "assigns into time": ["import time\ntime.monotonic_ns = f"],

@@ -1,9 +1,11 @@
 """The figure of a track's records: ratios to the first one, the attempts beside the stairs."""
+import json
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("matplotlib")
+from small_logs import FIXTURES, write_log, write_public
 from synthetic import write_record
 
 from records.tools.show import history
@@ -53,3 +55,66 @@ def test_what_cannot_be_drawn_is_refused_in_one_line(folder, tmp_path, refused):
     assert "draw one track" in refused(*words, folder, tmp_path / "other")
     write_record(folder, "Bad").write_bytes(b"\xff{")
     refused(*words, folder)
+
+
+@pytest.fixture
+def public(tmp_path: Path) -> Path:
+    """Two public records, one with its baseline, one with a copied and a cut log; and one of track 3."""
+    folder = tmp_path / "public"
+    for name, code, ms, n in (("2026-01-02_First", "a", 60, 4), ("2026-02-03_Second/baseline", "a", 59, 4),
+                              ("2026-02-03_Second/this_pr", "b", 50, 5)):
+        for i in range(n):
+            write_public(folder / name / f"{i}.txt", {0: 11, 90: 3.3, 100: 3.278 + i / 1e4}, code=code,
+                         ms=ms + i)
+    copy = (folder / "2026-01-02_First" / "0.txt").read_bytes()
+    (folder / "2026-01-02_First" / "copy.txt").write_bytes(copy)
+    (folder / "2026-01-02_First" / "cut.txt").write_bytes(copy.rpartition(b"step:100")[0])
+    write_public(folder / "20260304_third.txt", {0: 11, 80: 3.27}, seconds=True, gpus=1)
+    (folder / "README.md").write_text(
+        "| # | Record time | Description | Log |\n| - | - | - | - |\n"
+        "7 | 0.1 minutes | One | [log](2026-01-02_First/3.txt), [PR](https://x.org/1) |\n"
+        "| 8 | 0.09 minutes | Two | [log](2026-02-03_Second/baseline) |\n"
+        "9 | 1 minute | gone | [log](gone.txt)\n")
+    return folder
+
+
+def test_the_public_history_is_written_from_logs_alone(public, call):
+    """It took 30 lines on top of `list --json`."""
+    first, second, third = json.loads(call("history", public, "--json").out)
+    assert [(row["number"], row["date"], row["record"]) for row in (first, second, third)] == [
+        (1, "2026-01-02", "2026-01-02_First"), (2, "2026-02-03", "2026-02-03_Second"),
+        (1, "2026-03-04", "20260304_third.txt")]
+    assert first["n"] == 4 and first["time_s"] == pytest.approx(6.15) and first["readme"] is None
+    assert second["n"] == 5 and second["time_s"] == pytest.approx(5.2)  # the faster of its two scripts
+    assert second["val_loss"] == pytest.approx(3.2782) and second["sd"] == pytest.approx(1.5811e-4, rel=1e-3)
+    assert third["track"] == "track_3_optimization" and third["steps"] == 80 and third["device"][0] == "1"
+
+
+def test_what_a_readme_says_stands_beside_what_its_logs_do(public, call):
+    out = call("history", public, "--readme", public / "README.md").out
+    lines = [line.split(" | ") for line in out.splitlines() if "2026-0" in line or "2026\\" in line]
+    assert [line[0] for line in lines[:2]] == ["| 7", "| 8"] and lines[0][9] == "0.1 minutes"
+    assert lines[0][10].startswith("-0.2 s") and lines[1][6] == "6.050"  # the script that is linked
+    assert "gone" not in out
+
+
+def test_history_writes_a_page_and_a_figure_a_track_the_same_each_time(public, tmp_path, call):
+    files = []
+    for name in ("a", "b"):
+        out = call("history", public, "-o", tmp_path / name).out
+        files.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
+    assert files[0] == files[1] and files[0].pop("history.md").decode() == out
+    assert {name: data[:4] for name, data in files[0].items()} == dict.fromkeys(
+        ("fineweb.png", "track_3_optimization.png"), b"\x89PNG")
+
+
+def test_what_a_strangers_folder_holds_stays_in_the_page(tmp_path, call, refused):
+    """A track named like a path would name the figure's file; a log that is cut is passed over."""
+    assert "no log there" in refused("history", FIXTURES.parent / "show")
+    for i, track in enumerate(("../../x", "tiny")):
+        write_log(tmp_path / "in", f"run{i}", track=track, later_ms=i)
+    (tmp_path / "in" / "cut.txt").write_text("#:val {}\n")
+    found = call("history", tmp_path / "in", FIXTURES / "llmc.log", "-o", tmp_path / "out" / "b")
+    assert "## ../../x" in found.out and found.err.startswith("records history: passed over cut.txt")
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == [
+        "______x.png", "b", "history.md", "tiny.png"]

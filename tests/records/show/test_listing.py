@@ -25,7 +25,8 @@ def test_a_line_a_run_shows_what_its_log_says(tmp_path, call):
     assert head.split()[:9] == "status track step val_loss time seed code device file".split()
     assert own.split() == ["nonfinite", "tiny", "2/4", "inf", "0.0", "s", "3", "dddddddd", "-",
                            str(tmp_path / "r.txt")]
-    assert track_3.split()[:8] == ["-", "-", "3125/3148", "3.27946", "615.2", "s", "7", "-"]
+    assert track_3.split()[:8] == ["-", "track_3_optimization", "3125/3148", "3.27946", "615.2", "s", "7",
+                                   "-"]
     assert llmc.split()[:6] == ["-", "-", "3", "10.25000", "-", "-"]
 
 

@@ -1,8 +1,10 @@
 """python -m records plan: known numbers of runs, and chances that agree with the exact ones."""
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from small_logs import write_public
 
 from records.tools.check.significance import LOOKS, power
 
@@ -40,3 +42,43 @@ def test_a_campaign_does_no_worse_than_is_planned(planned, d, shown, runs):
     ("--buffer 1e-6 --sigma 9", "billion")])
 def test_a_plan_that_makes_no_sense_is_refused_in_one_line(refused, words, says):
     assert says in refused("plan", *words.split())
+
+
+def public(folder: Path, spread: float, **how) -> list[Path]:
+    """Write four seeds that end at 3.275 on average, and fall by 0.0001 a step before."""
+    steps = (100, 150, 180, 190, 200)
+    return [write_public(folder / f"{i}.txt", {step: 3.275 + (200 - step) / 1e4 + off * spread
+                                               for step in steps}, ms=60 + i, **how)
+            for i, off in enumerate((-1, 1, -1, 1))]
+
+
+def test_logs_tell_after_how_few_steps_their_target_is_still_provable(tmp_path, planned):
+    """Going back from the end, and by what a step less costs, for each declared number of seeds."""
+    logs = public(tmp_path, 0.001)
+    found = planned(*logs, "--target", "3.28", "--minutes", "10")
+    assert found["nats_per_step"] == pytest.approx(0.0001)
+    assert found["sd"] == pytest.approx(0.0011547, rel=1e-4)
+    assert found["shown_after_step"] == 180  # 3.277, not 3.28
+    steps = [found["steps_for"][f"{n}_seeds"] for n in LOOKS]
+    assert steps == sorted(steps, reverse=True) and 150 < steps[-1] < 160 < 200 < steps[0]
+    for n, fewest in zip(LOOKS, steps):
+        buffer = 0.005 - (200 - fewest) * 0.0001
+        d, less = buffer / found["sd"], (buffer - 0.0002) / found["sd"]
+        assert power(n, d, 0.0025) > 0.89 > power(n, less, 0.0025)
+    assert found["hours_for"]["4_seeds"] == pytest.approx(4 / 6 * steps[0] / 200)
+
+
+def test_a_public_track_plans_by_its_own_rule(tmp_path, planned):
+    found = planned(*public(tmp_path, 0.001, seconds=True))
+    assert (found["target"], found["sd"], found["nats_per_step"]) == (3.28, 0.0013, 0.000045)
+    assert found["steps_for"]["16_seeds"] == 200 - int((0.005 - (0.004 + 1.28155 * 0.0013) / 4) / 0.000045)
+
+
+def test_a_plan_from_logs_that_cannot_be_made_is_refused_in_one_line(tmp_path, refused):
+    logs = public(tmp_path, 0.001)
+    for words in ([*logs, "--buffer", "1"], []):
+        assert "expected logs to plan from, or --buffer" in refused("plan", *words)
+    assert "--target" in refused("plan", *logs)
+    flat = [write_public(tmp_path / "flat" / f"{i}.txt", {0: 11, 100: 3.2, 200: 3.2}, ms=60 + i)
+            for i in (0, 1)]
+    assert "does not fall from step 100 to 200" in refused("plan", *flat, "--target", "3.28")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from small_logs import FIXTURES, SCRIPT, manifest, write_log
+from small_logs import FIXTURES, SCRIPT, manifest, write_log, write_public
 
 from records.tools.read.run import Point, Run
 from records.tools.show import stats
@@ -217,3 +217,52 @@ def test_losses_at_the_ends_of_the_floats_are_no_crash(tmp_path, called):
         ("a", ((0, 1.7e308), (0, 1.7e308), (1, 0.1))), ("b", ((0, -1.7e308), (1, -1.7e308)))))
     for code, words in ((1, a), (2, b), (1, [*a, "--vs", *b, "--margin=1e308"]), (1, [*b, "--vs", *a])):
         called(*words, code=code)
+
+
+def public(folder: Path, losses: tuple, *, ms: float = 60.0, **how) -> list[Path]:
+    """Write a public log a loss, each run a little slower than the one before."""
+    return [write_public(folder / f"{i}.txt", {0: 11.0, 180: loss + 0.001, 200: loss}, ms=ms + i / 100, **how)
+            for i, loss in enumerate(losses)]
+
+
+LOSSES = (3.2791, 3.2778, 3.2787, 3.2784, 3.2781)
+
+
+def test_a_faster_change_of_equal_loss_gets_one_verdict_on_both(tmp_path, called):
+    """`stats --vs` said NOT SHOWN of a public record that is 1.04 s faster with p 2.5e-12."""
+    new, old = public(tmp_path / "new", LOSSES, ms=59), public(tmp_path / "old", LOSSES[::-1])
+    called(*new, "--vs", *old, code=1)
+    found = called(*new, "--vs", *old, "--margin", "0.002", "--time")["vs"]
+    assert found["word"] == "PROMISING" and found["time_test"]["p"] < 1e-6
+    assert found["time_test"]["mean"] == pytest.approx(-0.2) and found["old_s"] == pytest.approx(12.004)
+    assert "; time -0.200 s (-1.67 %), p " in found["reason"] and "logs do not tell" in found["reason"]
+    assert called(*old, "--vs", *new, "--margin", "0.002", "--time", code=1)["vs"]["word"] == "REFUTED"
+    assert called(*new, "--vs", *old, "--margin", "1e-5", "--time", code=1)["vs"]["word"] == "NOT SHOWN"
+    same = public(tmp_path / "same", LOSSES)
+    assert called(*same, "--vs", *old, "--margin", "0.002", "--time", code=1)["vs"]["word"] == "NOT SHOWN"
+
+
+@pytest.mark.parametrize("how, says", [
+    ({"gpus": 1}, "devices differ"), ({"driver": "999"}, "drivers differ (570.1, 999)")])
+def test_times_of_two_hosts_are_refused(how, says, tmp_path, refused):
+    new, old = public(tmp_path / "new", LOSSES, ms=59, **how), public(tmp_path / "old", LOSSES)
+    assert says in refused("stats", *new, "--vs", *old, "--margin", "0.002", "--time")
+    assert "--margin" in refused("stats", *new, "--vs", *old, "--time")
+
+
+def test_a_change_that_takes_other_steps_is_not_one_of_speed_alone(tmp_path, refused):
+    old = public(tmp_path / "old", LOSSES)
+    new = [write_public(tmp_path / f"{i}.txt", {0: 11, 190: loss}, ms=60 + i)
+           for i, loss in enumerate(LOSSES)]
+    assert "take 190 and 200 steps" in refused("stats", *new, "--vs", *old, "--margin", "0.01", "--time")
+
+
+def test_public_track_3_has_a_z_test_and_counts_steps_between_results(tmp_path, called):
+    new = public(tmp_path / "new", (3.2779, 3.2781) * 2, seconds=True, code="new")
+    old = [write_public(tmp_path / f"{i}.txt", {0: 11, 300: 3.278}, seconds=True, code="old", ms=60 + i)
+           for i in range(4)]
+    found = called(*new)["target"]
+    assert found["word"] == "PROVEN" and found["alpha"] == 0.001 and "at sigma 0.0013" in found["reason"]
+    found = called(*new, "--vs", *old)["vs"]
+    assert found["word"] == "PROMISING" and "0.004500 / 0.7071 = 0.00636" in found["reason"]
+    called(*old, "--vs", *new, code=1)
