@@ -1,19 +1,21 @@
-"""Files to documents: parquet, jsonl (plain, .gz, .zst) and plain text, read as a stream.
+"""Files to documents: parquet, jsonl (plain, .gz, .zst), plain text, WikiText's .raw, read as a stream.
 
 Every error is a DataError of one line that names the file, and the line or row.
 """
 import gzip
 import io
 import json
+import re
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from data.hub import first_line
 
-SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".txt")
+SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".txt", ".raw")
+TITLE = re.compile("= [^=](.*[^=])? =")  # of a WikiText article; its sections have more signs
 MAX_TEXT_BYTES = 1 << 26  # a text file is one document, tokenised in one piece
 
 
@@ -45,11 +47,39 @@ def local_files(inputs: list[Path]) -> list[Path]:
     return files
 
 
-def documents(path: Path, column: str) -> Iterator[str]:
-    """Yield the documents of a file. DataError names the file, and the line or row that cannot be read."""
-    if path.name.endswith(".parquet"):
-        return parquet_documents(path, column)
-    return iter([text_document(path)]) if path.name.endswith(".txt") else jsonl_documents(path, column)
+def documents(path: Path, column: str, joined: bool = False) -> Iterator[str]:
+    """Yield the documents of a file; joined: rows are lines of WikiText's articles, as a .raw's are.
+
+    DataError names the file, and the line or row that cannot be read.
+    """
+    if path.name.endswith(".txt"):
+        return iter([text_document(path)])
+    if path.name.endswith(".raw"):
+        return articles(raw_lines(path))
+    rows = (parquet_documents if path.name.endswith(".parquet") else jsonl_documents)(path, column)
+    return articles(rows) if joined else rows
+
+
+def articles(lines: Iterable[str]) -> Iterator[str]:
+    """Yield WikiText's articles, line ends and all: each begins with its title."""
+    article: list[str] = []
+    for line in lines:
+        if TITLE.fullmatch(line.strip()) and "".join(article).strip():
+            yield "".join(article)
+            article = []
+        article.append(line)
+    yield "".join(article)
+
+
+def raw_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a text file."""
+    number = 0
+    try:
+        with open(path, encoding="utf-8", newline="\n") as file:
+            for number, line in enumerate(file, start=1):
+                yield line
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}, after line {number}: not UTF-8 ({error.reason}); convert it") from None
 
 
 def text_document(path: Path) -> str:

@@ -3,7 +3,7 @@
     files -> documents -> batches -> processes -> token 50256 before each document -> shards -> manifest.json
 
 Shard 0 is the validation set, the others train; documents run on across shards. The shards are a function of
-the documents and `--shard_tokens` alone, whatever the number of processes.
+the documents, `--shard_tokens` and `--val_tokens` alone, whatever the number of processes.
 """
 import argparse
 import fcntl
@@ -92,7 +92,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="the same, a folder of data/; PyLO's finweb_edu is fineweb_edu10B")
     add("--prefix", default="fineweb", help="of the names: PREFIX_val_000000.bin, PREFIX_train_000001.bin")
     add("--column", default="text", help="the column or key that holds the text (default: text)")
+    add("--articles", action="store_true", help="rows are lines of articles: WikiText's parquet")
     add("--shard_tokens", type=int, default=100_000_000, help="tokens a shard (default: 100_000_000)")
+    add("--val_tokens", type=int, help="tokens of shard 0, which validates (default: --shard_tokens)")
     add("--processes", type=int, default=os.cpu_count() or 1, help="that tokenise (default: one a core)")
     add("--overwrite", action="store_true", help="replace the shards that the output folder holds")
     args = parser.parse_args(argv)
@@ -102,6 +104,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error("give --output FOLDER for the shards")
     if bool(args.inputs) == bool(args.hub):
         parser.error("give files or folders to read, or --hub REPO; one of the two")
+    args.val_tokens = args.shard_tokens if args.val_tokens is None else args.val_tokens
+    if not 1 <= args.val_tokens <= args.shard_tokens:
+        parser.error(f"val_tokens={args.val_tokens}, expected 1 to shard_tokens={args.shard_tokens}")
     if not 1 <= args.shard_tokens < 2**31:
         parser.error(f"shard_tokens={args.shard_tokens}, expected 1 to {2**31 - 1}")
     if args.processes < 1:
@@ -187,13 +192,13 @@ def hub_corpus(args: argparse.Namespace) -> Corpus:
 
 def build(corpus: Corpus, args: argparse.Namespace, stage: Path, eot_token: int) -> dict[str, dict]:
     """Write shards and manifest into stage. Return the manifest's entry of each shard."""
-    texts = (text for path in corpus.files for text in documents(path, args.column))
+    texts = (text for path in corpus.files for text in documents(path, args.column, args.articles))
     with tqdm(unit=" tokens", unit_scale=True, file=sys.stderr,
               mininterval=0.5 if sys.stderr.isatty() else 10) as progress:
         pieces = encoded(texts, args.processes)
         try:
-            files, n_documents = write_shards(pieces, stage / args.prefix, args.shard_tokens, eot_token,
-                                              progress.update)
+            files, n_documents = write_shards(pieces, stage / args.prefix, args.val_tokens, args.shard_tokens,
+                                              eot_token, progress.update)
         finally:
             pieces.close()
     total = sum(file["tokens"] for file in files.values())
@@ -257,8 +262,8 @@ def encode(texts: list[str]) -> np.ndarray:
     return np.array(tokens, dtype=np.uint16)
 
 
-def write_shards(pieces: Iterable[np.ndarray], prefix: Path, shard_tokens: int, eot_token: int,
-                 advance: Callable[[int], object]) -> tuple[dict[str, dict], int]:
+def write_shards(pieces: Iterable[np.ndarray], prefix: Path, val_tokens: int, shard_tokens: int,
+                 eot_token: int, advance: Callable[[int], object]) -> tuple[dict[str, dict], int]:
     """Cut a stream of tokens into shards. Return manifest entries by file name, and how many documents."""
     files: dict[str, dict] = {}
     buffer, filled, n_documents = np.empty(shard_tokens, dtype=np.uint16), 0, 0
@@ -272,10 +277,11 @@ def write_shards(pieces: Iterable[np.ndarray], prefix: Path, shard_tokens: int, 
         n_documents += int((piece == eot_token).sum())
         advance(len(piece))
         while len(piece):
-            n = min(shard_tokens - filled, len(piece))
+            size = shard_tokens if files else val_tokens
+            n = min(size - filled, len(piece))
             buffer[filled:filled + n] = piece[:n]
             piece, filled = piece[n:], filled + n
-            if filled == shard_tokens:
+            if filled == size:
                 save()
                 filled = 0
     if filled:

@@ -17,6 +17,7 @@ COMMANDS = {  # command: (module with add_arguments and main, one line)
     "transfer": ("studies.transfer", "study: do the best hyperparameters of a small model serve a large?"),
     "warmup": ("studies.warmup", "study: what does learning-rate warm-up do under sp and mup?"),
     "meta-train": ("studies.meta_train", "train the weights of small_fc, on tiny language models"),
+    "hlb": ("studies.hlb", "study: which of hlb-gpt's ideas help at equal tokens?"),
     "search": ("studies.search", "study: the best recipe for a budget of FLOPs"),
 }
 

@@ -5,6 +5,7 @@ In a maximal update parametrization the change of every activation keeps its siz
 """
 import argparse
 import contextlib
+import dataclasses
 import io
 import json
 import sys
@@ -56,8 +57,9 @@ def changes(recipe: Recipe, steps: int, seed: int) -> dict[str, float]:
     """Return the mean absolute change of each activation after some steps at the recipe's constant rates."""
     constant = {f"schedule__{name}": value for name, value in (
         ("kind", "constant"), ("warmup_tokens", None), ("warmup_frac", None), ("roles", {}),
-        ("batch_tokens", []), ("seq_len", []))}
-    recipe = replace(recipe, duration__steps=steps, validations=1, **constant)
+        ("batch_tokens", []), ("seq_len", []), ("accumulation", None))}
+    groups = [{**dataclasses.asdict(one), "schedule": None} for one in recipe.groups]
+    recipe = replace(recipe, duration__steps=steps, validations=1, groups=groups, **constant)
     idx_BT = probe(recipe)
     torch.manual_seed(seed)  # as the run does, so this is the model that it starts from
     before = activations(build_model(recipe), idx_BT)
@@ -110,32 +112,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=4, help="default: 4")
     parser.add_argument("--seeds", type=int, default=2, help="default: 2")
     parser.add_argument("--kinds", nargs="+", choices=["sp", "mup"], help="default: the recipe's own")
+    parser.add_argument("--expect", nargs="+", metavar="KIND=WORD", default=[],
+                        help="flat or moves; default: mup=flat, and sp=flat where mup is not among the kinds")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("-o", "--output", type=Path, help="a figure, .png or .svg")
     parser.epilog = "example: python -m lab coord-check --config transfer_proxy --kinds sp mup --widths 32 64"
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Print changes, slopes and verdict; return 0 where every one is flat, else 1."""
+    """Print changes, slopes and verdict of each kind; return 0 where those expected hold, else 1."""
     recipe, widths = recipe_of(arguments), sorted(set(arguments.widths))
     if len(widths) < 2 or arguments.steps < 1 or arguments.seeds < 1:
         raise ValueError("expected two widths or more, one step or more, one seed or more")
     if (output := arguments.output) and (output.suffix not in (".png", ".svg") or not output.parent.is_dir()):
         raise ValueError(f"-o {output}: expected a .png or .svg file in a folder that is there")
-    verdicts = {}
-    for kind in arguments.kinds or [recipe.parametrization.kind]:
+    kinds, verdicts = arguments.kinds or [recipe.parametrization.kind], {}
+    expected = {kind: "flat" for kind in kinds if kind == "mup" or "mup" not in kinds}
+    for word in arguments.expect:
+        kind, _, what = word.partition("=")
+        if kind not in kinds or what not in ("flat", "moves"):
+            raise ValueError(f"--expect {word}: found {kind or 'nothing'} and {what or 'nothing'}, expected "
+                             f"one of {', '.join(kinds)}, and flat or moves, as {kinds[0]}=moves")
+        expected[kind] = what
+    for kind in kinds:
         print(f"{kind}: {len(widths)} widths, {arguments.seeds} seeds ...", file=sys.stderr)
         changes = coord_check(replace(recipe, parametrization__kind=kind), widths, arguments.steps,
                               arguments.seeds)
         slopes = {name: slope(widths, values) for name, values in changes.items()}
         moving = [name for name, value in slopes.items() if not abs(value) <= FLAT]
-        verdicts[kind] = {"slopes": slopes, "moving": moving, "changes": changes, "widths": widths}
+        verdicts[kind] = {"slopes": slopes, "moving": moving, "changes": changes, "widths": widths,
+                          "expected": expected.get(kind)}
     print(json.dumps(verdicts) if arguments.json else "\n".join(
         line for kind, verdict in verdicts.items() for line in lines(kind, verdict, arguments.steps)))
     if arguments.output:
         words = f"{recipe.name}, {recipe.optimizer.name}, {arguments.steps} steps, {arguments.seeds} seeds"
         figure(verdicts, widths, words, arguments.output)
-    return int(any(verdict["moving"] for verdict in verdicts.values()))
+    return int(any(verdict["expected"] == ("flat" if verdict["moving"] else "moves")
+                   for verdict in verdicts.values()))
 
 
 def lines(kind: str, verdict: dict, steps: int) -> list[str]:
@@ -146,4 +159,4 @@ def lines(kind: str, verdict: dict, steps: int) -> list[str]:
     moving = ", ".join(verdict["moving"])
     said = (f"moves with width: {moving} (|slope| over {FLAT})" if moving
             else f"flat: every |slope| is at most {FLAT}") + f" after {steps} steps"
-    return [head, *body, f"{kind}: {said}"]
+    return [head, *body, f"{kind}: {said}; expected: {verdict['expected'] or 'either'}"]

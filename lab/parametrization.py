@@ -63,9 +63,10 @@ def table(recipe: Recipe) -> dict[str, Row]:
         fan_in, m = automatic.get(role, (d if role == "readout" else 1, 1.0))
         std = (embedding if role in ("embedding", "position") else hidden).std / math.sqrt(m)
         if role in ("attention_out", "ffn_out"):
-            std *= {"scaled": (2 * model.n_layer) ** -0.5, "plain": 1.0, "zero": 0.0}[model.residual_init]
-        if role == "readout" and model.readout_init == "zero":
-            std = 0.0
+            std *= {"scaled": (2 * model.n_layer) ** -0.5, "plain": 1.0, "zero": 0.0,
+                    "per_layer": 2 / model.n_layer}[model.residual_init]
+        if role == "readout":
+            std *= {"normal": 1.0, "zero": 0.0, "double": 2.0}[model.readout_init]
         lr = adjusted.get(role, automatic_lr(recipe, role))
         decay = 1 / lr if words.weight_decay == "constant_product" and lr else 1.0
         lr *= optimizer.lr_factor.get(role, 1.0)
@@ -88,9 +89,9 @@ def automatic_lr(recipe: Recipe, role: str) -> float:
 def roles(recipe: Recipe) -> Iterator[str]:
     """Yield the roles of the tensors that a recipe's model has; of a submission, those that it may have."""
     yield "embedding"
-    if recipe.model.kind != "speedrun":
+    if recipe.model.kind in ("gpt2", "submission"):
         yield "position"
-    yield from HIDDEN
+    yield from HIDDEN[2:] if recipe.model.kind == "latent" else HIDDEN
     if recipe.model.kind != "gpt2" or not recipe.model.tied:
         yield "readout"
     if recipe.model.kind != "speedrun":
@@ -102,6 +103,7 @@ def role_of(name: str) -> str:
     if not name.endswith("weight") or ".ln_" in name or name.startswith("ln_"):
         return "vector"
     for part, role in (("wte", "embedding"), ("wpe", "position"), ("lm_head", "readout"),
+                       ("attn.expand", "ffn_in"), ("attn.project", "ffn_out"),
                        ("attn.c_proj", "attention_out"), ("attn.", "attention"), ("mlp.c_fc", "ffn_in"),
                        ("mlp.c_proj", "ffn_out")):
         if part in name:
@@ -124,17 +126,21 @@ def multipliers(recipe: Recipe) -> Multipliers:
     alpha / head_dim, the guide's literal reading, with scale_qk_dot_by_d.
     """
     check(recipe)
-    model, words, head_dim = recipe.model, recipe.parametrization, recipe.model.head_size
-    m_h, _ = widths(recipe)
-    base = head_dim
-    if words.kind == "mup":
-        base = words.mup_base_head_dim or model.head_dim or words.mup_base_hidden_size / model.n_head
-    attention = math.sqrt(base) / head_dim
+    words, head_dim, (m_h, _) = recipe.parametrization, recipe.model.head_size, widths(recipe)
+    attention = math.sqrt(base_head_dim(recipe)) / head_dim
     if words.scale_qk_dot_by_d:
         attention = 1 / head_dim
     alpha = 1.0 if words.output_logits_alpha is None else words.output_logits_alpha
     output = alpha / (m_h if words.scale_output_logits_by_d else math.sqrt(m_h))
     return Multipliers(words.embeddings_scale, words.attention_logits_alpha * attention, output)
+
+
+def base_head_dim(recipe: Recipe) -> float:
+    """Return the head size of the base model; under sp that of the model."""
+    model, words = recipe.model, recipe.parametrization
+    if words.kind == "sp":
+        return model.head_size
+    return words.mup_base_head_dim or model.head_dim or words.mup_base_hidden_size / model.n_head
 
 
 def check(recipe: Recipe) -> None:
@@ -161,24 +167,28 @@ def check(recipe: Recipe) -> None:
         raise ValueError("model.kind submission: it starts as it likes; parametrization.kind is sp, without "
                          "base sizes")
     if recipe.model.kind != "gpt2":
-        check_speedrun(recipe)
+        check_fixed(recipe)
 
 
-def check_speedrun(recipe: Recipe) -> None:
-    """Raise ValueError where a recipe asks of the speedrun's model what it does not have."""
+def check_fixed(recipe: Recipe) -> None:
+    """Raise ValueError where a recipe asks of the latent or the speedrun's model what it does not have."""
     model, words = recipe.model, recipe.parametrization
-    head_dim = model.head_size
-    fixed = {"model.filter_size": (model.d_ff, 4 * model.n_embd),
-             "model.tied": (model.tied, False), "model.bias": (model.bias, False),
-             "model.activation": (model.activation, "squared_relu"),
-             "embeddings_scale": (words.embeddings_scale, 1.0),
-             "attention_logits_alpha": (words.attention_logits_alpha, 1.0),
-             "scale_qk_dot_by_d": (words.scale_qk_dot_by_d, False),
-             "mup_base_head_dim": (words.mup_base_head_dim or head_dim, head_dim)}
+    head_dim, latent = model.head_size, model.kind == "latent"
+    fixed = {"model.tied": (model.tied, False), "model.bias": (model.bias, False),
+             "model.activation": (model.activation, "gelu" if latent else "squared_relu")}
+    whose, why = "the latent model", "that is how it is made"
+    if latent:
+        fixed["model.filter_size"] = (model.d_ff, 2 * (model.d_ff // 2))  # its halves
+    else:
+        whose, why = "the speedrun's model", "its embedding is normalised, so are queries and keys"
+        fixed |= {"model.filter_size": (model.d_ff, 4 * model.n_embd),
+                  "embeddings_scale": (words.embeddings_scale, 1.0),
+                  "attention_logits_alpha": (words.attention_logits_alpha, 1.0),
+                  "scale_qk_dot_by_d": (words.scale_qk_dot_by_d, False),
+                  "mup_base_head_dim": (words.mup_base_head_dim or head_dim, head_dim)}
     for key, (found, expected) in fixed.items():
         if found != expected:
-            raise ValueError(f"{key}: found {found}; the speedrun's model has {expected}: its embedding is "
-                             f"normalised, so are queries and keys")
+            raise ValueError(f"{key}: found {found}; {whose} has {expected}: {why}")
 
 
 def replaced(recipe: Recipe) -> list[str]:

@@ -7,7 +7,7 @@ import yaml
 
 from lab.optimizers import optimizer_of
 from lab.parametrization import lines, multipliers, table
-from lab.recipe import costs
+from lab.recipe import costs, hlb
 from lab.recipe import load as recipes
 from lab.recipe.schema import Recipe
 from lab.train import add_recipe_arguments, divided, memory_bytes, recipe_of
@@ -29,11 +29,13 @@ def as_text(recipe: Recipe) -> str:
     cost = cost_of(recipe)
     numbers = [("parameters", f"{cost['parameters']:,} ({cost['parameter_bytes'] / 1e6:,.1f} MB)"),
                ("memory", f"over {cost['memory_bytes'] / 1e9:,.2f} GB"),
-               ("micro-batch", f"{cost['micro_batch']} sequences"), ("steps", f"{cost['steps']:,}"),
+               ("micro-batch", f"{cost['micro_batch']} sequences"),
+               ("steps", f"{'at most ' * bool(recipe.schedule.accumulation)}{cost['steps']:,}"),
                ("tokens", f"{cost['tokens']:,}"),
                ("FLOPs", f"{cost['flops']:.4g} ({cost['flops_per_token']:,} a token)"),
                ("optimizer", f"{cost['optimizer_flops']:.4g} FLOPs a step")]
-    return "\n".join([words, *(f"{name:11} {value}" for name, value in numbers), "", *lines(recipe)])
+    return "\n".join([words, *(f"{name:11} {value}" for name, value in numbers), "", *hlb.lines(recipe),
+                      *lines(recipe)])
 
 
 def as_json(recipe: Recipe) -> dict:

@@ -2,6 +2,7 @@
 import argparse
 import os
 import pprint
+import re
 import shlex
 import tempfile
 from collections.abc import Callable, Sequence
@@ -21,8 +22,9 @@ from lab.models.build import build_model
 from lab.optimizers import optimizer_of
 from lab.recipe import costs, pylo
 from lab.recipe import load as recipes
-from lab.recipe.schedule import factor
-from lab.recipe.schema import Recipe
+from lab.recipe.hlb import lines as filled
+from lab.recipe.schedule import accumulation, factor, stairs
+from lab.recipe.schema import Group, Recipe
 
 SCRIPT = '''"""A recipe of the lab as a submission: ./run.sh --track {track} --script THIS"""
 from harness.run import open_run
@@ -53,6 +55,7 @@ class LabHyperparameters:
     val_every: int
     epochs: int
     train_tokens: int
+    ends_on_tokens: bool
     dtype: str
     recipe: dict[str, Any]
 
@@ -95,11 +98,13 @@ def divided(recipe: Recipe) -> LabHyperparameters:
     hp = LabHyperparameters(
         num_iterations=steps, batch_tokens=recipe.data.batch_tokens, micro_batch=costs.micro_batch(recipe),
         seq_len=recipe.data.seq_len, val_every=-(-steps // max(1, recipe.validations)), epochs=1,
-        train_tokens=costs.total_tokens(recipe), dtype=recipe.model.dtype, recipe=recipes.as_dict(recipe))
+        train_tokens=costs.total_tokens(recipe), ends_on_tokens=recipe.schedule.accumulation is not None,
+        dtype=recipe.model.dtype, recipe=recipes.as_dict(recipe))
     for _, _, size, seq_len in planned:
-        check_batch(replace(hp, batch_tokens=size, seq_len=seq_len), track, None, None)
-        if seq_len > recipe.data.seq_len:
-            raise ValueError(f"schedule.seq_len: {seq_len}, at most data.seq_len = {recipe.data.seq_len}")
+        check_batch(replace(hp, batch_tokens=size), track, None, None)
+        if recipe.data.seq_len % seq_len:
+            raise ValueError(f"schedule.seq_len: {seq_len}, expected a divisor of data.seq_len = "
+                             f"{recipe.data.seq_len}, at most that")
     return hp
 
 
@@ -116,44 +121,83 @@ def train_in(run: Run) -> nn.Module:
 
 def train(recipe: Recipe, model: nn.Module, optimizers: list, run: Run) -> None:
     """Train a model in place; the run yields the steps, and validates, times and logs between them."""
-    planned, total = costs.steps(recipe), costs.curve_tokens(recipe)
-    loss_of, groups = run.compile(loss_sum), [group for o in optimizers for group in o.param_groups]
-    said = [*parametrization.replaced(recipe), *{f"optimizer.weights {group['weights_sha256']}"
-                                                 for group in groups if "weights_sha256" in group}]
+    total, whole, n = (costs.curve_tokens(recipe), costs.total_tokens(recipe),
+                       sum(p.numel() for p in model.parameters()))
+    said = [*filled(recipe), *parametrization.replaced(recipe), *{
+        f"optimizer.weights {group['weights_sha256']}" for optimizer in optimizers
+        for group in optimizer.param_groups if "weights_sha256" in group}]
+    loss_of, schedule, data = run.compile(loss_sum), recipe.schedule, recipe.data
     for step in run.steps(model, optimizers):
+        groups = [group for o in optimizers for group in o.param_groups]  # new ones where the run was resumed
         for line in said if step == 0 else ():
             run.print(line)  # shown once: the warm-up, which comes to step 0 first, says nothing
-        run.log(lr=set_rates(recipe, optimizers, planned[step].seen, total))
-        tokens, seq_len = run.take(planned[step].tokens), planned[step].seq_len
-        x_BT, y_BT = tokens[:-1].view(-1, seq_len), tokens[1:].view(-1, seq_len)
-        loss = run.accumulate(lambda net, x, y: loss_of(net(x), y), x_BT, y_BT)
-        run.log(grad_norm=clip(model, recipe.optimizer.max_grad_norm))
+        seen = whole - run.tokens_left
+        run.log(lr=set_rates(recipe, optimizers, seen, total))
+        size, seq_len = stairs(seen, schedule.batch_tokens, data.batch_tokens), stairs(
+            seen, schedule.seq_len, data.seq_len)
+        if schedule.accumulation:
+            passes = rounded(groups[0].setdefault("passes", 0.0), run.generator(step))
+            size = min(passes * size, run.tokens_left)
+            run.log(passes=passes)
+        tokens = run.take(size)  # a row is cut where sequences are shorter: a pass always has as many tokens
+        x_BT, y_BT = tokens[:-1].view(-1, data.seq_len), tokens[1:].view(-1, data.seq_len)
+        loss = run.accumulate(lambda net, x, y: loss_of(net(x.view(-1, seq_len)), y), x_BT, y_BT)
+        run.log(grad_norm=(norm := clip(model, recipe.optimizer.max_grad_norm)))
+        if schedule.accumulation and step % schedule.accumulation.every == 0:
+            groups[0]["passes"] = accumulation(groups[0]["passes"], step, float(norm), n,
+                                               schedule.accumulation)
+        if schedule.weight_decay_loss_base:
+            by_loss = schedule.weight_decay_loss_base ** -float(loss)
+            for group in groups:
+                group["weight_decay"] *= by_loss
+            run.log(weight_decay=recipe.optimizer.weight_decay * by_loss)
         for optimizer in optimizers:
             optimizer.step(loss)
 
 
+def rounded(wanted: float, generator: torch.Generator) -> int:
+    """Return what is wanted, rounded up or down at random so that it is the mean over steps; at least 1."""
+    more = torch.rand((), generator=generator, device=generator.device) < wanted % 1
+    return max(1, int(wanted) + int(more))
+
+
 def build_optimizers(recipe: Recipe, model: nn.Module, compile: Callable = lambda f: f) -> list:
-    """Return the optimizers of a recipe, with one group a role: its lr, weight decay and eps by the table."""
-    config, rows = recipe.optimizer, parametrization.table(recipe)
-    by_role: dict[str, dict[str, Tensor]] = {}
+    """Return the optimizers of a recipe, with a group for each role, or part of one that has its own numbers.
+
+    Raises ValueError where one of the recipe's groups is empty, or its optimizer has no betas that it names.
+    """
+    config, rows, model_names = recipe.optimizer, parametrization.table(recipe), []
+    members: dict[tuple[str, int], dict[str, Tensor]] = {}
+    own = [*recipe.groups, Group(pattern="")]  # the last for all others
     for name, p in model.named_parameters():
-        by_role.setdefault(parametrization.role_of(name), {})[name] = p
-    groups = [dict(params=list(params.values()), names=list(params), role=role, lr=config.lr * rows[role].lr,
-                   eps=config.eps * rows[role].eps,
-                   weight_decay=config.weight_decay * rows[role].weight_decay)
-              for role, params in by_role.items()]
+        place = next(i for i, one in enumerate(own) if re.search(one.pattern, name))
+        members.setdefault((parametrization.role_of(name), place), {})[name] = p
+        model_names.append(name)
+    if empty := [one.pattern for i, one in enumerate(recipe.groups) if i not in {i for _, i in members}]:
+        raise ValueError(f"groups: no parameter is left for {empty[0]!r}; there are {', '.join(model_names)}")
+    groups = [dict(params=list(params.values()), names=list(params), role=role, place=place,
+                   lr=config.lr * rows[role].lr * own[place].lr_factor, eps=config.eps * rows[role].eps,
+                   weight_decay=config.weight_decay * rows[role].weight_decay * own[place].weight_decay,
+                   **({"betas": own[place].betas} if own[place].betas else {}))
+              for (role, place), params in members.items()]
     for group in groups:
         group["peak_lr"], group["peak_weight_decay"] = group["lr"], group["weight_decay"]
     steps = sum(stretch.steps for stretch in costs.stretches(recipe))
-    return optimizer_of(config).build(groups, config, steps, compile)
+    built = optimizer_of(config).build(groups, config, steps, compile)
+    for optimizer, group in ((optimizer, group) for optimizer in built for group in optimizer.param_groups):
+        if own[group["place"]].betas and "betas" not in optimizer.defaults:
+            raise ValueError(f"groups: {own[group['place']].pattern!r}: found betas, {group['names'][0]} is "
+                             f"{type(optimizer).__name__}'s, which has none")
+    return built
 
 
 def set_rates(recipe: Recipe, optimizers: list, seen: int, total: float) -> float:
     """Set each group's rate and decay after some of all tokens; return the rate before the roles' factors."""
-    curves = recipe.schedule
+    curves, own = recipe.schedule, [*(one.schedule for one in recipe.groups), None]
     decay = factor(curves.weight_decay, seen, total) if curves.weight_decay else 1.0
     for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-        group["lr"] = group["peak_lr"] * factor(curves.roles.get(group["role"], curves), seen, total)
+        curve = own[group["place"]] or curves.roles.get(group["role"], curves)
+        group["lr"] = group["peak_lr"] * factor(curve, seen, total)
         group["weight_decay"] = group["peak_weight_decay"] * decay
     return recipe.optimizer.lr * factor(curves, seen, total)
 

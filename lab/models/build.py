@@ -3,12 +3,13 @@ import torch
 from torch import Tensor, nn
 
 from lab.models.gpt2 import GPT2
+from lab.models.latent import Latent
 from lab.models.speedrun import Speedrun
 from lab.models.submission import submission
 from lab.parametrization import initializer_of, multipliers, role_of, table
 from lab.recipe.schema import Initializer, Recipe
 
-KINDS = {"gpt2": GPT2, "speedrun": Speedrun, "submission": submission}
+KINDS = {"gpt2": GPT2, "speedrun": Speedrun, "latent": Latent, "submission": submission}
 
 
 def build_model(recipe: Recipe) -> nn.Module:

@@ -83,12 +83,15 @@ class GPT2(nn.Module):
 
     def forward(self, idx_BT: Tensor) -> Tensor:
         """Return the logits."""
-        positions_T = torch.arange(idx_BT.size(1), device=idx_BT.device)
         with torch.autocast(idx_BT.device.type, torch.bfloat16, enabled=self.dtype is torch.bfloat16):
-            x_BTC = self.embedding_scale * (self.wte(idx_BT) + self.wpe(positions_T))
+            x_BTC = self.embedding_scale * self.embed(idx_BT)
             for block in self.blocks:
                 x_BTC = block(x_BTC)
             return self.output_scale * self.lm_head(self.ln_f(x_BTC))
+
+    def embed(self, idx_BT: Tensor) -> Tensor:
+        """Return the sum of tokens' and positions' embeddings."""
+        return self.wte(idx_BT) + self.wpe(torch.arange(idx_BT.size(1), device=idx_BT.device))
 
     def scale_forward(self, factors: Multipliers) -> None:
         """Set the forward factors."""

@@ -35,6 +35,8 @@ def parameters(recipe: Recipe) -> Parameters:
     model, d, L = recipe.model, recipe.model.n_embd, recipe.model.n_layer
     f, V = model.d_ff, vocab_size(recipe)
     matrices = V * d + L * (4 * d * d + 2 * d * f)
+    if model.kind == "latent":  # expand [2 d / 8 + 2 f, d], project [d, f]; a slope and a gain a layer
+        return Parameters(2 * V * d + L * (2 * model.head_size + 3 * f) * d, L * (d + 1) + d)
     if model.kind != "gpt2":  # of a submission this is a guess: what it really has stands in the log
         return Parameters(matrices + V * d, 0)
     matrices += recipe.data.seq_len * d + (0 if model.tied else V * d)
@@ -60,13 +62,14 @@ _tracks = cache(load_tracks)
 
 
 def flops_per_token(recipe: Recipe, seq_len: int | None = None) -> int:
-    """Return 6 N + 12 L d T: training FLOPs a token, N the entries of all matrices.
+    """Return 6 N + 12 L d T: training FLOPs a token, N the entries of all matrices; latent has 6 L (q + v) T.
 
     Kaplan et al. 2020 (https://arxiv.org/abs/2001.08361), attention as in PaLM's appendix B; N counts the
     embedding although it is only looked up, which is how the budgets of the literature were counted here.
     """
-    T = seq_len or recipe.data.seq_len
-    return 6 * parameters(recipe).matrices + 12 * recipe.model.n_layer * recipe.model.n_embd * T
+    T, model = seq_len or recipe.data.seq_len, recipe.model
+    channels = model.head_size + model.d_ff // 2 if model.kind == "latent" else 2 * model.n_embd
+    return 6 * parameters(recipe).matrices + 6 * model.n_layer * channels * T
 
 
 def parameter_bytes(recipe: Recipe) -> int:

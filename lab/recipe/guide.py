@@ -128,10 +128,15 @@ def _sections(values: dict[str, Any], where: str) -> tuple[dict[str, dict[str, A
         sections["schedulers"] = {"schedulers": sections["schedulers"]}
     optimizer = sections["optimizer"]
     if isinstance(optimizer, dict):
-        kind = optimizer.get("optimizer_type") or optimizer.get("name") or next(iter(optimizer), "nothing")
+        beside = {word: value for word, value in optimizer.items() if word != "AdamW"}
+        kind = optimizer.get("optimizer_type") or optimizer.get("name") or next(
+            (word for word in optimizer if word not in WORDS["optimizer"]), "nothing")
         if kind != "AdamW":
             raise ValueError(f"{where}: optimizer: found {kind}, the lab takes the guide's AdamW")
-        sections["optimizer"] = optimizer.get("AdamW", optimizer) or {}
+        inside = optimizer.get("AdamW") or {}
+        if isinstance(inside, dict) and (both := sorted(inside.keys() & beside.keys())):
+            raise ValueError(f"{where}: optimizer: {both[0]} stands inside AdamW and beside it; give one")
+        sections["optimizer"] = {**inside, **beside} if isinstance(inside, dict) else inside
     for name, section in sections.items():
         if not isinstance(section, dict):
             raise ValueError(f"{where}: {name}: found {section!r}, expected keys of its own")

@@ -1,6 +1,7 @@
 """Recipe: one typed config, from a YAML file and overrides; all that shapes a run, and nothing else."""
 import dataclasses
 import functools
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
@@ -11,6 +12,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from lab.optimizers import Optimizer, section
 from lab.recipe import pylo
 from lab.recipe.guide import from_guide
+from lab.recipe.hlb import PARTS
 from lab.recipe.schema import DURATIONS, Recipe, unknown
 from lab.types import ROLES, WORDS
 
@@ -89,12 +91,7 @@ def make_recipe(values: dict[str, Any], overrides: dict[str, Any] | None = None,
         given = {key: value for key, value in given.items() if not key.startswith("duration")}
     values = {}
     for key, value in [*given.items(), *overrides.items()]:
-        *above, last = key.split(".")
-        place = values
-        for word in above:
-            if not isinstance(place.get(word), dict):
-                place[word] = {}
-            place = place[word]
+        place, last = _place(values, key)
         place[last] = value
     values.setdefault("duration", {"steps": 100})
 
@@ -102,9 +99,27 @@ def make_recipe(values: dict[str, Any], overrides: dict[str, Any] | None = None,
         given = any(name == key or name.startswith(f"{key}.") for name in overrides)
         raise ValueError(f"{'--override' if given else where or 'recipe'}: {words}")
 
-    recipe = _section(Recipe, values, "", complain)
+    recipe, fields = _section(Recipe, values, "", complain), 0
+    for part in PARTS if recipe.model.scale else ():
+        for key, value in part(recipe).items():
+            place, last = _place(values, key)
+            fields += last not in place
+            place.setdefault(last, value)
+        recipe = _section(Recipe, values, "", complain)
+    if "model.scale" in overrides and recipe.model.scale and not fields:
+        complain("model.scale", "model.scale: it finds nothing to fill here; start from a recipe's file")
     check(recipe)
     return recipe
+
+
+def _place(values: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
+    """Return the mapping, made where it is missing, in which a dotted key's last word stands, and that."""
+    *above, last = key.split(".")
+    for word in above:
+        if not isinstance(values.get(word), dict):
+            values[word] = {}
+        values = values[word]
+    return values, last
 
 
 def _section(kind: type, values: Any, prefix: str, complain: Callable) -> Any:
@@ -123,6 +138,8 @@ def _section(kind: type, values: Any, prefix: str, complain: Callable) -> Any:
             found[name] = _section(inner, value, f"{key}.", complain)
         elif get_origin(of) is dict and isinstance(value, dict) and (inner := dataclass_of(get_args(of)[1])):
             found[name] = {k: _section(inner, v, f"{key}.{k}.", complain) for k, v in value.items()}
+        elif get_origin(of) is list and isinstance(value, list) and (inner := dataclass_of(get_args(of)[0])):
+            found[name] = [_section(inner, v, f"{key}.{i}.", complain) for i, v in enumerate(value)]
         else:
             try:
                 found[name] = typed(of, value)
@@ -161,7 +178,8 @@ def check(recipe: Recipe) -> None:
         for role in roles:
             if role not in ROLES:
                 raise ValueError(f"{where}: no role {role!r}; there are {', '.join(ROLES)}")
-    curves = {"schedule": schedule, "schedule.weight_decay": schedule.weight_decay, **schedule.roles}
+    curves = {"schedule": schedule, "schedule.weight_decay": schedule.weight_decay, **schedule.roles,
+              **{f"groups: {one.pattern}": one.schedule for one in recipe.groups}}
     name = "head_dim" if model.head_dim else "n_head"
     if model.n_embd % getattr(model, name):
         raise ValueError(f"model.n_embd: {model.n_embd} is not a multiple of {name} = {getattr(model, name)}")
@@ -172,6 +190,14 @@ def check(recipe: Recipe) -> None:
         stairs = getattr(schedule, name)
         if [u for u, _ in stairs] != sorted({u for u, _ in stairs}):
             raise ValueError(f"schedule.{name}: found {stairs}, expected [[tokens seen, value], ...], rising")
+    if schedule.accumulation and (recipe.duration.steps or schedule.batch_tokens):
+        raise ValueError("schedule.accumulation: a step's tokens are known when it comes; give "
+                         "duration.tokens, and no schedule.batch_tokens")
+    for one in recipe.groups:
+        try:
+            re.compile(one.pattern)
+        except re.error as error:
+            raise ValueError(f"groups: {one.pattern!r} is no regular expression: {error}") from None
     if recipe.duration.flops and schedule.seq_len:
         raise ValueError("duration.flops with a schedule.seq_len: a token's cost would change; give tokens")
 
@@ -236,7 +262,7 @@ def _nested(value: Any) -> Any:
 def dataclass_of(kind: Any) -> type | None:
     """Return the dataclass that a field holds, also an optional one; of the optimizer, with all fields."""
     for part in (kind, *getattr(kind, "__args__", ())):
-        if dataclasses.is_dataclass(part) and getattr(kind, "__origin__", None) is not dict:
+        if dataclasses.is_dataclass(part) and getattr(kind, "__origin__", None) not in (dict, list):
             return section() if part is Optimizer else part
     return None
 
@@ -256,11 +282,12 @@ def smoke(recipe: Recipe) -> Recipe:
               "dtype": "float32", "filter_size": 256 if model["filter_size"] else None}
     data |= {"track": "lab", "seq_len": 64, "batch_tokens": 512, "micro_batch": 8}
     schedule = values["schedule"]
-    for curve in (schedule, *schedule["roles"].values()):
-        if curve["warmup_tokens"]:
+    for curve in (schedule, *schedule["roles"].values(), *(one["schedule"] for one in values["groups"])):
+        if curve and curve["warmup_tokens"]:
             curve |= {"warmup_tokens": None, "warmup_frac": 0.1}
     schedule |= {"batch_tokens": [], "seq_len": [(0, 32), (2048, 64)] if schedule["seq_len"] else [],
                  "end_tokens": None}
     values["optimizer"]["newton_schulz_dtype"] = "float32"
-    values |= {"duration": {"steps": 8}, "validations": 2}
+    length = {"tokens": 8 * 512} if schedule["accumulation"] else {"steps": 8}
+    values |= {"duration": length, "validations": 2}
     return make_recipe(values)

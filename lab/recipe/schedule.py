@@ -2,7 +2,7 @@
 import math
 from collections.abc import Sequence
 
-from lab.recipe.schema import Curve
+from lab.recipe.schema import Accumulation, Curve
 
 
 def factor(curve: Curve, u: float, total: float) -> float:
@@ -25,6 +25,8 @@ def factor(curve: Curve, u: float, total: float) -> float:
             return 1 + (curve.final - 1) * share(u, max(W, down), end)
         case "power":
             return (1 + (u - W) / curve.timescale_tokens) ** -curve.exponent
+        case "exponential":
+            return math.exp(-curve.exponent * (u - W) / curve.timescale_tokens)
     raise ValueError(f"schedule.kind: no curve {curve.kind!r}")
 
 
@@ -55,3 +57,14 @@ def share(u: float, begin: float, end: float) -> float:
 def stairs(u: float, steps: Sequence[tuple[float, int]], default: int) -> int:
     """Return the value of the last step that begins at or before u tokens, the default before the first."""
     return next((value for begin, value in reversed(steps) if u >= begin), default)
+
+
+def accumulation(a: float, step: int, norm: float, n: int, plan: Accumulation) -> float:
+    """Return the wanted number of passes a step after a look at a gradient's norm over n parameters.
+
+    It grows where the norm is above its target, as a noisy gradient's is; hlb-gpt's had no cap.
+    """
+    exponent = -0.677 * math.log(n) ** -0.2 if plan.exponent is None else plan.exponent
+    target = ((step + 0.01) * n * math.log(n)) ** exponent
+    wanted = a * (1 + plan.gain * (norm / math.sqrt(n) / target - 1))
+    return min(float(plan.most), max(0.1, wanted))

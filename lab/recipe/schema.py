@@ -5,7 +5,7 @@ from difflib import get_close_matches
 from typing import Literal
 
 from lab.optimizers import Optimizer, section
-from lab.types import NotNegative, Positive, PositiveInt, Share
+from lab.types import Below1, NotNegative, Positive, PositiveInt, Share
 
 
 def unknown(what: str, key: object, known: Iterable[str]) -> ValueError:
@@ -29,24 +29,26 @@ class Initializer:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """Shape and initialisation. kind: GPT-2's of the literature, the public speedrun's of 2024-11-03, or
-    whatever GPT(hp) stands in train_gpt2.py (submission), which starts as it likes."""
+    """Shape and initialisation. kind: GPT-2's of the literature, the public speedrun's of 2024-11-03,
+    hlb-gpt's (latent), or whatever GPT(hp) stands in train_gpt2.py (submission), which starts as it likes."""
 
-    kind: Literal["gpt2", "speedrun", "submission"] = "gpt2"
+    kind: Literal["gpt2", "speedrun", "latent", "submission"] = "gpt2"
+    scale: Positive | None = None  # hlb-gpt's: fills what a recipe leaves open, see lab/recipe/hlb.py
     vocab_size: PositiveInt | None = None  # default: the track's
     n_layer: PositiveInt = 2
-    n_head: PositiveInt = 2
+    n_head: PositiveInt = 2  # latent has one head: its queries and keys are of n_embd / n_head channels
     head_dim: PositiveInt | None = None  # instead of n_head: the number of heads follows from the width
     n_embd: PositiveInt = 64
-    filter_size: PositiveInt | None = None  # hidden size of the MLP; default: 4 n_embd
+    filter_size: PositiveInt | None = None  # hidden size of the MLP; default: 4 n_embd, latent 2 n_embd
     activation: Literal["gelu", "relu", "squared_relu"] = "gelu"
     tied: bool = True  # the head is the embedding
     bias: bool = True
     dtype: str = "float32"  # of matrix products
     initializer: Initializer = Initializer()
     embedding_initializer: Initializer | None = None  # default: initializer
-    residual_init: Literal["scaled", "plain", "zero"] = "scaled"  # of matrices that write to the residual
-    readout_init: Literal["normal", "zero"] = "normal"  # of an untied head
+    # of matrices that write to the residual: x 1 / sqrt(2 L), 1, 0, hlb-gpt's 2 / L; of an untied head
+    residual_init: Literal["scaled", "plain", "zero", "per_layer"] = "scaled"
+    readout_init: Literal["normal", "zero", "double"] = "normal"
     bias_std: NotNegative = 0.0  # of biases but the norms'
 
     @property
@@ -62,7 +64,7 @@ class Model:
     @property
     def d_ff(self) -> int:
         """Hidden size of the MLP."""
-        return self.filter_size or 4 * self.n_embd
+        return self.filter_size or (2 if self.kind == "latent" else 4) * self.n_embd
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +92,7 @@ class Parametrization:
 class Curve:
     """A factor as a function of tokens seen; see lab/recipe/schedule.py."""
 
-    kind: Literal["constant", "linear", "cosine", "trapezoid", "power"] = "constant"
+    kind: Literal["constant", "linear", "cosine", "trapezoid", "power", "exponential"] = "constant"
     warmup_tokens: NotNegative | None = None  # at most one of the two
     warmup_frac: Share | None = None  # of the run's tokens
     start: NotNegative = 0.0  # factor at the first token of a warm-up
@@ -98,7 +100,17 @@ class Curve:
     end_tokens: NotNegative | None = None  # where linear, cosine and trapezoid end; default: the run's tokens
     cooldown_frac: Share = 0.3  # trapezoid
     exponent: NotNegative = 0.08  # power: (1 + (u - W) / timescale_tokens) ** -exponent
-    timescale_tokens: Positive = 57236.0  # one step of hlb-gpt at its scale 1
+    timescale_tokens: Positive = 57236.0  # a step of hlb-gpt at scale 1; exponential: x e ** -exponent each
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accumulation:
+    """Passes of data.batch_tokens in a step: more, the higher the gradient's norm is over a target."""
+
+    exponent: float | None = None  # target: (step x N ln N) ** exponent; default: -0.677 ln(N) ** -0.2
+    every: PositiveInt = 5  # steps between looks at the norm
+    gain: Positive = 0.5  # of a look
+    most: PositiveInt = 16  # the cap
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,9 +119,22 @@ class Schedule(Curve):
 
     roles: dict[str, Curve] = field(default_factory=dict)
     weight_decay: Curve | None = None
+    weight_decay_loss_base: Positive | None = None  # decay x base ** -training loss of the step, too
+    accumulation: Accumulation | None = None
     # stairs: [from tokens seen, value], ...
     batch_tokens: list[tuple[float, PositiveInt]] = field(default_factory=list)
     seq_len: list[tuple[float, PositiveInt]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Parameters whose name has a pattern (a regular expression): factors and a curve of their own."""
+
+    pattern: str
+    lr_factor: NotNegative = 1.0
+    weight_decay: NotNegative = 1.0  # a factor, too
+    betas: tuple[Below1, Below1] | None = None  # default: the optimizer's
+    schedule: Curve | None = None  # default: that of the role
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +145,7 @@ class Data:
     seq_len: PositiveInt = 128
     batch_tokens: PositiveInt = 4096  # a step
     micro_batch: PositiveInt | None = None  # sequences of one pass; default: 2^10 tokens or a step
+    memory_gb: NotNegative = 40.0  # of the device whose capacity model.scale fills in; 0: a CPU's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +168,7 @@ class Recipe:
     parametrization: Parametrization = Parametrization()
     optimizer: Optimizer = field(default_factory=lambda: section()())
     schedule: Schedule = Schedule()
+    groups: list[Group] = field(default_factory=list)  # a parameter is in the first whose pattern it has
     data: Data = Data()
     duration: Duration = Duration()  # make_recipe: 100 steps where nothing is said
     validations: PositiveInt = 10  # spread evenly, besides the one before training

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lab.parametrization import at_width, check
+from lab.parametrization import at_width, base_head_dim, check
 from lab.recipe.load import as_dict, load_recipe, make_recipe
 from lab.recipe.schema import Recipe
 from lab.studies import study
@@ -30,7 +30,9 @@ TRANSFERABLE = ("optimizer.lr", "optimizer.betas", "optimizer.eps", "model.initi
                 "parametrization.attention_logits_alpha", "optimizer.lr_factor",
                 "model.embedding_initializer", "parametrization.kind", "parametrization.mup_base_hidden_size",
                 "parametrization.mup_base_filter_size", "parametrization.scale_qk_dot_by_d",
-                "parametrization.scale_output_logits_by_d", "parametrization.adjust_learning_rate")
+                "parametrization.scale_output_logits_by_d", "parametrization.adjust_learning_rate",
+                "parametrization.weight_decay", "parametrization.scale_eps")
+HEAD_DIM = "parametrization.mup_base_head_dim"  # the proxy's, also where it follows from other words
 SEARCHED = {  # beside the rate; what muTransfer carries over
     "model.initializer.std": [0.02, 0.04, 0.08, 0.16], "parametrization.embeddings_scale": [1.0, 3.0, 10.0],
     "parametrization.output_logits_alpha": [0.5, 1.0, 2.0],
@@ -105,16 +107,28 @@ def choose(runs: Sequence[Run]) -> int:
 
 
 def target_recipe(proxy: Recipe, target: Recipe) -> Recipe:
-    """Return the target with the proxy's values that transfer: optimizer, init, multipliers."""
-    found = make_recipe(as_dict(target), transferred(proxy))
+    """Return the target with the proxy's values that transfer: optimizer, init, multipliers.
+
+    A tied head is embedding and readout in one: its rate is the lower of theirs.
+    """
+    values = transferred(proxy)
+    factors = values["optimizer.lr_factor"] = dict(values["optimizer.lr_factor"])
+    if target.model.tied and not proxy.model.tied:
+        factors["embedding"] = min(factors.get("embedding", 1.0), factors.pop("readout", 1.0))
+    elif proxy.model.tied and not target.model.tied:
+        factors["readout"] = factors.get("embedding", 1.0)
+    if target.model.kind == "speedrun":  # its queries and keys are normalised
+        values[HEAD_DIM] = None
+    found = make_recipe(as_dict(target), values)
     check(found)
     return found
 
 
 def transferred(proxy: Recipe) -> dict[str, Any]:
     """Return the values of a recipe that transfer, by dotted key."""
-    values = as_dict(proxy)
-    return {key: functools.reduce(dict.get, key.split("."), values) for key in TRANSFERABLE}
+    values, mup = as_dict(proxy), proxy.parametrization.kind == "mup"
+    return {**{key: functools.reduce(dict.get, key.split("."), values) for key in TRANSFERABLE},
+            HEAD_DIM: int(base_head_dim(proxy)) if mup else None}
 
 
 def differences(proxy: Recipe, target: Recipe) -> list[str]:

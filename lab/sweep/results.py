@@ -165,15 +165,15 @@ def _from_log(run: Run, log: Log) -> Run:
                   log.track["val_tokens"]), parameters=manifest["parameters"]["total"])
     if log.vals:  # a run that diverged took fewer than were planned
         last = log.vals[-1]
-        run = dataclasses.replace(run, tokens=last.tokens, flops=_flops(recipe, last.step),
+        run = dataclasses.replace(run, tokens=last.tokens, flops=_flops(recipe, tokens=last.tokens),
                                   val_loss=last.val_loss if run.status == "ok" else run.val_loss)
     return run
 
 
-def _flops(values: dict[str, Any], steps: int) -> float:
-    """Return the training FLOPs of the first steps of a recipe."""
+def _flops(values: dict[str, Any], **duration: int) -> float:
+    """Return the training FLOPs of the first steps or tokens of a recipe."""
     recipe = _rebuilt(Recipe(), values)
-    return costs.total_flops(dataclasses.replace(recipe, duration=Duration(steps=steps)))
+    return costs.total_flops(dataclasses.replace(recipe, duration=Duration(**duration)))
 
 
 def _rebuilt(default: Any, values: dict[str, Any]) -> Any:
@@ -231,7 +231,7 @@ def comparable(runs: Sequence[Run]) -> str:
         return f"at {ended[0].tokens} tokens"
     most = max(ended, key=lambda run: run.flops)
     for run in ended:
-        step = _flops(run.recipe, run.val[-1].step + 1) - run.flops
+        step = _flops(run.recipe, steps=run.val[-1].step + 1) - run.flops
         if most.flops - run.flops >= step:
             raise ValueError(f"{most.name} took {most.flops:.4g} FLOPs, {run.name} {run.flops:.4g}, a step "
                              f"of {step:.3g} or more apart: their losses do not compare")

@@ -245,6 +245,8 @@ def _typed(key: str, value: Any) -> Any:
     kind = int if key == "seed" else recipes.type_of(key)
     if kind is None or recipes.dataclass_of(kind):
         raise unknown("axis", key, ["seed", *recipes.keys()])
+    if key in ("model.scale", "groups"):
+        raise ValueError(f"axes: {key}: settled as a recipe is read; give it in overrides, a sweep for each")
     try:
         return typed(kind, value)
     except ValueError as error:

@@ -110,6 +110,22 @@ def test_parquet_jsonl_compressed_jsonl_and_text_files_give_the_same_shards(text
     assert all(one == found[0] for one in found)
 
 
+def test_wikitexts_raw_files_and_its_parquet_become_articles_and_a_validation_of_its_own_size(
+        tmp_path, made):
+    """A line of the raw file is a row of the parquet; a title begins an article, a section does not."""
+    lines = [" \n", " = One = \n", " \n", " a = b \n", " = = A section = = \n", " c \n", " \n", " = = = \n",
+             " = Two = \n", " d " * 300 + "\n"]
+    raw, table = tmp_path / "wiki.train.raw", write_parquet(tmp_path / "wiki.parquet", lines)
+    raw.write_text("".join(lines))
+    expected = ["".join(lines[:8]), "".join(lines[8:])]
+    assert list(documents(raw, "text")) == list(documents(table, "text", joined=True)) == expected
+    for path, *words in ((raw,), (table, "--articles")):
+        made(tmp_path / path.suffix[1:], path, "--val_tokens", 100, "--shard_tokens", 150, *words)
+    assert shards(tmp_path / "raw") == (found := shards(tmp_path / "parquet"))
+    sizes = {name: (len(data) - 1024) // 2 for name, data in found.items()}
+    assert (sizes["fineweb_val_000000.bin"], sizes["fineweb_train_000001.bin"]) == (100, 150)
+
+
 def test_the_number_of_processes_changes_no_byte(tmp_path, made):
     """Many batches, short documents behind a long one, so that workers finish out of order."""
     texts = ["word " * 300_000, *(f"document {i} " * 20 for i in range(4500))]
@@ -256,7 +272,7 @@ def inside(tmp_path):
             os.killpg(process.pid, signal.SIGKILL)
 
 
-ENDLESS = "fineweb.documents = lambda path, column: itertools.repeat('a text ' * 10_000)"
+ENDLESS = "fineweb.documents = lambda *_: itertools.repeat('a text ' * 10_000)"
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 130), (signal.SIGKILL, -signal.SIGKILL)])

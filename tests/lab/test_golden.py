@@ -7,6 +7,7 @@ from curves import Loop, load, tokens
 from tiny import events
 
 from lab.models.speedrun import Speedrun
+from lab.recipe import costs
 from lab.recipe.load import load_recipe, smoke
 from lab.train import build_optimizers, train, train_recipe
 
@@ -18,7 +19,16 @@ SMOKE = {"gpt_tiny": [8.328303657326614, 8.268141990090953, 8.212679272692185],
 
 
 class Scalars(Loop):
-    """A loop whose scalars are kept, the last of each name."""
+    """A loop of a recipe, whose scalars are kept, the last of each name."""
+
+    def __init__(self, recipe, *loop):
+        super().__init__(*loop)
+        self.total = costs.total_tokens(recipe)
+
+    @property
+    def tokens_left(self):
+        """Tokens that the recipe has yet to take."""
+        return self.total - self.position
 
     def log(self, **scalars):
         """Keep some scalars."""
@@ -39,7 +49,7 @@ def test_the_speedrun_model_and_muon_follow_a_golden_curve(name, overrides, step
         if "c_proj" in key or "lm_head" in key:
             torch.nn.init.zeros_(p)
     model.double()
-    golden, loop = load(name), Scalars(tokens(name), 2, steps)
+    golden, loop = load(name), Scalars(recipe, tokens(name), 2, steps)
     train(recipe, model, build_optimizers(recipe, model), loop)
     assert loop.train_loss == pytest.approx(golden["train_loss"][:steps], rel=1e-9)
     assert loop.grad_norm == pytest.approx(golden["grad_norm"][:steps], rel=1e-9)

@@ -15,6 +15,7 @@ from lab.types import ROLES
 MODEL = {"n_layer": 2, "n_head": 4, "n_embd": 32, "vocab_size": 50}
 MUP = {"kind": "mup", "mup_base_hidden_size": 16, "mup_base_filter_size": 64, "mup_base_head_dim": 4,
        "embeddings_scale": 10.0, "output_logits_alpha": 3.0, "attention_logits_alpha": 1.5}
+LATENT = {"kind": "latent", "tied": False, "bias": False, **MODEL}
 SPEEDRUN = {"kind": "speedrun", "tied": False, "bias": False, "activation": "squared_relu", **MODEL}
 
 
@@ -71,7 +72,7 @@ def test_gpt2_with_its_factors_is_the_reference(parametrization, changes):
     assert torch.allclose(net(idx_BT[:, :5]), expected[:, :5], rtol=0, atol=most), "a shorter sequence"
 
 
-@pytest.mark.parametrize("model", [{}, SPEEDRUN], ids=["gpt2", "speedrun"])
+@pytest.mark.parametrize("model", [{}, SPEEDRUN, LATENT], ids=["gpt2", "speedrun", "latent"])
 def test_later_tokens_never_change_earlier_logits(model):
     _, net = built(**model)
     for p in net.buffers():
@@ -87,6 +88,35 @@ def test_later_tokens_never_change_earlier_logits(model):
             assert not torch.equal(after[:, j:], before[:, j:])
 
 
+def test_latent_attention_is_its_six_products_and_a_softmax_with_a_slope():
+    """q, k, and of each half of the latent what is gated and its gate: six matrices in the model's one."""
+    _, net = built(**LATENT)
+    attn, T = net.blocks[0].attn, 12
+    x = torch.randn(2, T, 32, dtype=torch.float64)
+    parts = attn.expand.weight.split([8, 8, 32, 32, 32, 32])
+    assert len(parts) == 6 and attn.project.weight.shape == (32, 64)
+    q, k, local, value, local_gate, value_gate = (x @ part.T for part in parts)
+    local, value = (a * .5 * g * (1 + torch.erf(g / math.sqrt(2)))
+                    for a, g in ((local, local_gate), (value, value_gate)))
+    distance = (torch.arange(T)[:, None] - torch.arange(T)).double()
+    slope = math.log(1 + math.exp(1 + attn.position_slope.item()))
+    logits = (q @ k.mT / math.sqrt(8) - slope * distance).masked_fill(distance < 0, -math.inf)
+    expected = torch.cat([local, logits.softmax(-1) @ value], -1) @ attn.project.weight.T
+    assert torch.allclose(attn(x), expected, rtol=0, atol=1e-12)
+
+
+def test_a_steep_slope_leaves_the_own_value_and_none_plain_causal_attention():
+    _, net = built(**LATENT)
+    attn, x = net.blocks[0].attn, torch.randn(2, 12, 32, dtype=torch.float64)
+    q, k, linear, gate = attn.expand(x).split(attn.sizes, -1)
+    local, value = (linear * F.gelu(gate)).chunk(2, -1)
+    plain = F.scaled_dot_product_attention(q, k, value, is_causal=True)
+    with torch.no_grad():
+        for slope, y in ((1e4, value), (-1e4, plain)):
+            attn.position_slope.fill_(slope)
+            assert torch.allclose(attn(x), attn.project(torch.cat((local, y), -1)), rtol=0, atol=1e-12)
+
+
 def test_forward_factors_are_plain_fields():
     recipe, net = built(MUP)
     assert net.lm_head.weight is net.wte.weight, "a tied head"
@@ -98,12 +128,13 @@ def test_forward_factors_are_plain_fields():
     assert torch.equal(net(idx_BT), 2 * before)
 
 
-@pytest.mark.parametrize("model", [{"tied": False}, SPEEDRUN], ids=["gpt2", "speedrun"])
+@pytest.mark.parametrize("model", [{"tied": False}, SPEEDRUN, LATENT], ids=["gpt2", "speedrun", "latent"])
 def test_every_parameter_has_a_role(model):
     _, net = built(**model)
     roles = {role_of(name) for name, _ in net.named_parameters()}
     assert roles <= set(ROLES)
-    assert {"embedding", "attention", "attention_out", "ffn_in", "ffn_out", "readout"} <= roles
+    assert {"embedding", "ffn_in", "ffn_out", "readout"} <= roles
+    assert ({"attention", "attention_out"} <= roles) == (model is not LATENT)
     for name, p in net.named_parameters():
         assert (role_of(name) == "vector") == (p.ndim == 1), name
 

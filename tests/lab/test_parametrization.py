@@ -170,8 +170,9 @@ def after_three_steps(recipe):
     (32, {}), (32, {"model__tied": True}),
     (32, {"model__initializer": {"name": "truncated_normal", "std": .08}}),
     (32, {"model__kind": "speedrun", "model__bias": False, "model__activation": "squared_relu",
-          "model__residual_init": "zero", "model__readout_init": "zero"}), (64, {})],
-    ids=["plain", "tied", "truncated", "speedrun", "wide"])
+          "model__residual_init": "zero", "model__readout_init": "zero"}),
+    (32, {"model__kind": "latent", "model__bias": False, "parametrization__mup_base_filter_size": 64}),
+    (64, {})], ids=["plain", "tied", "truncated", "speedrun", "latent", "wide"])
 def test_at_base_width_and_nowhere_else_sp_and_mup_are_the_same_run_bit_for_bit(alone, name, d, changes):
     sp, mup = (after_three_steps(recipe_of(kind, d, optimizer__name=name, **changes))
                for kind in ("sp", "mup"))

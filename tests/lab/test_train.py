@@ -1,11 +1,13 @@
 """lab train: a recipe runs as a submission of its own, and its log gives the run back."""
+import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from tiny import environment, result
+from tiny import environment, forked, result
 
 from harness.front.judge import judge
 from harness.track import ROOT
@@ -66,11 +68,45 @@ def test_batch_and_length_change_with_the_tokens_seen(capsys):
     assert (run.steps, run.tokens) == (6, 3 * 256 + 3 * 512) == (6, hyperparameters(recipe).train_tokens)
 
 
+def scalars(log, name):
+    """Return what a log says of one number, step by step."""
+    return [event.fields[name] for event in read_log(log).events if event.kind == "scalar"]
+
+
+def test_steps_that_follow_the_gradient_are_the_same_on_any_ranks_and_after_a_resume(tmp_path, capsys):
+    """Sizes known only when they come, a draw included; decay by the loss; lengths that grow inside a row."""
+    recipe = load_recipe("hlb_1", {
+        "data.track": "lab", "model.vocab_size": 4096, "model.n_embd": 32, "model.n_layer": 1,
+        "model.dtype": "float32", "data.seq_len": 32, "data.batch_tokens": 128, "data.micro_batch": 1,
+        "duration.tokens": 4000, "validations": 1, "schedule.seq_len": [[0, 16], [512, 32]],
+        "schedule.accumulation": {"every": 1, "most": 3}})
+    run = train_recipe(recipe, seed=1)
+    passes = [int(n) for n in scalars(run.log, "passes")]
+    assert passes[0] == 1 and set(passes[:-1]) == {1, 2, 3} and run.steps == len(passes) < 31
+    assert run.tokens == 128 * sum(passes) == 31 * 128 == hyperparameters(recipe).train_tokens
+    losses = [line.train_loss for line in read_log(run.log).steps if line.train_loss]
+    decays = [16 / recipe.schedule.weight_decay_loss_base**loss for loss in losses]
+    assert scalars(run.log, "weight_decay") == pytest.approx(decays, rel=2e-3)  # of losses in 4 digits
+    script = tmp_path / "recipe.py"
+    script.write_text(script_text(recipe))
+    logs = []
+    for flags in ([], ["--checkpoint_every=9", "--stop_at_step=9"]):
+        assert not forked(240, ranks=2, cases=[(str(script), ["--track=lab", "--seed=1", *flags])],
+                          folder=str(ROOT), answers=str(tmp_path), environ=environment())
+        logs.append(Path(json.loads((tmp_path / "0.json").read_text())["log"]))
+    whole, stopped = logs
+    kept = stopped.with_suffix(".checkpoints")
+    resumed = train_recipe(recipe, seed=1, flags=[f"--resume={kept}"]).log
+    shutil.rmtree(kept)
+    assert len({result(log)["state_sha256"] for log in (run.log, whole, resumed)}) == 1
+    assert scalars(whole, "passes") == passes == scalars(stopped, "passes") + scalars(resumed, "passes")
+
+
 @pytest.mark.parametrize("override, words", [
     ("optimizer.lrr 1", "unknown key optimizer.lrr; the closest is optimizer.lr"),
     ("optimizer.lr", "has no value"), ("data.micro_batch 3", "not a multiple"),
     ("data.track speedway", "no track 'speedway'"), ("duration.tokens 10", "less than one step"),
-    ("schedule.seq_len [[0,256]]", "at most data.seq_len"), ("model.n_head 3", "not a multiple"),
+    ("schedule.seq_len [[0,256]]", "a divisor of data.seq_len"), ("model.n_head 3", "not a multiple"),
     ("data.track lab_fineweb", "no shards"), ("model.vocab_size 100", "need at least 4096"),
     ("optimizer.newton_schulz_dtype foo", "expected float32 or bfloat16"),
     ("parametrization.kind mup", "mup needs"), ("model.n_embd 1000000", "GB of memory, there are"),

@@ -99,6 +99,33 @@ def test_the_table_printed_for_it_has_the_guides_numbers(tmp_path):
     assert " ".join(printed[8]) == "forward: embedding x 10, q.k x 0.0125, logits x 0.1"
 
 
+@pytest.mark.parametrize("place", ["before", "after", "inside", "flat"])
+def test_rate_factors_of_groups_count_wherever_they_stand(tmp_path, place):
+    """Behind AdamW they were once lost in silence; before it, where the guide has them, refused."""
+    factors, values = {"decoder_attention": .3, "embedding": .5}, copy.deepcopy(GUIDE)
+    init = values["trainer"]["init"]
+    if place == "inside":
+        init["optimizer"]["AdamW"]["adjust_learning_rate"] = factors
+    else:
+        pair = [("adjust_learning_rate", factors), *init["optimizer"].items()]
+        init["optimizer"] = dict(pair if place == "before" else pair[::-1])
+    if place == "flat":
+        values = flat()
+        values["optimizer"]["adjust_learning_rate"] = factors
+    rows = table(load(tmp_path, values))
+    assert [rows[role].lr for role in ("attention", "attention_out", "embedding", "position", "ffn_in")] == [
+        .3, .3, .5, .5, pytest.approx(.1)]
+
+
+def test_what_stands_beside_the_guides_optimizer_is_read_or_refused(tmp_path):
+    for beside, words in (({"beta3": .9}, "key optimizer.beta3"), ({"eps": 1e-6}, "eps stands inside"),
+                          ({"SGD": {}}, "key optimizer.SGD")):
+        values = copy.deepcopy(GUIDE)
+        values["trainer"]["init"]["optimizer"].update(beside)
+        with pytest.raises(ValueError, match=words):
+            load(tmp_path, values)
+
+
 def test_keys_about_the_host_are_ignored_in_one_line(tmp_path, capsys):
     load(tmp_path, GUIDE)
     out, err = capsys.readouterr()

@@ -90,7 +90,7 @@ def test_an_unknown_override_names_the_closest_key(overrides, words):
     ("optimizer.lr_factor", {"embedding": "big"}, "names"),
     ("model.initializer.name", "uniform", "one of normal, truncated_normal"),
     ("model.tied", "perhaps", "true or false"), ("model.vocab_size", 2.5, "a whole number above 0"),
-    ("model.kind", "gpt5", "one of gpt2, speedrun, submission"),
+    ("model.kind", "gpt5", "one of gpt2, speedrun, latent, submission"),
     ("optimizer.betas", [.9], "[a number from 0 to below"),
     ("schedule.batch_tokens", [[0]], "[[a number, a whole number above 0], ...]"),
     ("schedule.roles", 3, "names, each with keys of its own"), ("validations", "x", "a whole")])

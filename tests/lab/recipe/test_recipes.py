@@ -48,12 +48,13 @@ def test_the_closed_forms_are_those_of_the_built_model(name):
     found = costs.parameters(recipe)
     assert (found.matrices, found.total) == (matrices, everything)
     T, L, d = recipe.data.seq_len, recipe.model.n_layer, recipe.model.n_embd
-    assert costs.flops_per_token(recipe) == 6 * matrices + 12 * L * d * T
+    attention = 12 * L * d * T if recipe.model.kind != "latent" else 6 * L * (d // 8 + d) * T
+    assert costs.flops_per_token(recipe) == 6 * matrices + attention
     tokens = sum(step.tokens for step in costs.steps(recipe))
     assert tokens == costs.total_tokens(recipe)
     assert recipe.duration.steps or tokens <= costs.asked_tokens(recipe) < tokens + recipe.data.batch_tokens
     if not recipe.schedule.seq_len:
-        assert costs.total_flops(recipe) == tokens * (6 * matrices + 12 * L * d * T)
+        assert costs.total_flops(recipe) == tokens * (6 * matrices + attention)
 
 
 @pytest.mark.parametrize("name", OWN_MODELS)
@@ -61,9 +62,12 @@ def test_shapes_roles_and_factors_of_the_built_model(name):
     recipe, model = on_meta(name)
     factors = multipliers(recipe)
     d, V = recipe.model.n_embd, costs.vocab_size(recipe)
-    f = recipe.model.filter_size or 4 * d
+    f = recipe.model.d_ff
     shapes = {"embedding": (V, d), "position": (recipe.data.seq_len, d), "readout": (V, d),
               "attention": (d, d), "attention_out": (d, d), "ffn_in": (f, d), "ffn_out": (d, f)}
+    if recipe.model.kind == "latent":
+        assert f == 2 * d
+        shapes["ffn_in"] = (17 * d // 4, d)
     found = {}
     for key, p in model.named_parameters():
         found.setdefault(role_of(key), set()).add(tuple(p.shape))
@@ -73,7 +77,7 @@ def test_shapes_roles_and_factors_of_the_built_model(name):
     for row in table(recipe).values():
         assert row.fan_in == (1 if row.role in ("embedding", "position", "vector") else shapes[row.role][1])
     assert model.output_scale == factors.output
-    if recipe.model.kind == "gpt2":
+    if recipe.model.kind != "speedrun":
         assert model.embedding_scale == factors.embedding
         assert {block.attn.scale for block in model.blocks} == {factors.attention}
     assert len(lines(recipe)) >= len(table(recipe)) + 2

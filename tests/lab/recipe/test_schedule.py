@@ -74,7 +74,7 @@ BASE = make_recipe({"model": {"n_embd": 32, "n_layer": 1}, "optimizer": {"lr": 3
 def rates_of(recipe):
     """Return {tokens seen: (rate logged, rate and decay of each group)} in the order of the steps."""
     rates, seen = {}, 0
-    groups = [dict(role=role, peak_lr=lr, peak_weight_decay=.1, lr=None, weight_decay=None)
+    groups = [dict(role=role, place=-1, peak_lr=lr, peak_weight_decay=.1, lr=None, weight_decay=None)
               for role, lr in (("embedding", 3e-3), ("readout", 1e-3))]
     optimizer = type("Optimizer", (), {"param_groups": groups})()
     for step in costs.steps(recipe):

@@ -7,6 +7,7 @@ import pytest
 
 from lab.studies import search, transfer, warmup
 from lab.__main__ import main
+from lab.parametrization import multipliers, table
 from lab.recipe.load import load_recipe, replace
 from lab.sweep.results import Run
 from lab.train import train_recipe
@@ -48,6 +49,37 @@ def test_the_target_takes_what_transfers_and_says_what_does_not_fit():
     words = transfer.differences(proxy, speedrun)
     assert len(words) == 3 and "positions learned, the target rotary" in words[0] and "activation" in words[1]
     assert transfer.differences(proxy, proxy) == []
+
+
+TARGETS = {  # L, then fan-in, m, rate, decay and eps of each role; width 768 over 48, head size 64 over 16
+    "gpt2_124m": 12, "cerebras_111m": 10}
+
+
+@pytest.mark.parametrize("name, L", TARGETS.items())
+def test_a_target_has_the_proxys_numbers_in_its_whole_table(name, L):
+    """Head size, tied head, eps and the mode of decay were lost: q.k was halved, a tied head's rate 0.256."""
+    found = transfer.target_recipe(load_recipe("transfer_proxy"), load_recipe(name))
+    deep, rows = math.sqrt(2 * L), {role: tuple(row)[1:] for role, row in table(found).items()}
+    expected = {"embedding": (1, 1, .04, 16, 1, 1), "position": (1, 1, .04, 16, 1, 1),
+                "attention": (768, 16, .01, 1 / 16, 16, 1 / 16),
+                "attention_out": (768, 16, .01 / deep, 1 / 16, 16, 1 / 16),
+                "ffn_in": (768, 16, .01, 1 / 16, 16, 1 / 16),
+                "ffn_out": (3072, 16, .01 / deep, 1 / 16, 16, 1 / 16)}
+    assert rows.pop("vector")[1:] == (1, .04, 4, 0, 1)
+    assert rows.keys() == expected.keys()
+    for role, numbers in expected.items():
+        assert rows[role] == pytest.approx(numbers, rel=1e-12), role
+    assert multipliers(found) == (1, 4 / 64, 1 / 16)
+    assert (found.optimizer.lr, found.optimizer.eps, found.optimizer.betas) == (4e-3, 1e-8, (.9, .95))
+    assert found.optimizer.lr_factor == {"embedding": 16, "position": 16, "vector": 4}
+
+
+def test_an_untied_target_of_a_tied_proxy_has_one_rate_for_both(capsys):
+    proxy = replace(load_recipe("transfer_proxy"), model__tied=True, parametrization__scale_eps=False)
+    found = transfer.target_recipe(proxy, load_recipe("gpt2_410m"))
+    assert found.optimizer.lr_factor["readout"] == found.optimizer.lr_factor["embedding"] == 64
+    assert {row.eps for row in table(found).values()} == {1}
+    assert transfer.target_recipe(load_recipe("transfer_proxy_muon"), load_recipe("speedrun"))
 
 
 def test_colours_fall_with_the_distance_from_the_best_and_ties_share_one():
@@ -95,7 +127,7 @@ def test_the_homeworks_space_admits_20_of_80_shapes_all_of_one_width():
 @pytest.mark.slow
 @pytest.mark.parametrize("name, figures", [
     ("transfer", ["transfer.png"]), ("warmup", ["warmup.png", "warmup_curves.png"]),
-    ("search", ["search.png"]), ("optimizers", ["optimizers.png"])])
+    ("search", ["search.png"]), ("optimizers", ["optimizers.png"]), ("hlb", ["hlb.png"])])
 def test_each_study_runs_at_toy_size_and_goes_on_where_it_was(name, figures, tmp_path, capsys):
     assert main([name, "--quick", "--out", str(tmp_path)]) == 0
     page = (tmp_path / f"{name}.md").read_text()
