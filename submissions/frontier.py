@@ -101,15 +101,14 @@ class Hyperparameters:
 RECIPES = {
     "fineweb": Hyperparameters(),
     "sample": Hyperparameters(
-        vocab_size=4096, n_layer=2, n_head=1, n_embd=128, dtype="float32",
-        softcap=None, lambdas=False, again=False, rotary=1.0, value_layers=(), long_layers=(),
-        paired_layers=(), xsa_layers=(), skip=None, cache_layer=None, smear=False, gate_layers=(),
-        pair_rows=20_480, pair_signs=0, embed_std=1.0, out_init=0.0, seq_len=256, batch_tokens=2048,
-        batch_stages=(), micro_batch=2, stage_lr=(1.0,), stage_windows=(None, None),
-        stage_max_doc=(None, None), stage_mtp=(((1, 1),),), stage_candidates=(1024,), num_iterations=300,
-        extension=0, cooldown_frac=1.0, lr_floor=0.0, untie_step=0, tail=None, val_every=60, adam_every=1,
-        embed=(0.2, 0.0, (0.7, 0.95)), head=(0.016, 0.0, (0.7, 0.95)), tables=(0.2, 0.0, (0.7, 0.95)),
-        matrices=(0.006, 0.0, (0.7, 0.95))),
+        vocab_size=4096, n_layer=2, n_head=1, n_embd=128, dtype="float32", softcap=None, lambdas=False,
+        again=False, rotary=1.0, value_layers=(), long_layers=(), paired_layers=(), xsa_layers=(), skip=None,
+        cache_layer=None, smear=False, gate_layers=(), pair_rows=20_480, pair_signs=0, embed_std=1.0,
+        out_init=0.0, seq_len=256, batch_tokens=2048, batch_stages=(), micro_batch=2, stage_lr=(1.0,),
+        stage_windows=(None, None), stage_max_doc=(None, None), stage_mtp=(((1, 1),),),
+        stage_candidates=(1024,), num_iterations=300, extension=0, cooldown_frac=1.0, lr_floor=0.0,
+        untie_step=0, tail=None, val_every=60, adam_every=1, embed=(0.2, 0.0, (0.7, 0.95)),
+        head=(0.016, 0.0, (0.7, 0.95)), tables=(0.2, 0.0, (0.7, 0.95)), matrices=(0.006, 0.0, (0.7, 0.95))),
 }
 
 POLAR = ((8.1566, -22.4833, 15.8788), (4.0429, -2.8089, 0.5000), (3.8917, -2.7725, 0.5061),
@@ -120,9 +119,15 @@ def polar(G: Tensor) -> Tensor:
     """Return about U V^T of each matrix G = U S V^T (Polar Express, https://arxiv.org/abs/2505.16932)."""
     X = G if G.size(-2) <= G.size(-1) else G.mT
     X = X / (1.02 * X.norm(dim=(-2, -1), keepdim=True) + 1e-6)
-    for a, b, c in POLAR:
-        A = X @ X.mT
-        X = torch.baddbmm(X, torch.baddbmm(A, A, A, beta=b, alpha=c), X, beta=a)  # a X + (b A + c A^2) X
+    # wide: polynomials multiply as small squares; begun anew behind two of them, else bfloat16 diverges
+    for begin, end in ((0, 2), (2, 5)) if 2 * X.size(-2) <= X.size(-1) else zip(range(5), range(1, 6)):
+        A, P, Q = X @ X.mT, None, None
+        for a, b, c in POLAR[begin:end]:
+            A = A if Q is None else P @ A @ P
+            P = torch.baddbmm(A, A, A, beta=b, alpha=c)
+            P.diagonal(dim1=-2, dim2=-1).add_(a)
+            Q = P if Q is None else P @ Q
+        X = Q @ X
     return X if G.size(-2) <= G.size(-1) else X.mT
 
 
@@ -210,9 +215,8 @@ class Sharded:
         lr, (first, second, count), (beta1, beta2) = group["lr"] * now.lr, group["state"], group["betas"]
         if group["decay"]:
             p.mul_(1 - lr ** 2 * group["decay"] * (first.lerp(grad, 1 - beta1) * p > 0))
-        # eps: 1e-10 of gradients that are sums over 25,000 tokens
         adam([p], [grad], [first], [second], [], [count], fused=True, amsgrad=False, beta1=beta1, beta2=beta2,
-             lr=lr, weight_decay=0.0, maximize=False, eps=4e-15)
+             lr=lr, weight_decay=0.0, maximize=False, eps=4e-15)  # 1e-10 of sums over 25,000 tokens
         if now.average and group["name"] in ("embed", "lm_head"):
             group["average"] = group.get("average", p).lerp(p, now.average)
             p.lerp_(group["average"], now.blend)
@@ -401,9 +405,7 @@ class GPT(nn.Module):
             x_BTC = self.joined(x_BTC, up_BTF.relu().square() @ self.mlp[2 * i + 1], i, 1)
             outputs.append(x_BTC)
         g |= self.coefficients(hp.n_layer, x_BTC)
-        if "end 0" not in g:
-            return x_BTC
-        sources = outputs[cache], first_BTC, outputs[-2], values[0], outputs[hp.skip[0]]
+        sources = (outputs[cache], first_BTC, outputs[-2], values[0], outputs[hp.skip[0]]) if cache else ()
         return x_BTC + sum(g[f"end {j}"] * source for j, source in enumerate(sources))
 
     def pair(self, idx_BT: Tensor) -> Tensor:
