@@ -100,7 +100,7 @@ def test_each_of_these_is_found_on_its_last_line_that_matters(what, source):
     "super()._apply(f)", "import triton.language as tl\ntl.load(p)", "torch.compile(f, fullgraph=True)",
     "x = '__main__'", "def forward(self, idx, targets=None):\n    return self.net(idx)", "x = [0.5] * 1000",
     "net.train()\nnet.eval()", "from harness.run import Run, open_run\nimport time\nrun.take(4)",
-    f'"""{"a" * 2000}"""\nimport math',
+    f'"""{"a" * 2000}"""\nimport math', "def f():\n    from torch.nn.attention.varlen import varlen_attn",
 ])
 def test_ordinary_code_gives_no_finding(source):
     assert found(source) == []
