@@ -28,6 +28,7 @@ def main(folder: str, device: str) -> None:
     devices = map(str, Path("/dev").glob("nvidia*") if device != "cpu" else ())
     held = sandbox.lock_up([*SYSTEM, sys.prefix, sys.base_prefix, *sys.path, folder], [*devices])
     import torch  # only now: a thread that it started before would be at large
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder  # asked for by some imports; nothing can be written there
     exec(weights, own := {"__name__": "weights"})
     send(out, {"sandbox": held, "torch": torch.__version__})
     try:

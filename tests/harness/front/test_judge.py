@@ -98,11 +98,12 @@ LATE = ANSWER.replace("return", "logits =") + "            {code}\n            r
     ([(ANSWER, LATE.format(code="torch.empty(2**36)"))], None, "memory"),
     ([(ANSWER, LATE.format(code="import os; os._exit(3)"))], None, "ended with exit code 3"),
     ([("nn.init.zeros_(p)", "nn.init.ones_(p)")], False, "weights of step 0"),
+    ([("import torch\n", "import torch\nfrom torch.nn.attention import varlen\n")], True, None),
 ])
 def test_what_does_not_hold_is_said(changes, ok, words, judged, run):
     shard = run[0].folder / "data" / "tiny" / "tiny_val_000000.bin"
     verdict = judged(*[(old, new.replace("SHARD", str(shard))) for old, new in changes])
-    assert verdict["ok"] is ok and words in verdict["refused"], verdict
+    assert verdict["ok"] is ok and (words is None or words in verdict["refused"]), verdict
 
 
 @pytest.mark.slow
