@@ -67,7 +67,7 @@ def articles(lines: Iterable[str]) -> Iterator[str]:
         if TITLE.fullmatch(line.strip()) and "".join(article).strip():
             yield "".join(article)
             article = []
-        article.append(line)
+        article.append(line or " \n")  # a table's blank line
     yield "".join(article)
 
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor, nn
 
+from harness.endings import BadInput
 from harness.plan import check_batch
 from harness.run import Run, open_run  # first: the referee binds its clock and its loss
 from lab import parametrization
@@ -164,7 +165,7 @@ def rounded(wanted: float, generator: torch.Generator) -> int:
 def build_optimizers(recipe: Recipe, model: nn.Module, compile: Callable = lambda f: f) -> list:
     """Return the optimizers of a recipe, with a group for each role, or part of one that has its own numbers.
 
-    Raises ValueError where one of the recipe's groups is empty, or its optimizer has no betas that it names.
+    Raises BadInput where one of the recipe's groups is empty, or its optimizer has no betas that it names.
     """
     config, rows, model_names = recipe.optimizer, parametrization.table(recipe), []
     members: dict[tuple[str, int], dict[str, Tensor]] = {}
@@ -174,7 +175,7 @@ def build_optimizers(recipe: Recipe, model: nn.Module, compile: Callable = lambd
         members.setdefault((parametrization.role_of(name), place), {})[name] = p
         model_names.append(name)
     if empty := [one.pattern for i, one in enumerate(recipe.groups) if i not in {i for _, i in members}]:
-        raise ValueError(f"groups: no parameter is left for {empty[0]!r}; there are {', '.join(model_names)}")
+        raise BadInput(f"groups: no parameter is left for {empty[0]!r}; there are {', '.join(model_names)}")
     groups = [dict(params=list(params.values()), names=list(params), role=role, place=place,
                    lr=config.lr * rows[role].lr * own[place].lr_factor, eps=config.eps * rows[role].eps,
                    weight_decay=config.weight_decay * rows[role].weight_decay * own[place].weight_decay,
@@ -186,8 +187,8 @@ def build_optimizers(recipe: Recipe, model: nn.Module, compile: Callable = lambd
     built = optimizer_of(config).build(groups, config, steps, compile)
     for optimizer, group in ((optimizer, group) for optimizer in built for group in optimizer.param_groups):
         if own[group["place"]].betas and "betas" not in optimizer.defaults:
-            raise ValueError(f"groups: {own[group['place']].pattern!r}: found betas, {group['names'][0]} is "
-                             f"{type(optimizer).__name__}'s, which has none")
+            raise BadInput(f"groups: {own[group['place']].pattern!r}: found betas, {group['names'][0]} is "
+                           f"{type(optimizer).__name__}'s, which has none")
     return built
 
 

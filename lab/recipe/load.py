@@ -190,7 +190,7 @@ def check(recipe: Recipe) -> None:
         stairs = getattr(schedule, name)
         if [u for u, _ in stairs] != sorted({u for u, _ in stairs}):
             raise ValueError(f"schedule.{name}: found {stairs}, expected [[tokens seen, value], ...], rising")
-    if schedule.accumulation and (recipe.duration.steps or schedule.batch_tokens):
+    if schedule.accumulation and (not recipe.duration.tokens or schedule.batch_tokens):
         raise ValueError("schedule.accumulation: a step's tokens are known when it comes; give "
                          "duration.tokens, and no schedule.batch_tokens")
     for one in recipe.groups:

@@ -72,6 +72,10 @@ def from_pylo(given: dict[str, Any]) -> dict[str, Any]:
         values["model.embedding_initializer.std"] = values["model.n_embd"] ** -0.5
     if found["use_lr_scheduler"]:
         values |= {"schedule.final": 0.1, "schedule.warmup_frac": found["warmup_ratio"]}
+    try:
+        float(decay := values["optimizer.weight_decay"])
+    except (TypeError, ValueError):
+        raise ValueError(f"--override OPTIM.weight_decay: found {decay!r}, expected a number") from None
     for line in _lines(given, {**values, "--seed": found["seed"]}):
         print(f"--config {CONFIG}: {line}", file=sys.stderr)
     return values
@@ -96,7 +100,7 @@ def _lines(given: dict[str, Any], values: dict[str, Any]) -> Iterator[str]:
     fixed = [f"{word} {always}" for word, (always, ours) in WORDS.items() if not ours and always is not None]
     yield f"a step is one of {GPUS} GPUs; all else as in {values['from']}, always with {', '.join(fixed)}"
     suffix, tokens = str(given.get("suffix")), values["data.batch_tokens"] * values["duration.steps"]
-    size, decay = re.search(r"(\d+)B_tokens", suffix), re.search(r"wd[_=](\d+\.?\d*)", suffix)
+    size, decay = re.search(r"(\d+)B_tokens", suffix), re.search(r"wd[_=](\d+\.?\d*(?:e-?\d+)?)", suffix)
     if (size and abs(tokens - int(size[1]) * 1e9) > 0.1 * tokens
             or decay and float(decay[1]) != float(values["optimizer.weight_decay"])
             or "sched" in suffix and values["schedule.kind"] == "constant"):

@@ -80,23 +80,23 @@ def figure(runs: dict[str, list[Run]], output: Path) -> None:
         for i, (name, of_arm) in enumerate(runs.items()):
             look = {"color": PALETTE[i % len(PALETTE)], "ls": "-" if i < 3 else "--", "lw": 1.2}
             for j, run in enumerate(of_arm):
-                points = [(val.tokens, val.val_loss) for val in run.val if val.tokens]
+                points = [(val.tokens / 1e3, val.val_loss) for val in run.val if val.tokens]
                 left.plot(*zip(*points), label=None if j else name, **look)
                 if i < 3:
                     right.plot(*zip(*sizes(run)), label=None if j else name, drawstyle="steps-post", **look)
-        left.set(xlabel="tokens", ylabel="val loss, nats", title="a line a seed", yscale="log")
+        left.set(xlabel="thousand tokens", ylabel="val loss, nats", title="a line a seed", yscale="log")
         left.yaxis.set_major_formatter("{x:g}")
         left.yaxis.set_minor_formatter("{x:g}")
-        right.set(xlabel="tokens", ylabel="tokens a step", title="steps that follow the gradient")
+        right.set(xlabel="thousand tokens", ylabel="tokens a step", title="steps that follow the gradient")
         left.legend(fontsize=8)
         right.legend(fontsize=8)
 
 
-def sizes(run: Run) -> list[tuple[int, float]]:
-    """Return the tokens before each step of a run, and those that it took."""
+def sizes(run: Run) -> list[tuple[float, float]]:
+    """Return the thousands of tokens before each step of a run, and the tokens that it took."""
     seen, found = 0, []
     for _, value in run.scalars["passes"]:
-        found.append((seen, value * run.recipe["data"]["batch_tokens"]))
+        found.append((seen / 1e3, value * run.recipe["data"]["batch_tokens"]))
         seen += int(found[-1][1])
     return found
 

@@ -12,6 +12,7 @@ import io
 import json
 import math
 import multiprocessing
+import pickle
 import os
 import statistics
 import sys
@@ -178,7 +179,10 @@ def meta_train(folder: Path, seed: int, size: Size) -> list[dict]:
     adam, mean, rows = torch.optim.Adam([shift], betas=(0.9, 0.99)), shift.detach().clone(), []
     made = {"command": f"python -m lab meta-train --seed {seed}", "size": list(size[1:])}
     if path.is_file():
-        kept = torch.load(path)
+        try:
+            kept = torch.load(path)
+        except (pickle.UnpicklingError, RuntimeError, EOFError):
+            raise ValueError(f"{path}: no checkpoint that can be read; delete it to begin anew") from None
         if kept["made"] != made:
             raise ValueError(f"{folder}: found the training of {kept['made']}, expected {made}; give another "
                              f"--out")
@@ -206,7 +210,7 @@ def meta_train(folder: Path, seed: int, size: Size) -> list[dict]:
                      "losses": {name: round(statistics.fmean(found), 4) for name, found in losses.items()}})
         bar.set_postfix_str("held out " + " ".join(f"{loss:.4f}" for loss in scores))
         if rows[-1] is min(rows, key=lambda row: sum(row["held_out"])):
-            keep(folder, odd(mean), {**made, "updates": done * size.updates}, rows)
+            keep(folder, odd(mean), {**made, "rounds": size.rounds, "updates": done * size.updates}, rows)
         buffer = io.BytesIO()
         torch.save({"made": made, "shift": shift.detach(), "mean": mean, "rows": rows,
                     "adam": adam.state_dict()}, buffer)
@@ -232,18 +236,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of noise, models and batches")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: lab/sweeps/meta_train; a training "
                         "that is there goes on")
-    parser.add_argument("--rounds", type=int, default=FULL.rounds, metavar="N", help=f"of {FULL.updates} "
-                        "updates, a minute or two on two cores; default: %(default)s")
+    parser.add_argument("--rounds", type=int, metavar="N", help=f"of {FULL.updates} updates, a "
+                        f"minute or two on two cores; default: {FULL.rounds}, with --quick {QUICK.rounds}")
     parser.add_argument("--quick", action="store_true", help="at a toy size: the weights mean nothing")
     parser.epilog = "example: python -m lab meta-train --quick"
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Train, or what is left of it; print the best round's losses and where its weights lie."""
-    if arguments.rounds < 1:
+    size = QUICK if arguments.quick else FULL
+    size = size if arguments.rounds is None else size._replace(rounds=arguments.rounds)
+    if size.rounds < 1:
         raise ValueError(f"--rounds {arguments.rounds}: expected at least 1")
     folder = arguments.out or ROOT / "lab" / "sweeps" / f"{'quick_' * arguments.quick}meta_train"
-    size = QUICK if arguments.quick else FULL._replace(rounds=arguments.rounds)
     rows = meta_train(folder, arguments.seed, size)
     best = min(rows, key=lambda row: sum(row["held_out"]))
     for steps, first, loss in zip(size.lengths, rows[0]["held_out"], best["held_out"]):

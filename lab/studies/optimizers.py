@@ -6,6 +6,7 @@ alike, under mup with base width 1, as small_fc's weights were made (muLO): the 
 import argparse
 import itertools
 import math
+import shlex
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,12 +32,14 @@ MULO = {"model.initializer.std": 1.0, "model.residual_init": "plain", "model.rea
         "parametrization.mup_base_filter_size": 1, "parametrization.scale_qk_dot_by_d": True}
 MATRICES = dict.fromkeys(("decoder_attention", "decoder_input_ffn", "decoder_output_ffn"), 1 / 15)
 ARMS = {  # what each asks of a recipe, and its rate; Muon's is that of the embedding, its matrices' a 15th
-    "AdamW": ({**MULO, "optimizer.name": "adamw"}, 0.3), "AdamW at 1e-3": ({"optimizer.name": "adamw"}, 1e-3),
+    "AdamW": ({**MULO, "optimizer.name": "adamw", "optimizer.betas": (0.9, 0.99)}, 0.3),
+    "AdamW at 1e-3": ({"optimizer.name": "adamw"}, 1e-3),
     "Muon": ({**MULO, "optimizer.name": "muon", "parametrization.adjust_learning_rate": MATRICES}, 0.3),
     "small_fc": ({**MULO, "optimizer.name": "small_fc"}, 1.0),
     "VeLO": ({"optimizer.name": "velo", "optimizer.zero_std": 0.02}, 1.0)}
 TUNED = ("AdamW", "Muon")
-
+OWN = {*(key for own, _ in ARMS.values() for key in own), "model.embedding_initializer.std", "optimizer.lr",
+       "optimizer.weight_decay", "optimizer.weights", "schedule.kind", "schedule.warmup_frac"}
 
 # overrides of gpt_tiny, octaves around the rate of what is tuned, seeds: in full 15 minutes of a core
 SMALL = {"model.tied": False, "data.seq_len": 64, "data.batch_tokens": 512}
@@ -149,6 +152,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Run the study, or what is left of it; write figure and page."""
     small, octaves, seeds = QUICK if arguments.quick else FULL
+    if own := sorted(OWN & parse_overrides(arguments.override).keys()):
+        raise ValueError(f"--override {own[0]}: each optimizer has its own here; leave it out")
     recipe, name = arguments.config or "gpt_tiny", "optimizers"
     overrides = {"schedule": {"final": 0.1}, "optimizer.lr_factor": {}, "validations": len(FIFTHS),
                  **({} if arguments.config else small), **parse_overrides(arguments.override)}
@@ -163,7 +168,7 @@ def main(arguments: argparse.Namespace) -> int:
             for arm in ARMS if weights.get(arm, "none needed")}
     comparable([run for arm in runs.values() for run in arm])
     figure(runs, folders.images / f"{name}.png")
-    flags = {"config": arguments.config, "track": arguments.track, "override": " ".join(arguments.override)}
+    flags = {"config": arguments.config, "track": arguments.track, "override": shlex.join(arguments.override)}
     words = ["python -m lab optimizers", *(f"--{flag} {value}" for flag, value in flags.items() if value)]
     study.write_page(folders.pages / f"{name}.md", page(runs, name, " ".join(words)))
     return 0

@@ -30,8 +30,8 @@ def main(arguments: argparse.Namespace) -> int:
     for name in (axis, over):
         if name not in axes:
             raise unknown("axis", name, axes)
-    numbers = [value for value in axes[axis] if isinstance(value, (int, float))]
-    if axis == over or min(len(numbers), len(axes[over])) < 2:
+    numbers = [value for value in axes[axis] if type(value) in (int, float)]
+    if axis == over or min(len(numbers), len(axes[over])) < 2 or len(numbers) < len(axes[axis]):
         raise ValueError(f"found {axis} {axes[axis]} over {over} {axes[over]}, expected two axes of two "
                          "values or more, the first one's numbers")
     log = min(numbers) > 0

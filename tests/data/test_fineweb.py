@@ -115,7 +115,8 @@ def test_wikitexts_raw_files_and_its_parquet_become_articles_and_a_validation_of
     """A line of the raw file is a row of the parquet; a title begins an article, a section does not."""
     lines = [" \n", " = One = \n", " \n", " a = b \n", " = = A section = = \n", " c \n", " \n", " = = = \n",
              " = Two = \n", " d " * 300 + "\n"]
-    raw, table = tmp_path / "wiki.train.raw", write_parquet(tmp_path / "wiki.parquet", lines)
+    raw = tmp_path / "wiki.train.raw"
+    table = write_parquet(tmp_path / "wiki.parquet", [line.removeprefix(" \n") for line in lines])
     raw.write_text("".join(lines))
     expected = ["".join(lines[:8]), "".join(lines[8:])]
     assert list(documents(raw, "text")) == list(documents(table, "text", joined=True)) == expected

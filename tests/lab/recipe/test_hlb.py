@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from lab.__main__ import main
+from harness.endings import BadInput
 from lab.models.build import build_model
 from lab.recipe import costs, hlb
 from lab.recipe.load import as_dict, load_recipe, make_recipe, replace
@@ -83,6 +84,7 @@ def test_under_mup_numbers_are_those_of_the_base_width():
     (lambda: make_space({"recipe": "hlb_1", "axes": {"model.scale": [1, 2]}}), "settled as a recipe is"),
     (lambda: load_recipe("hlb_1", {"model.kind": "gpt2"}), "found kind gpt2, expected latent"),
     (lambda: load_recipe("hlb_1", {"duration.steps": 9}), "a step's tokens are known when it comes"),
+    (lambda: load_recipe("hlb_1", {"duration.flops": 1e12}), "a step's tokens are known when it comes"),
     (lambda: load_recipe("hlb_1", {"groups": [{"pattern": "("}]}), "is no regular expression"),
     (lambda: load_recipe("hlb_1", {"groups": [{"patern": "x"}]}), "unknown key groups.0.patern"),
     (lambda: load_recipe("hlb_1", {"groups": "x"}), "groups: found 'x'")])
@@ -152,7 +154,7 @@ def test_groups_take_parameters_by_name_with_factors_betas_and_curves_of_their_o
 def test_a_group_that_would_do_nothing_is_refused(groups, optimizer, words, alone):
     recipe = load_recipe("hlb_1", {"data.track": "lab", "model.n_embd": 32, "model.n_layer": 1,
                                    "groups": groups, "optimizer.name": optimizer})
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(BadInput, match=words):  # which ends a run with exit code 2
         build_optimizers(recipe, build_model(recipe))
 
 

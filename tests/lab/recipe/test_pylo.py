@@ -137,6 +137,7 @@ def test_each_command_trains_at_smoke_size(name, typed, tmp_path, capfd):
     ("optimizer_name VeLO MODEL.GPT2.attn_type fused", "found 'fused', expected separate_kqv"),
     ("optimizer_name VeLO MODEL.GPT2.attn_pdrop 0.1", "found 0.1, expected 0"),
     ("optimizer_name VeLO OPTIM.max_grad_norm x", "optimizer.max_grad_norm: found 'x', expected a number"),
+    ("optimizer_name VeLO suffix wd_1 OPTIM.weight_decay null", "found None, expected a number"),
     ("optimizer_name VeLO model.n_layr 3", "unknown key model.n_layr; the closest is model.n_layer")])
 def test_what_is_unknown_of_another_type_or_not_the_labs_is_refused_in_one_line(given, said):
     with pytest.raises(ValueError) as caught:

@@ -120,6 +120,9 @@ def test_a_killed_training_goes_on_from_its_last_round_and_keeps_the_best(tmp_pa
     assert not torch.equal(found["rms_decays"], meta_train.odd(whole["mean"])["rms_decays"])
     with pytest.raises(ValueError, match="found the training of .*--seed 0.*give another --out"):
         meta_train.meta_train(tmp_path / "whole", 1, meta_train.QUICK)
+    (tmp_path / "whole" / "checkpoint.pt").write_text("cut")
+    with pytest.raises(ValueError, match="no checkpoint that can be read; delete it"):
+        meta_train.meta_train(tmp_path / "whole", 0, meta_train.QUICK)
 
 
 def test_the_weights_that_ship_are_those_that_their_log_says():

@@ -38,6 +38,12 @@ def test_the_same_command_takes_124m_parameters_on_fineweb(monkeypatch, tmp_path
         ("adamw", 36), ("adamw_at_1e-3", 9), ("muon", 36), ("small_fc", 9), ("velo", 9))]
 
 
+def test_an_override_of_what_each_optimizer_has_of_its_own_is_refused(capsys):
+    """It was dropped without a word, and stood on the page."""
+    assert main(["optimizers", "--override", "optimizer.lr", "1e-2"]) == 2
+    assert "--override optimizer.lr: each optimizer has its own here" in capsys.readouterr().err
+
+
 def test_what_is_compared_starts_alike_and_decays_alike():
     small, octaves, seeds = FULL
     overrides = {"schedule": {"final": 0.1}, **small}

@@ -171,3 +171,12 @@ def test_the_best_rate_of_a_sweep_stays_or_moves_along_another_axis(folder, caps
 def test_axes_that_have_no_shift_are_refused_in_a_line(folder, capsys, axis, over, words):
     code, out, err = said(capsys, "shift", folder, "--axis", axis, "--over", over)
     assert (code, out, err.count("\n")) == (2, "", 1) and words in err
+
+
+def test_an_axis_that_has_a_null_among_its_numbers_has_no_shift(tmp_path, capsys):
+    axes = {"optimizer.max_grad_norm": [None, 0.5, 1.0], "model.n_embd": [32, 64]}
+    runs = [{"point": {"optimizer.max_grad_norm": a, "model.n_embd": b}}
+            for a in (None, 0.5, 1.0) for b in (32, 64)]
+    code, _, err = said(capsys, "shift", swept(tmp_path, axes, runs), "--axis", "optimizer.max_grad_norm",
+                        "--over", "model.n_embd")
+    assert code == 2 and "the first one's numbers" in err
