@@ -17,7 +17,7 @@ from harness.weights import DTYPES
 from records.tools.again import export
 from records.tools.again import launch as launches
 from records.tools.read.logs import load_runs
-from records.tools.read.values import ReadError
+from records.tools.read.values import ReadError, cell
 
 SCRIPT = b'''"""Words."""
 from harness.run import open_run
@@ -123,7 +123,7 @@ def test_the_folder_runs_with_torch_alone_and_has_the_runs_logits(project, monke
                           capture_output=True, env=environment())
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Call me") and len(done.stdout) > 20
-    assert log.stem in (folder / "README.md").read_text()
+    assert cell(log.stem) in (folder / "README.md").read_text()
     model = submission().GPT(submission().Hyperparameters(**HP))
     weights = log.with_suffix(".safetensors")
     take(model, weights, {word: dtype for dtype, word in DTYPES.items()})
