@@ -8,6 +8,7 @@ import sys
 import unicodedata
 from collections.abc import Callable, Iterator
 from functools import cache
+from heapq import heappop, heappush
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,24 @@ def encoder(vocab_path: str | Path) -> Callable[[str], list[int]]:
     @cache
     def ids(piece: str) -> list[int]:
         parts = [bytes([byte]) for byte in piece.encode()]
-        while len(parts) > 1:
-            rank, i = min((ranks.get(a + b, len(ranks)), i) for i, (a, b) in enumerate(zip(parts, parts[1:])))
-            if rank == len(ranks):
-                break
-            parts[i:i + 2] = [parts[i] + parts[i + 1]]
-        return [ranks[part] for part in parts]
+        n, heap = len(parts), []  # of pairs, the lowest rank first; one that is gone stays until its turn
+        left, right = [*range(-1, n - 1)], [*range(1, n + 1)]
+
+        def offer(i: int) -> None:
+            if i >= 0 and right[i] < n and (pair := parts[i] + parts[right[i]]) in ranks:
+                heappush(heap, (ranks[pair], i))
+
+        for i in range(n):
+            offer(i)
+        while heap:
+            rank, i = heappop(heap)
+            if parts[i] and (j := right[i]) < n and ranks.get(parts[i] + parts[j]) == rank:
+                parts[i], parts[j], right[i] = parts[i] + parts[j], b"", right[j]
+                if right[j] < n:
+                    left[right[j]] = i
+                offer(left[i])
+                offer(i)
+        return [ranks[part] for part in parts if part]
     return lambda text: [i for piece in plain_pattern().findall(text) for i in ids(piece)]
 
 

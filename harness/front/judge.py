@@ -34,6 +34,8 @@ from harness.track import pinned_hashes
 HERE = Path(__file__).resolve().parent
 SOURCES = ("judge", "cell", "judged", "sandbox")
 LIMITS = {"difference": 2e-6, "moved": 0.0}  # nats, eager on a CPU: honest runs had at most 1.6e-7, and 0
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError,
+              MemoryError)  # of whatever a log or a file of weights may hold
 GAP_REVIEW, GAP_FAILS = 4, 8  # standard deviations of the gap of honest runs
 
 
@@ -73,8 +75,7 @@ def judge(log: Path, weights: Path | None = None, cuts: int | None = None, holdo
         verdict |= {"ok": None if elsewhere else False, "refused": str(error)}
     except NotJudged as error:
         verdict["refused"] = str(error)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError,
-            MemoryError) as error:  # of whatever a log or a file of weights may hold
+    except UNREADABLE as error:
         verdict["refused"] = f"{type(error).__name__}: {shown(error)}"
     return verdict | {"seconds": round(time.monotonic() - begin, 3)}
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from harness.front.cell import Child, Fails, NotJudged, shown
-from harness.front.judge import Judged, nll
+from harness.front.judge import UNREADABLE, Judged, nll
 from harness.shards import read_shard
 from harness.vocabulary import token_bytes
 
@@ -49,7 +49,7 @@ def main() -> int:
                     write(generate(run, child, ids.tolist(), asked), table)
     except KeyboardInterrupt:
         return 130
-    except (Fails, NotJudged, ValueError, LookupError, TypeError, OSError, ArithmeticError) as error:
+    except (Fails, NotJudged, *UNREADABLE) as error:
         print(f"{asked.log.stem}: {shown(error)}", file=sys.stderr)
         return 2
     return 0

@@ -3,6 +3,7 @@
     python -m lab.models.export WEIGHTS DIR < RECIPE                        a recipe in JSON, as a log has it
 """
 import json
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.front.cell import shown
+from harness.front.judge import UNREADABLE
 from harness.front.judged import take
 from harness.shards import write_atomically
 from harness.weights import DTYPES, serialized
@@ -64,6 +67,11 @@ def state_of(model: GPT2) -> dict[str, Tensor]:
 def main(weights: str, folder: str) -> None:
     """Write config.json, model.safetensors and model.py into a folder."""
     recipe = make_recipe(json.load(sys.stdin))
+    with open(weights, "rb") as f:
+        n, size = len(json.loads(f.read(int.from_bytes(f.read(8), "little")))), os.path.getsize(weights)
+    if n < (layers := recipe.model.n_layer) or size < costs.parameter_bytes(recipe):  # before it takes memory
+        raise ValueError(f"{n} tensors in {size} bytes of weights, expected those of the recipe's {layers} "
+                         f"layers, {costs.parameters(recipe).total} parameters")
     model = build_model(recipe)
     take(model, Path(weights), {word: dtype for dtype, word in DTYPES.items()})
     head, *parts = serialized(SimpleNamespace(state_dict=lambda: state_of(model)))
@@ -74,4 +82,7 @@ def main(weights: str, folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except UNREADABLE as error:
+        sys.exit(f"lab.models.export: {shown(error)}")

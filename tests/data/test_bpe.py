@@ -9,6 +9,7 @@ import pytest
 from data import bpe, ids
 from harness.runlog import ROOT
 from harness.shards import read_shard
+from harness.vocabulary import token_bytes
 
 SAMPLE = ROOT / "data" / "sample" / "vocab.bpe"
 
@@ -31,3 +32,13 @@ def test_a_text_becomes_a_shard_that_begins_with_an_end_of_text(tmp_path, monkey
     ids.main(str(SAMPLE), str(tmp_path / "x.bin"))
     expected = [4095, *bpe.encoding(SAMPLE).encode_ordinary("Call me Ishmael.\ufffd")]
     np.testing.assert_array_equal(read_shard(tmp_path / "x.bin"), expected)
+
+
+def test_a_piece_of_any_length_takes_its_time_once():
+    """Each merge looked at every pair: 4,000 letters took 4 s, these would take minutes."""
+    plain, draw = bpe.encoder(SAMPLE), random.Random(2)
+    text = "=" * 100_000 + "".join(draw.choices("etaoinshrdlu", k=100_000))
+    table = token_bytes(SAMPLE)
+    assert b"".join(table[i] for i in plain(text)).decode() == text
+    text = text[97_000:103_000]
+    assert plain(text) == bpe.encoding(SAMPLE).encode_ordinary(text)

@@ -1,6 +1,8 @@
 """lab/models/export.py and exported.py: the lab's GPT-2 under transformers' names has the same logits."""
 import io
 import json
+import runpy
+import sys
 
 import pytest
 import torch
@@ -75,3 +77,26 @@ def test_the_stock_class_of_transformers_has_the_same_logits(case, tmp_path, mon
     ids = torch.randint(4096, (2, recipe.data.seq_len))
     with torch.no_grad():
         torch.testing.assert_close(theirs.eval()(ids).logits, model(ids), rtol=1e-5, atol=1e-5)
+
+
+def test_a_recipe_larger_than_its_weights_is_refused_before_it_is_built(tmp_path, monkeypatch):
+    """A log with a million layers filled the memory."""
+    recipe, model = model_of("tied, without biases")
+    weights = tmp_path / "weights"
+    weights.write_bytes(b"".join(serialized(model)))
+    words = as_dict(recipe)
+    monkeypatch.setattr(export, "build_model", lambda recipe: pytest.fail("it was built"))
+    for name in ("n_layer", "n_embd"):
+        odd = {**words, "model": {**words["model"], name: 1 << 20}}
+        monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(odd)))
+        with pytest.raises(ValueError, match="bytes of weights, expected those of the recipe's"):
+            export.main(str(weights), str(tmp_path / "out"))
+
+
+def test_a_recipe_that_is_none_gets_one_line(tmp_path, monkeypatch):
+    """It was a traceback."""
+    monkeypatch.setattr("sys.stdin", io.StringIO('{"model.kind": 1}'))
+    monkeypatch.setattr("sys.argv", ["export", str(tmp_path / "none"), str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "lab.models.export")
+    with pytest.raises(SystemExit, match="^lab.models.export: recipe: model.kind"):
+        runpy.run_module("lab.models.export", run_name="__main__")

@@ -10,6 +10,7 @@ import json
 import shlex
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 from records.tools.again import launch as launches
@@ -20,7 +21,7 @@ from records.tools.read.log import Log, read_bytes
 from records.tools.read.logs import LOG, load_runs
 from records.tools.read.run import Run
 from records.tools.read.tracks import own_row
-from records.tools.read.values import ReadError, json_text, shown
+from records.tools.read.values import ReadError, cell, json_text, shown
 
 ARGUMENTS = {
     "log": LOG,
@@ -75,7 +76,8 @@ def main(prompt, tokens=100, temperature=0.8, top_k=50):
         ids.append(int(places[torch.multinomial((logits / temperature).softmax(0), 1)]))
         if ids[-1] == len(table) - 1:  # the end of the text
             break
-    print(decode([i for i in ids if i < len(table) - 1], table))
+    text = decode([i for i in ids if i < len(table) - 1], table)
+    print("".join(c if c.isprintable() or c in "\\n\\t" else "\\ufffd" for c in text))
 
 
 if __name__ == "__main__":
@@ -119,17 +121,25 @@ def main(arguments: argparse.Namespace) -> int:
                         f"exported, `python -m records extract` gives the code of any")
     code = read_bytes(launches.ROOT / "lab/models/exported.py") if kind else model_code(log)
     vocabulary = launches.vocabulary_of(str(run.track))
-    write_files({"gpt.py": code, "model.py": MODEL.encode(), **{
-        path: read_bytes(launches.ROOT / path) for path in ("data/bpe.py", "harness/vocabulary.py")}}, folder)
-    finish("data.bpe", vocabulary, folder)
-    if kind:
-        finish("lab.models.export", weights.resolve(), folder, text=json.dumps(recipe))
-    else:
-        shutil.copyfile(weights, folder / "model.safetensors")
-        config = {"recipe": row["recipe"], "overrides": run.mapping("overrides"), "hyperparameters": hp,
-                  "n_positions": hp.get("val_seq_len") or hp.get("seq_len"), "vocab_size": row["vocab_size"]}
-        (folder / "config.json").write_text(json_text(config))
-    (folder / "README.md").write_text(readme(run, "transformers" if kind else "script"))
+    write_files({}, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    sources = {"gpt.py": code, "model.py": MODEL.encode(), **{
+        path: read_bytes(launches.ROOT / path) for path in ("data/bpe.py", "harness/vocabulary.py")}}
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as name:  # what fails leaves nothing
+        aside = Path(name).resolve()
+        write_files(sources, aside)
+        finish("data.bpe", vocabulary, aside)
+        if kind:
+            finish("lab.models.export", weights.resolve(), aside, text=json.dumps(recipe))
+        else:
+            shutil.copyfile(weights, aside / "model.safetensors")
+            config = {"recipe": row["recipe"], "overrides": run.mapping("overrides"), "hyperparameters": hp,
+                      "n_positions": hp.get("val_seq_len") or hp.get("seq_len"),
+                      "vocab_size": row["vocab_size"]}
+            (aside / "config.json").write_text(json_text(config))
+        (aside / "README.md").write_text(readme(run, "transformers" if kind else "script"))
+        for path in aside.iterdir():
+            path.rename(folder / path.name)
     command = shlex.join([launches.torch_python(), str(folder / "model.py"), "In 1856, Abraham Lincoln"])
     print(f"wrote {folder}; it writes text: {command}")
     return 0
@@ -206,5 +216,5 @@ def readme(run: Run, code: str) -> str:
         "parameters": f"{run.at('parameters', 'total')}, products in {run.hyperparameters.get('dtype')}",
         "log": f"sha256 {run.sha256}",
         "weights": f"sha256 {end.get('state_sha256')}"}
-    rows = "\n".join(f"| {name} | {shown(str(value), 200)} |" for name, value in facts.items())
-    return README.format(run_id=shown(run.run_id), track=shown(str(run.track)), rows=rows, code=CODE[code])
+    rows = "\n".join(f"| {name} | {cell(str(value))} |" for name, value in facts.items())
+    return README.format(run_id=cell(run.run_id), track=shown(str(run.track)), rows=rows, code=CODE[code])

@@ -57,6 +57,8 @@ def main(arguments: argparse.Namespace) -> int:
         flags["nproc_per_node"] = "1"
     track = flags.pop("track", None) or launches.default_track(device)
     row = own_row(track, launches.ROOT)
+    if not row.get("target"):
+        raise ReadError(f"track {shown(track)}: no target, so no rule decides; name another one")
     alpha = row.get("significance", {}).get("alpha", ALPHA)
     file, state = open_campaign({"code": code.digest, "track": track, "flags": dict(sorted(flags.items())),
                                  "target": row["target"], "alpha": alpha, "looks": list(LOOKS)})

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ class Row:
     @property
     def off(self) -> float | None:
         """By how many seconds the README's time exceeds that of the logs; None where it tells none."""
-        told = re.match(r"([\d.]{1,20}) (second|minute|hour)", self.readme or "")
+        told = re.match(r"(\d{1,9}(?:\.\d{1,9})?) (second|minute|hour)", self.readme or "")
         return float(told[1]) * SECONDS[told[2]] - self.time_s if told and self.time_s else None
 
 
@@ -121,12 +122,13 @@ def row_of_group(group: Group, place: Path) -> Row:
     for run in runs:
         if is_finite(run.last.time_ms):
             times.setdefault(run.device, []).append(run.last.time_ms / 1e3)
-    means = {device: statistics.fmean(of_device) for device, of_device in times.items()}
+    means = {device: statistics.mean(of_device) for device, of_device in times.items()}
     device = min(means, key=means.__getitem__, default=first.device)
+    sd = float(statistics.stdev(map(Decimal, losses))) if len(losses) > 1 else None  # of 1e308 too
     date, code = DATED.match(place.name), first.at("code", "digest") or first.script_sha256
     return Row(first.track or FALLBACK, "-".join(date.groups()) if date else "-", place.name, step,
-               statistics.fmean(losses), statistics.stdev(losses) if len(losses) > 1 else None, len(losses),
-               means.get(device), device, code and code[:8], [str(run.path.resolve()) for run in runs])
+               statistics.mean(losses), sd, len(losses), means.get(device), device, code and str(code)[:8],
+               [str(run.path.resolve()) for run in runs])
 
 
 def numbered(entries: list[list[Row]], readmes: list[Path]) -> Iterator[Row]:

@@ -2,17 +2,20 @@
 import argparse
 import math
 import statistics
+from collections.abc import Hashable
 from typing import Any
 
 from records.tools.check import significance
 from records.tools.check.significance import ALPHA, LOOKS, SIGMA, power, runs_needed
 from records.tools.read.logs import LOGS
+from records.tools.read.run import Run
 from records.tools.read.tracks import row_of
-from records.tools.read.values import ReadError, json_text
+from records.tools.read.values import ReadError, is_finite, json_text
 from records.tools.show.group import outcome
 from records.tools.show.listing import report_lines
 from records.tools.show.stats import HOLDS, load, track_target
 
+MOST = 1e9
 NEAR_END = 0.95  # of the steps: from there on the curve tells what a step is worth
 ARGUMENTS = {
     "logs": {**LOGS, "nargs": "*",
@@ -37,7 +40,7 @@ def main(arguments: argparse.Namespace) -> int:
     if bool(arguments.logs) == (arguments.buffer is not None):
         raise ReadError("expected logs to plan from, or --buffer NATS without them")
     for name in ("buffer", "nats_per_step", "sigma", "power", "alpha", "minutes"):
-        value, most = getattr(arguments, name), 1 if name in ("power", "alpha") else 1e9
+        value, most = getattr(arguments, name), 1 if name in ("power", "alpha") else MOST
         if value is not None and not 1e-9 < value < most:
             raise ReadError(f"--{name} {value:g}: expected a number between 1e-9 and {most:g}")
     try:
@@ -81,12 +84,13 @@ def fewest_steps(arguments: argparse.Namespace) -> dict[str, Any]:
     target = track_target(group.runs) if arguments.target is None else arguments.target
     rule = significance.rule(row) | ({"alpha": arguments.alpha} if arguments.alpha else {})
     losses = list(found.losses.values())
+    if not all(abs(nats) < MOST for nats in (*losses, target)):
+        raise ReadError(f"losses up to {max(losses):g}, target {target:g}: expected fewer than {MOST:g} nats")
     mean = statistics.fmean(losses)
     own = statistics.stdev(losses) if len(losses) >= LOOKS[0] else SIGMA
     if not (sd := arguments.sigma or rule.get("sigma") or own):
         raise ReadError(f"all {len(losses)} losses are equal: rounded, or one run repeated; name --sigma")
-    curve = {step: list(outcome(group, step).losses.values()) for step in sorted(set.intersection(
-        *({point.step for point in run.vals} for run in group.runs)))}
+    curve = curve_of(group.runs)
     cost = arguments.nats_per_step or row.get("nats_per_step") or falls(curve, found.step)
     shown = None
     for step in reversed(curve):
@@ -103,10 +107,21 @@ def fewest_steps(arguments: argparse.Namespace) -> dict[str, Any]:
             "hours_for": minutes and {f"{n}_seeds": n * minutes / 60 * steps[n] / found.step for n in LOOKS}}
 
 
+def curve_of(runs: list[Run]) -> dict[int, list[float]]:
+    """Return the losses after each step that all runs validated: one a seed, NaN where one is not finite."""
+    seeds: dict[Hashable, list[dict[int, float]]] = {}
+    for run in runs:
+        losses = {p.step: p.loss if is_finite(p.loss) else math.nan for p in reversed(run.vals)}
+        seeds.setdefault(tuple(run.vals) if run.seed is None else run.seed, []).append(losses)
+    steps = set.intersection(*(set(losses) for of_seed in seeds.values() for losses in of_seed))
+    return {step: [statistics.mean(losses[step] for losses in of_seed) for of_seed in seeds.values()]
+            for step in sorted(steps)}
+
+
 def falls(curve: dict[int, list[float]], last: int) -> float:
     """Return by how many nats a step the mean loss falls near the end. Raises ReadError where it does not."""
     first = max((step for step in curve if step <= NEAR_END * last), default=last)
-    fall = statistics.fmean(curve[first]) - statistics.fmean(curve[last])
+    fall = statistics.mean(curve[first]) - statistics.mean(curve[last])
     if not fall > 0:
         raise ReadError(f"the mean loss does not fall from step {first} to {last}; name what a step is worth "
                         f"with --nats_per_step")

@@ -153,10 +153,11 @@ def faster(loss: dict[str, Any], new: list[Run], old: list[Run], steps: tuple[in
     drivers = sorted({str(run.versions.get("driver")) for run in runs})
     why = (f"the sides take {step} and {steps[1]} steps" if step != steps[1] else
            "not all logs tell times" if sum(map(len, times)) < len(runs) else places(runs) or
-           (f"drivers differ ({shown(', '.join(drivers))})" if len(drivers) > 1 else None))
+           (f"drivers differ ({shown(', '.join(drivers))})" if len(drivers) > 1 else
+            None if sum(times[1]) > 0 else "the times of --vs are all 0"))
     if why:
         raise ReadError(f"--time: {why}; expected runs of as many steps on one host")
-    test, mean = significance.welch(*times), statistics.fmean(times[1])
+    test, mean = significance.welch(*times), statistics.mean(times[1])
     words = loss["word"], significance.plain_word(test)
     level = "no spread, no test" if test.degenerate else f"p {test.p:.3g} (Welch)"
     percent = 100 * test.mean / mean

@@ -1,5 +1,6 @@
 """What a run makes of ids: the judge's child gives the logits, and what is drawn from them is the model's."""
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from harness import weights
 from harness.front import judge as judges
 from harness.front import speak
 from harness.front.judged import take
+from harness.runlog import sha256
 from harness.shards import read_shard, write_shard
 
 
@@ -80,3 +82,15 @@ def test_ids_are_drawn_from_the_softmax_of_the_top_k():
 def test_a_letter_of_several_tokens_is_written_whole_and_no_terminal_obeys_a_model(capsys):
     speak.write(iter(range(6)), [b"\xc3", b"\xa9", b"\n", b"\x1b[2J", "ü".encode(), b"\xf0"])
     assert capsys.readouterr().out == "é\n\ufffd[2Jü\ufffd\n"
+
+
+def test_a_log_that_says_nonsense_gets_one_line(project, tmp_path, monkeypatch, capsys):
+    """A list of hyperparameters was a traceback here, one line of the judge."""
+    above, _, end = project.logs()[0].read_bytes().rpartition(b"#:end ")
+    above = re.sub(rb'"hyperparameters":{[^{}]*}', b'"hyperparameters":[]', above)
+    end = json.loads(end) | {"sha256": sha256(above)}
+    (tmp_path / "odd.txt").write_bytes(above + b"#:end " + json.dumps(end).encode() + b"\n")
+    monkeypatch.setattr(judges, "ROOT", project.folder)
+    monkeypatch.setattr(sys, "argv", ["speak", str(tmp_path / "odd.txt"), "none", "none"])
+    assert speak.main() == 2
+    assert capsys.readouterr().err == "odd: 'list' object has no attribute 'get'\n"

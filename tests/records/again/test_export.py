@@ -4,17 +4,20 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+from small_logs import write_log
 from tiny import HP, ROOT, environment, submission
 
 from harness.front.judged import take
+from harness.runlog import sha256
 from harness.weights import DTYPES
 from records.tools.again import export
 from records.tools.again import launch as launches
-from records.tools.read.values import ReadError
+from records.tools.read.logs import load_runs
+from records.tools.read.values import ReadError, cell
 
 SCRIPT = b'''"""Words."""
 from harness.run import open_run
@@ -68,6 +71,45 @@ def test_a_script_without_the_contract_is_refused():
         export.model_code(log_of(SCRIPT.replace(b"class GPT", b"class Other")))
 
 
+def exported(tmp_path: Path, **changes) -> tuple[Path, Path]:
+    """Return a log whose weights are there, and a folder to export it to."""
+    log = write_log(tmp_path, "run", track="lab", ended={"state_sha256": sha256(b"weights")},
+                    hyperparameters={"recipe": {"model": {"kind": "gpt2"}}}, **changes)
+    log.with_suffix(".safetensors").write_bytes(b"weights")
+    return log, tmp_path / "exported"
+
+
+def test_an_export_that_fails_leaves_nothing_and_can_be_repeated(tmp_path, monkeypatch, call, refused):
+    """The folder was half full, and the same command said that it was not empty."""
+    def fails(module: str, *words: object, text: str = "") -> None:
+        raise ReadError(f"{module} ended with exit code 1; its words stand above")
+    log, folder = exported(tmp_path)
+    monkeypatch.setattr(export, "finish", fails)
+    for _ in range(2):
+        assert "its words stand above" in refused("export", log, folder)
+    assert not list(folder.iterdir())
+    monkeypatch.setattr(export, "finish", lambda *words, text="": None)
+    call("export", log, folder)
+    assert {path.name for path in folder.iterdir()} == {"gpt.py", "model.py", "data", "harness", "README.md"}
+
+
+def test_a_strangers_words_are_no_markup_in_the_readme(tmp_path):
+    log, _ = exported(tmp_path, sys={"cpu": "x | <img src=http://e/x> [a](http://b)"}, world_size=1,
+                      run_id="x](http://b) <img src=y>")
+    text = export.readme(load_runs(log)[0], "script")
+    assert "<img" not in text and "[a]" not in text and "http://" not in text and "x]" not in text
+
+
+def test_no_terminal_obeys_an_exported_model(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "gpt", ModuleType("gpt"))
+    model = {"__name__": "model", "__file__": "model.py"}
+    exec(export.MODEL, model)
+    model |= {"load": lambda: (None, {"n_positions": 1}), "token_bytes": lambda path: [b"\x1b[2Ja\n", b""],
+              "encoder": lambda path: lambda prompt: [0]}
+    model["main"]("", tokens=0)
+    assert capsys.readouterr().out == "\ufffd[2Ja\n\n"
+
+
 @pytest.mark.slow
 def test_the_folder_runs_with_torch_alone_and_has_the_runs_logits(project, monkeypatch, tmp_path, call,
                                                                   refused):
@@ -81,7 +123,7 @@ def test_the_folder_runs_with_torch_alone_and_has_the_runs_logits(project, monke
                           capture_output=True, env=environment())
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Call me") and len(done.stdout) > 20
-    assert log.stem in (folder / "README.md").read_text()
+    assert cell(log.stem) in (folder / "README.md").read_text()
     model = submission().GPT(submission().Hyperparameters(**HP))
     weights = log.with_suffix(".safetensors")
     take(model, weights, {word: dtype for dtype, word in DTYPES.items()})

@@ -188,6 +188,14 @@ def test_wrong_words_get_one_line_and_exit_code_2(words, message, campaign, caps
     assert message in error and error.count("\n") == 1
 
 
+def test_a_track_without_a_target_has_no_campaign(campaign, capsys):
+    """It was a KeyError."""
+    tracks = campaign.root / "harness" / "tracks.toml"
+    tracks.write_text(tracks.read_text().replace("target = 5.0\n", ""))
+    assert campaign.run([], "2") == 2
+    assert "track tiny: no target, so no rule decides" in capsys.readouterr().err
+
+
 @pytest.fixture
 def beside(campaign: Campaign, monkeypatch: pytest.MonkeyPatch) -> list[dict]:
     """Two GPUs, whose runs wait for each other before they write their logs; where runs were placed."""

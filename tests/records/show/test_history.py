@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("matplotlib")
-from small_logs import FIXTURES, write_log, write_public
+from small_logs import FIXTURES, manifest, write_log, write_public
 from synthetic import write_record
 
 from records.tools.show import history
@@ -118,3 +118,16 @@ def test_what_a_strangers_folder_holds_stays_in_the_page(tmp_path, call, refused
     assert "## ../../x" in found.out and found.err.startswith("records history: passed over cut.txt")
     assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == [
         "______x.png", "b", "history.md", "tiny.png"]
+
+
+def test_odd_numbers_in_a_log_or_a_readme_are_no_crash(public, tmp_path, call):
+    """Each of a loss of 1e308, a digest of another type and a time of 1.2.3 minutes was a traceback."""
+    folder = tmp_path / "20260405_odd"
+    for i, loss in enumerate((1.7e308, -1.7e308, 1.7e308)):
+        write_log(folder, f"r{i}", (6.0, loss), seed=i, last=2, ms=9 + i,
+                  code={**manifest()["code"], "digest": 5})
+    [row] = json.loads(call("history", folder, "--json").out)
+    assert row["n"] == 3 and row["code"] == "5" and row["sd"] == "inf"
+    readme = public / "README.md"
+    readme.write_text(readme.read_text().replace("0.1 minutes", "1.2.3 minutes"))
+    assert "| 1.2.3 minutes | - |" in call("history", public, "--readme", readme).out

@@ -1,12 +1,15 @@
 """python -m records plan: known numbers of runs, and chances that agree with the exact ones."""
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from small_logs import write_public
+from small_logs import write_log, write_public
 
 from records.tools.check.significance import LOOKS, power
+from records.tools.show import plan
+from records.tools.show.group import outcome
 
 
 @pytest.fixture
@@ -82,3 +85,23 @@ def test_a_plan_from_logs_that_cannot_be_made_is_refused_in_one_line(tmp_path, r
     flat = [write_public(tmp_path / "flat" / f"{i}.txt", {0: 11, 100: 3.2, 200: 3.2}, ms=60 + i)
             for i in (0, 1)]
     assert "does not fall from step 100 to 200" in refused("plan", *flat, "--target", "3.28")
+
+
+def test_numbers_that_no_loss_has_are_refused_in_one_line(tmp_path, refused):
+    """Each was a traceback, or words about converting NaN to an integer."""
+    logs = public(tmp_path, 0.001)
+    for target in ("inf", "nan", "-1e300"):
+        assert "expected fewer than 1e+09 nats" in refused("plan", *logs, f"--target={target}")
+    huge = [write_log(tmp_path / "huge", f"r{i}", (1.5e308, 1e308), seed=i, last=2, ms=9 + i) for i in (0, 1)]
+    assert "losses up to 1e+308" in refused("plan", *huge)
+    odd = [write_log(tmp_path / "odd", f"r{i}", (loss, 4.9), seed=i, last=2, ms=9 + i)
+           for i, loss in enumerate((math.inf, -math.inf))]
+    assert "--nats_per_step" in refused("plan", *odd)
+
+
+def test_a_plan_judges_all_runs_once_however_often_they_validated(tmp_path, planned, monkeypatch):
+    """Once a step, each time through all validations: 6,000 of them took 35.6 s."""
+    judged = []
+    monkeypatch.setattr(plan, "outcome", lambda *words: judged.append(words) or outcome(*words))
+    assert planned(*public(tmp_path, 0.001), "--target", "3.28")["shown_after_step"] == 180
+    assert len(judged) == 1

@@ -266,3 +266,12 @@ def test_public_track_3_has_a_z_test_and_counts_steps_between_results(tmp_path, 
     found = called(*new, "--vs", *old)["vs"]
     assert found["word"] == "PROMISING" and "0.004500 / 0.7071 = 0.00636" in found["reason"]
     called(*old, "--vs", *new, code=1)
+
+
+def test_times_that_are_all_zero_are_refused(tmp_path, refused):
+    """It divided by their mean."""
+    new = public(tmp_path / "new", LOSSES)
+    old = [write_public(tmp_path / f"{i}.txt", {0: 11.0, 180: loss + 0.001, 200: loss}, ms=0)
+           for i, loss in enumerate(LOSSES)]
+    says = refused("stats", *new, "--vs", *old, "--margin", "0.002", "--time")
+    assert "the times of --vs are all 0" in says
