@@ -44,6 +44,7 @@ class Claim:
     campaigns: list[Path] = field(default_factory=list)  # files of `./run.sh --seeds` that name these logs
     notes: list[str] = field(default_factory=list)  # of public logs: what was left out, which loss is judged
     unfinished: list[str] = field(default_factory=list)  # public runs that are no result, in words
+    faster: list[str] = field(default_factory=list)  # public scripts that are, and miss the target, in words
 
     @property
     def own(self) -> list[Run]:
@@ -83,7 +84,7 @@ class Claim:
             last = run.last
             loss = float("nan") if last is None or last.loss is None else last.loss
             by_seed.setdefault(("run", i) if run.seed is None else run.seed, []).append(loss)
-        return [v[0] if len(v) == 1 else statistics.fmean(v) for v in by_seed.values()]
+        return [v[0] if len(v) == 1 else statistics.mean(v) for v in by_seed.values()]
 
     def decide(self) -> Verdict:
         """Apply the declared rule, at the track's level, to the losses of the seeds."""
@@ -129,9 +130,9 @@ def load_claim(paths: Iterable[Path], track: str | None = None, ledger: Path | N
     track = next(iter(names), track or FALLBACK)
     ledgers = [ledger] if ledger else sorted(f / LEDGER for f in folders if (f / LEDGER).is_file())
     row = judged_row(track)
-    notes, unfinished = [], []
+    of_public: tuple[list[str], ...] = ([], [], [])
     if runs and not damage and not any(run.log for run in runs):
-        runs, notes, unfinished = of_one_script(runs, row.get("target", 0.0), loss, step)
+        runs, *of_public = of_one_script(runs, row.get("target", 0.0), loss, step)
     elif loss or step is not None:
         raise ReadError("--loss and --step are for public logs; ours are judged by their last val_loss")
     races = [Race(f) for f in sorted(folders) if not record and (f / RACE).is_file()]
@@ -140,12 +141,13 @@ def load_claim(paths: Iterable[Path], track: str | None = None, ledger: Path | N
     campaigns = [file for f in sorted(folders) for file in sorted(f.glob("seeds_*.json"))
                  if any(map(read_bytes(file).__contains__, names))]
     return Claim(runs, track, row, pinned_hashes(row), load_harnesses(), ledgers, damage, record, races,
-                 campaigns, notes, unfinished)
+                 campaigns, *of_public)
 
 
 def of_one_script(runs: list[Run], target: float, loss: str | None,
-                  step: int | None) -> tuple[list[Run], list[str], list[str]]:
-    """Return the public runs that make one claim, what was left out, and which of theirs are unfinished.
+                  step: int | None) -> tuple[list[Run], list[str], list[str], list[str]]:
+    """Return the public runs that make one claim, what was left out, which of theirs are unfinished, and
+    which scripts are faster, in FEWEST runs, and miss the target: one of these may be what is claimed.
 
     Of several scripts it is the fastest that reaches the target, in FEWEST runs if there are as many: what
     stands beside it are baselines. Logs without code are those of the one script that ends where they do.
@@ -157,23 +159,32 @@ def of_one_script(runs: list[Run], target: float, loss: str | None,
         groups.setdefault("" if run.code is None else kind(run)["code"], []).append(run)
     bare, coded = groups.get("", []), [group for code, group in groups.items() if code]
     if len(coded) == 1:
-        ends = {(run.last.step, run.steps) for run in coded[0]}
-        coded[0] += [run for run in bare if (run.last.step, run.steps) in ends]
-        bare = [run for run in bare if (run.last.step, run.steps) not in ends]
+        ends = {(run.last.step, run.steps) for run in coded[0] if run.last}
+        coded[0] += [run for run in bare if run.last and (run.last.step, run.steps) in ends]
+        bare = [run for run in bare if run not in coded[0]]
     ranked = []
     for group in coded or [bare]:
         ended, unfinished = whole(group, step)
-        mean = statistics.fmean(run.last.loss for run in ended) if ended else math.inf
-        time_ms = statistics.fmean(run.last.time_ms or math.inf for run in ended) if ended else math.inf
+        mean = statistics.mean(run.last.loss for run in ended) if ended else math.inf
+        time_ms = statistics.mean(run.last.time_ms or math.inf for run in ended) if ended else math.inf
         ranked.append((len(ended) < FEWEST, not mean <= target, time_ms, -len(ended), len(ranked),
                        mean, ended, unfinished))
-    (_, missed, *_, runs, unfinished), *others = sorted(ranked)
-    left = ", ".join(f"{len(ended)} like {ended[0].name} (mean {mean:.5f})" for *_, mean, ended, _ in others
-                     if ended)
+    (_, missed, time_ms, *_, runs, unfinished), *others = sorted(ranked)
+    left, faster = [], []
+    for few, misses, its_ms, *_, mean, ended, _ in others:
+        above = ", faster, above the target" if misses and not few and its_ms < time_ms else ""
+        words = [f"{len(ended)} like {place(ended[0])} (mean {mean:.5f}{above})"] if ended else []
+        left += words
+        faster += words if above else []
     if left:
-        notes.append(f"judged: {len(runs)} like {runs[0].name}, the fastest script"
-                     f"{' that reaches the target' if not missed else ''}; left out as baselines: {left}")
-    return runs, notes + copies, unfinished
+        notes.append(f"judged: {len(runs)} like {place(runs[0])}, the fastest script"
+                     f"{' that reaches the target' if not missed else ''}; left out: {', '.join(left)}")
+    return runs, notes + copies, unfinished, faster
+
+
+def place(run: Run) -> str:
+    """Return a run's name below that of its folder; the logs of two scripts may be named the same."""
+    return f"{shown(run.path.resolve().parent.name, 60)}/{run.name}"
 
 
 def attempts(ledger: Path, code: str, track: str) -> list[dict[str, Any]]:

@@ -45,7 +45,8 @@ def code(claim: Claim) -> Result:
         bare = [run.name for run in claim.runs if run.code is None]
         coded = len(claim.runs) - len(bare)
         words = f"; no code in {len(bare)}: {first_of(bare)}" if bare else ""
-        return Result("review" if bare and coded else "unknown" if bare else "ok",
+        words += f"; left out: {first_of(claim.faster)}" if claim.faster else ""
+        return Result("review" if bare and coded or claim.faster else "unknown" if bare else "ok",
                       f"one script in {number_of(range(coded), 'run')}, its seed and log's name apart{words}")
     digests = {str(run.at("code", "digest")) for run in claim.own}
     if len(digests) > 1 or len(claim.own) < len(claim.runs):
@@ -68,7 +69,7 @@ def distinct(claim: Claim) -> Result:
     first: dict[Any, Run] = {}
     for run in runs:
         losses = tuple(point.loss for point in run.train[:FIRST] if point.loss is not None) or (
-            tuple(point.loss for point in run.vals if point.step))
+            tuple(point.loss for point in run.vals[:-1] if point.step))  # the last is what a cheat edits
         other = first.setdefault(losses, run) if len(losses) >= 5 else run
         if other is not run and (run.seed is None or other.seed != run.seed):
             seeds = "no seed" if run.seed is other.seed is None else f"seeds {other.seed} and {run.seed}"

@@ -1,4 +1,5 @@
 """The checks that the layout of a public log allows: it has lines of steps and code, no event, no hash."""
+from bisect import bisect_left
 
 from records.tools.check.claim import Claim
 from records.tools.check.of_a_run import Result, each_run, first_of, require, result_of
@@ -31,9 +32,9 @@ def monotone(run: Run, claim: Claim) -> str:
 def lines(run: Run, claim: Claim) -> str:
     """step_avg is the time over all steps, those after ten, or those since a validation; no loss dips."""
     told = points(run)
+    marks = [Point(0, None, 0.0), *(p for p in run.vals if p.time_ms is not None)]
     for point in told:
-        before = max((p for p in run.vals if p.step < point.step and p.time_ms is not None),
-                     key=lambda p: p.step, default=Point(0, None, 0.0))
+        before = marks[max(1, bisect_left(marks, point.step, key=lambda p: p.step)) - 1]
         fits = (abs(ms / n - point.step_avg_ms) <= 1 / n + 0.006 for ms, n in (
             (point.time_ms, point.step), (point.time_ms, point.step - GRACE),
             (point.time_ms - before.time_ms, point.step - before.step)) if n > 0)

@@ -60,6 +60,12 @@ class Judgement:
         return [self.checks[name] for name in self.having("review")
                 if name != "race" and not set(self.checks[name].logs or every) <= taken.get(name, set())]
 
+    @property
+    def reason(self) -> str:
+        """Why it is this word, and what a reader must look at."""
+        review = ", ".join(self.having("review"))
+        return f"{self.verdict.reason}{f' (REVIEW: {review})' if review else ''}"
+
     def having(self, state: str) -> list[str]:
         """Return the names of the checks with a result."""
         return [name for name, result in self.checks.items() if result.state == state]
@@ -160,22 +166,22 @@ def check_all(claim: Claim) -> dict[str, Result]:
 
 
 def line(judgement: Judgement, path: Path) -> str:
-    """Return a claim among others in one line, with the checks that fail."""
+    """Return a claim among others in one line, with the checks that fail or want a reader, and its notes."""
     failed = "".join(f"; {name}: {judgement.checks[name].evidence}" for name in judgement.broken)
     runs = number_of([*judgement.claim.runs, *judgement.claim.damage], "run")
     return (f"{judgement.word:<10} {shown(path.name, 60)} ({judgement.claim.track}, {runs}): "
-            f"{judgement.verdict.reason}{failed}")
+            f"{'; '.join([judgement.reason + failed, *judgement.claim.notes])}")
 
 
 def text(judgement: Judgement) -> str:
     """Return what a claim's judgement looks like on a terminal."""
     claim = judgement.claim
-    head, review = f"{claim.record}, " if claim.record else "", ", ".join(judgement.having("review"))
+    head = f"{claim.record}, " if claim.record else ""
     lines = [f"{head}track {claim.track}, {number_of([*claim.runs, *claim.damage], 'run')}"]
     lines += [f"{MARKS[r.state]} {name}: {r.evidence}" for name, r in judgement.checks.items()
               if claim.own or r.evidence != NOT_SHOWN]
     lines += [f"note: {note}" for note in claim.notes]
-    lines.append(f"{judgement.word}: {judgement.verdict.reason}{f' (REVIEW: {review})' if review else ''}")
+    lines.append(f"{judgement.word}: {judgement.reason}")
     if claim.runs and not claim.own:
         hidden = [name for name, r in judgement.checks.items() if r.evidence == NOT_SHOWN]
         lines.append(f"this layout does not show {', '.join(hidden)}; {of_a_public_run.LITTLE}")

@@ -9,8 +9,9 @@ from records.tools.read.values import ReadError, shown
 
 LOSS = "val_loss"
 # public scripts that differ in these alone are one: the seed, and under which name the log is kept
-NAMES = re.compile(rb"""(?im)^(\s*seed\s*=\s*)\d+"""
-                   rb"""|^(\s*(?:run_id(?::\s*str)?\s*=|logfile\s*=\s*f?|os\.makedirs\()\s*)["'][^"'\n]*["']""")
+NAMES = re.compile(rb"""(?im)^([ \t]*seed[ \t]*=[ \t]*)\d+"""
+                   rb"""|^([ \t]*(?:run_id(?::[ \t]*str)?[ \t]*=|logfile[ \t]*=[ \t]*f?|"""
+                   rb"""os\.makedirs\()[ \t]*)["'][^"'\n]*["']""")
 
 
 def kind(run: Run) -> dict[str, Any]:
@@ -35,10 +36,11 @@ def choose(runs: list[Run], loss: str | None = None, step: int | None = None) ->
     Raises ReadError where no line has that loss, or that step.
     """
     names = {name: None for run in runs for point in run.vals for name, _ in point.others}
-    notes = [f"validation lines hold {', '.join([LOSS, *names])}; judged is {loss or LOSS}, --loss NAME "
+    there = shown(", ".join([LOSS, *names]), 200)
+    notes = [f"validation lines hold {there}; judged is {loss or LOSS}, --loss NAME "
              f"judges another"] if names else []
     if loss not in (None, LOSS, *names):
-        raise ReadError(f"no validation line has {shown(loss)}; there are {', '.join([LOSS, *names])}")
+        raise ReadError(f"no validation line has {shown(loss)}; there are {there}")
     found = []
     for run in runs:
         points = [p for p in run.vals if step is None or p.step <= step]

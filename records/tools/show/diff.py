@@ -10,6 +10,7 @@ from records.tools.read.extract import unsafe
 from records.tools.read.log import read_bytes
 from records.tools.read.logs import NAMES, locate
 from records.tools.read.run import Run
+from records.tools.read.same import kind
 from records.tools.read.values import json_text, shown
 from records.tools.show import compare
 from records.tools.show.group import IN_TURNS, WINDOW, Group, places, read_runs
@@ -76,7 +77,7 @@ def report(a: Group, b: Group) -> dict[str, Any]:
     found |= {"code": file_diffs(a.runs[0], b.runs[0]),
               "code_known": all(group.runs[0].code is not None for group in (a, b)),
               "mixed": [name.upper() for name, group in sides.items()
-                        if len({(run.code, tuple(sorted(run.files.items()))) for run in group.runs}) > 1]}
+                        if len({run.code and kind(run)["code"] for run in group.runs}) > 1]}
     if a.script or b.script:
         return found
     found |= {**compare.differences(a, b), "incomparable": compare.incomparable(a, b),

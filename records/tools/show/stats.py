@@ -50,7 +50,8 @@ def main(arguments: argparse.Namespace) -> int:
     report = head(group, new)
     if arguments.vs is None or arguments.target is not None:
         target = track_target(group.runs) if arguments.target is None else arguments.target
-        report["target"] = against(new, target, **significance.rule(row_of(group.runs)))
+        report["target"] = against(new, target, all(run.log for run in group.runs),
+                                   **significance.rule(row_of(group.runs)))
     if arguments.vs is not None:
         vs_step = arguments.step if arguments.vs_step is None else arguments.vs_step
         other, notes = load(arguments.vs, arguments.loss, vs_step)
@@ -110,18 +111,24 @@ def track_target(runs: list[Run]) -> float:
     return target
 
 
-def against(found: Outcome, target: float, alpha: float = ALPHA, **known: float) -> dict[str, Any]:
-    """Return all that losses say of mean < target, with the verdict; known: of a track with a z test."""
+def against(found: Outcome, target: float, own: bool, alpha: float = ALPHA,
+            **known: float) -> dict[str, Any]:
+    """Return all that losses say of mean < target, with the verdict; known: of a track with a z test.
+
+    own: whether all logs have our format; others show too little to prove anything.
+    """
     if found.invalid:
         return {"target": target, "word": "INVALID", "reason": "; ".join(found.invalid), "test": None}
     losses = list(found.losses.values())
     verdict = significance.decide(losses, target, alpha, **known)
     test = verdict.test
-    others = "; verify counts the attempts that are not here" if verdict.word == "PROVEN" else ""
+    proven = verdict.word == "PROVEN"
+    others = ("; verify counts the attempts that are not here" if proven and own else
+              "; but logs of this format show too little" if proven else "")
     return {"target": target, "alpha": alpha, "test": test,
             "bound": significance.upper_bound(test, 1 - alpha),
-            "runs_in_reach": sum(loss <= target for loss in losses), "word": verdict.word,
-            "reason": verdict.reason + others}
+            "runs_in_reach": sum(loss <= target for loss in losses),
+            "word": "PROMISING" if proven and not own else verdict.word, "reason": verdict.reason + others}
 
 
 def compare(new: Outcome, old: Outcome, margin: float | None, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,10 @@ from small_logs import FIXTURES
 from synthetic import campaign
 
 from harness.runlog import ROOT
+from records.tools.check.of_a_public_run import lines
 from records.tools.read.logs import load_runs
+from records.tools.read.run import Point, Run
+from records.tools.read.same import kind
 
 LOSSES = (3.2788, 3.2779, 3.2786, 3.2783)
 CODE = "import torch\nmodel = torch.compile(f, dynamic=False, fullgraph=True)\n"
@@ -73,6 +76,67 @@ def test_a_run_whose_times_alone_are_others_is_no_second_one(seeds, words, tmp_p
     assert claim["word"] == "INVALID" and words in claim["checks"]["distinct"]["evidence"]
 
 
+def test_a_run_whose_times_and_last_loss_alone_are_others_is_no_second_one(tmp_path, verify):
+    """Four copies of one log were PROMISING: the last loss, which a cheat edits, was compared too."""
+    logs = [write(tmp_path, f"{i}.txt", LOSSES[0], 60 + i / 50) for i in range(4)]
+    for i, log in enumerate(logs):
+        above, mark, below = log.read_text().rpartition("val_loss:3.2788")
+        log.write_text(f"{above}val_loss:{LOSSES[i]:.4f}{below}")
+    claim = verify(1, *logs)
+    assert claim["word"] == "INVALID"
+    assert "6 of their losses are the same" in claim["checks"]["distinct"]["evidence"]
+
+
+def test_one_line_of_a_folder_tells_review_and_notes(tmp_path, call):
+    """A record with a flag of the compiler and its bad seeds cut off was a bare PROMISING in its folder."""
+    for name in ("2026-05-01_A", "2026-05-02_B"):
+        four(tmp_path / name, code=CODE + "torch._inductor.config.x = 1\n", also=" val_ema_loss:{}")
+    first = call("verify", tmp_path).out.splitlines()[0]
+    assert "(REVIEW: settings, scan); validation lines hold val_loss, val_ema_loss" in first
+
+
+def test_trials_that_end_without_a_validation_are_named_and_no_crash(tmp_path, verify):
+    """The rest of a log whose steps fall to one line of training, with logs without code beside it."""
+    bare = four(tmp_path / "b", tuple(loss + 1e-4 for loss in LOSSES), 61, code=None)
+    logs = [*four(tmp_path / "a"), *bare]
+    logs[0].write_text(logs[0].read_text() + "step:1/1390 train_time:60ms step_avg:60.00ms\n")
+    claim = verify(0, *logs)
+    assert len(claim["runs"]) == 8 and "unfinished" in claim["checks"]["complete"]["evidence"]
+
+
+@pytest.mark.parametrize("last, word, code", [(("inf", "-inf"), "INVALID", 1),
+                                              (("1e308", "1e308"), "NOT SHOWN", 0)])
+@pytest.mark.parametrize("first", ["", "seed=1\n"])
+def test_losses_at_the_ends_of_the_floats_are_judged(first, last, word, code, tmp_path, verify):
+    logs = four(tmp_path, LOSSES[:2], first=first)
+    for log, loss in zip(logs, last):
+        log.write_text(re.sub(r"(1390/1390 val_loss:)\S+", rf"\g<1>{loss}", log.read_text()))
+    assert verify(code, *logs)["word"] == word
+
+
+def test_names_of_losses_without_end_fill_no_page(tmp_path, verify, refused):
+    """A note had 660 KB in one line."""
+    also = "".join(f" val_{'a' * 30}{chr(97 + i)}_loss:{{0}}" for i in range(20))
+    logs = four(tmp_path, also=also)
+    assert len(verify(0, *logs)["notes"][0]) < 300
+    assert len(refused("verify", *logs, "--loss", "none")) < 400
+
+
+def test_blank_lines_of_a_script_are_passed_over_once(tmp_path):
+    """Of 30,000 in each of four scripts verify took 11.6 s."""
+    run, begun = Run(tmp_path, 0, "public D", code=b"\n" * 30_000 + b"x\n\tseed\t= 1\n"), time.process_time()
+    other = Run(tmp_path, 1, "public D", code=b"\n" * 30_000 + b"x\n\tseed\t= 2\n")
+    assert kind(run) == kind(other)
+    assert time.process_time() - begun < 1
+
+
+def test_a_line_is_held_against_the_validation_before_it_in_a_time_that_grows_with_the_lines(tmp_path):
+    points = [Point(step, 3.0, 60.0 * step, step_avg_ms=60.0) for step in range(1, 20_001)]
+    run, begun = Run(tmp_path, 0, "public D", vals=points), time.process_time()
+    assert lines(run, None) == "20000 step lines"
+    assert time.process_time() - begun < 2
+
+
 @pytest.mark.parametrize("line", ["seed = {}", "    run_id: str = 'mine_{}'",
                                   "logfile = f'logs_{}/{{x}}.txt'", "os.makedirs('logs_{}', exist_ok=True)"])
 def test_a_claim_is_of_one_script_its_seed_and_the_place_of_its_logs_apart(line, tmp_path, verify, call):
@@ -93,8 +157,11 @@ def test_other_scripts_beside_the_fastest_that_reaches_the_target_are_baselines(
     assert {Path(run["file"]).parent.name for run in claim["runs"]} == {"this_pr"}
     assert "mean 3.2784" in claim["reason"]
     assert "the fastest script that reaches the target" in claim["notes"][0]
-    assert all(words in claim["notes"][0] for words in ("4 like 0.txt (mean 3.27890)", "1 like one.txt"))
-    assert claim["checks"]["code"]["result"] == "ok"
+    assert all(words in claim["notes"][0] for words in (
+        "judged: 4 like this_pr/0.txt", "4 like baseline/0.txt (mean 3.27890)", "1 like logs/one.txt"))
+    code = claim["checks"]["code"]
+    assert code["result"] == "review"
+    assert "4 like too_fast/0.txt (mean 3.28840, faster, above the target)" in code["evidence"]
     assert verify(1, tmp_path / "logs" / "too_fast")["word"] == "REFUTED"
 
 

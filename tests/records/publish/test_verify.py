@@ -149,6 +149,7 @@ def test_each_folder_named_by_a_date_is_a_claim_in_one_line_with_a_sum_below(tmp
 @pytest.mark.parametrize("code, seconds, track, word", [
     ("GPT(num_layers=16, model_dim=1024)", False, "track_2_medium", "REFUTED"),
     ("n_layer=52", False, "scale_up_1.5B", "NOT SHOWN: no target"),
+    ("x = 1  # n_layer=52 is for another day, as model_dim=1024", False, "fineweb", "PROMISING: mean"),
     ("", False, "fineweb", "PROMISING: mean"),
     ("", True, "track_3_optimization", "PROMISING: mean 2.9315, 4 runs, p 0 at sigma 0.0013")])
 def test_a_public_log_is_judged_by_the_rule_of_its_track(code, seconds, track, word, tmp_path, root, call):

@@ -302,3 +302,5 @@ def test_what_cannot_be_read_is_refused_in_one_line(tmp_path, refused):
 def test_a_side_that_mixes_codes_says_so():
     text = told(run(5.0, 4.0), side(run(5.0, 4.0), run(5.0, 4.1, code=b"x = 2\n")))
     assert "the runs of B differ in code; its first one is compared" in text and "runs of A" not in text
+    seeds = side(run(5.0, 4.0, code=b"seed = 1\n"), run(5.0, 4.1, code=b"seed = 2\n"))
+    assert "differ in code" not in told(seeds, seeds)

@@ -103,7 +103,7 @@ def test_printed_losses_give_the_known_p_and_logs_without_a_seed_say_so():
     x = [3.2763, 3.2806, 3.2789, 3.2785, 3.2780, 3.2790, 3.2794, 3.2798, 3.2788, 3.2802,
          3.2798, 3.2783, 3.2789, 3.2775, 3.2811, 3.2793, 3.2802, 3.2785, 3.2801, 3.2803]
     judged = outcome(group(*x))
-    found = stats.against(judged, 3.28)
+    found = stats.against(judged, 3.28, own=False)
     assert found["test"].p == pytest.approx(0.0023570716325535, rel=1e-9)
     assert judged.notes == ["20 logs do not tell their seed; each is taken for a seed of its own"]
     assert found["word"] == "PROMISING" and found["runs_in_reach"] == 14
@@ -123,7 +123,7 @@ def test_public_logs_are_judged_like_our_own(tmp_path, called, refused):
 
 
 def test_runs_at_the_target_are_counted_as_in_reach():
-    assert stats.against(outcome(group(3.28, 3.27, 3.29)), 3.28)["runs_in_reach"] == 2
+    assert stats.against(outcome(group(3.28, 3.27, 3.29)), 3.28, own=False)["runs_in_reach"] == 2
 
 
 def test_another_step_is_judged_when_asked_for(tmp_path, called):
@@ -262,7 +262,8 @@ def test_public_track_3_has_a_z_test_and_counts_steps_between_results(tmp_path, 
     old = [write_public(tmp_path / f"{i}.txt", {0: 11, 300: 3.278}, seconds=True, code="old", ms=60 + i)
            for i in range(4)]
     found = called(*new)["target"]
-    assert found["word"] == "PROVEN" and found["alpha"] == 0.001 and "at sigma 0.0013" in found["reason"]
+    assert found["word"] == "PROMISING" and "; but logs of this format show too little" in found["reason"]
+    assert found["alpha"] == 0.001 and "at sigma 0.0013" in found["reason"]
     found = called(*new, "--vs", *old)["vs"]
     assert found["word"] == "PROMISING" and "0.004500 / 0.7071 = 0.00636" in found["reason"]
     called(*old, "--vs", *new, code=1)
