@@ -7,7 +7,7 @@ Prints a table: fault, and how often the run ended how, as status in the log, ex
 (- where there is none); --output keeps it, with what it was measured on, after each fault. Exit code 1 where
 a run is not as its fault allows: another status or code, a ledger that does not know how a log ended, no word
 on the terminal, or a process or FIFO that is left (a launcher that is killed before its ranks have loaded
-torch leaves its FIFO).
+torch leaves its FIFO; one that is killed between the ranks' end and its own has not counted that end).
 Kills, stops and limits of file sizes are the system's own: Linux only.
 """
 import argparse
@@ -163,7 +163,8 @@ def judge(runs: Path, code: int, said: str, fault: Fault | None, wrong: list[str
         word in said for word in ("run ended", "was killed", "interrupted", "cannot write", "SIG")))
     wrong += ["a stack of C++"] * ("frame #" in said)
     lost = ["disk_full", "rank_lost", "failed"] if status == "-" else [status]
-    if logs and (len(counted) != 1 or counted[0] not in lost):
+    told = status == "ok" and code == -signal.SIGKILL  # the launcher knew of the end, and had not written it
+    if logs and not (told and not counted) and (len(counted) != 1 or counted[0] not in lost):
         wrong.append(f"the ledger says {counted}")
     for path in runs.glob("*") if runs.exists() else ():
         path.unlink()
