@@ -155,7 +155,8 @@ def judge(runs: Path, code: int, said: str, fault: Fault | None, wrong: list[str
         wrong += ["half a line in the log"] * (last[-1] != b"")
         status = json.loads(last[0][6:])["status"] if last[0].startswith(b"#:end ") else "-"
     wrong += [f"{len(logs)} logs"] * (len(logs) > 1)
-    starting = status == "-" and "KeyboardInterrupt" in said  # Python's own word, and code, while it starts
+    starting = (code == 1 and status == "-" and fault and fault.name.startswith("SIGINT")
+                and "KeyboardInterrupt" in said)  # Python's own word, and code, while it starts
     if status != "ok" or code:  # ok, and a code: it was over, but for the last processes
         wrong += [f"status {status}"] * (status not in {"ok"} | (fault.statuses if fault else set()))
         wrong += [f"exit code {code}"] * (not starting and code not in (fault.codes if fault else ()))

@@ -2,11 +2,13 @@
 import hashlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub
 import torch
 from torch import Tensor
 
+from harness.weights import serialized
 from records.tools.read.values import write_whole
 
 FILE = "model.safetensors"
@@ -42,14 +44,8 @@ def load(name: str | None, part: str, hub: str, shapes: dict[str, tuple],
 
 
 def save(path: Path, tensors: dict[str, Tensor]) -> str:
-    """Write float32 tensors as safetensors, whole; return the file's sha256."""
-    header, end = {"__metadata__": {"format": "pt"}}, 0
-    for name, tensor in tensors.items():
-        begin, end = end, end + 4 * tensor.numel()
-        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
-    data = (tensor.numpy().tobytes() for tensor in tensors.values())
-    content = b"".join([len(text).to_bytes(8, "little"), text, *data])
+    """Write tensors as safetensors, whole; return the file's sha256."""
+    content = b"".join(serialized(SimpleNamespace(state_dict=lambda: tensors)))
     write_whole(path, content)
     return hashlib.sha256(content).hexdigest()
 

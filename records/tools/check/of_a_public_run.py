@@ -52,7 +52,7 @@ def points(run: Run) -> list[Point]:
     return [p for p in (*run.train, *run.vals) if p.time_ms is not None]
 
 
-def shown(name: str, claim: Claim) -> Result | None:
+def public_result(name: str, claim: Claim) -> Result | None:
     """Return what a check of ours, by name, finds of public logs; None where they do not show it."""
     if name == "settings" and claim.sources:
         found = [f"{each.path}:{each.line}: {each.text}" for each in claim.findings if each.what == COMPILER]

@@ -156,7 +156,7 @@ def check_all(claim: Claim) -> dict[str, Result]:
         try:
             result = Result("unknown", "no whole log")
             if readable and not claim.own and check not in OF_PUBLIC:
-                result = of_a_public_run.shown(check.__name__, claim) or Result("unknown", NOT_SHOWN)
+                result = of_a_public_run.public_result(check.__name__, claim) or Result("unknown", NOT_SHOWN)
             elif readable:
                 result = each_run(check, claim) if check in OF_A_RUN else check(claim)
         except IMPOSSIBLE as error:
