@@ -90,7 +90,7 @@ def lr_claims(name: str, runs: Sequence[Run], size: Size) -> list[Claim]:
         verdict.claim(f"{name}: the best rate stays within {STAYS} octaves under mup, {base} to {wide}",
                       moved_mup, unit="octaves", least=-STAYS, most=STAYS),
         verdict.claim(f"{name}: at {wide}, mup at the best rate of {base} is no worse than sp tuned",
-                      mup[1][study.best(mup[0])], verdict.tuned(sp[1]), most=0.0)]
+                      verdict.tuned(mup[1], by=mup[0]), verdict.tuned(sp[1]), most=0.0)]
 
 
 def choose(runs: Sequence[Run]) -> int:
@@ -225,13 +225,15 @@ def main(arguments: argparse.Namespace) -> int:
     grids = {name: grid(folders, size, name, recipe) for name, recipe in RECIPES.items()}
     claims = [claim for name, runs in grids.items() for claim in lr_claims(name, runs, size)]
     fixed, steps = {"recipe": RECIPES["AdamW"]}, {"duration.steps": size.steps, "validations": 1}
+    other = len(size.seeds)  # this seed chooses what those of the grids measure
     searched = study.sweep(folders, "search", {
         **fixed, "overrides": steps, "method": "random", "samples": size.samples, "axes": SEARCHED | {
-            "optimizer.lr": study.rates(RECIPES["AdamW"], (-2, -1, 0, 1, 2))}})
+            "optimizer.lr": study.rates(RECIPES["AdamW"], (-2, -1, 0, 1, 2)), "seed": [other]}})
     kept = [found.point for found in sorted(group(searched), key=lambda g: g.mean)[:size.kept]]
-    tried = study.sweep(folders, "intermediate", {**fixed, "method": "list", "points": kept, "overrides": {
-        "model.n_embd": size.widths[1], "duration.tokens_per_param": size.tokens_per_param,
-        "validations": 1}})
+    tried = study.sweep(folders, "intermediate", {
+        **fixed, "method": "list", "points": [{**point, "seed": other} for point in kept], "overrides": {
+            "model.n_embd": size.widths[1], "duration.tokens_per_param": size.tokens_per_param,
+            "validations": 1}})
     chosen = choose(tried)
     winner = target_recipe(make_recipe(as_dict(proxy), kept[chosen]), target)
     recipe_path = folders.sweeps / "target.yaml"

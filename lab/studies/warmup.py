@@ -167,7 +167,8 @@ def page(tuned: dict[str, dict[float, float]], rates: dict[str, float], runs: di
                 f"Recipe `warmup_study`: width {first['model']['n_embd']}, base "
                 f"{first['parametrization']['mup_base_hidden_size']}; "
                 f"{last.tokens} tokens a run, {seeds} seeds; the arms differ in the parametrization alone. "
-                f"Each arm's rate is the best of {len(tuned['sp'])}, one run each at a warm-up of 10 %. "
+                f"Each arm's rate is the best of {len(tuned['sp'])}, one run each at a warm-up of 10 %, "
+                f"of a seed of their own. "
                 f"Losses in nats a token, the same {runs['sp'][0].data.val_tokens} tokens every time. "
                 "Intervals are 95 %, of seeds only.", "",
                 "## Claims of the original study", "")
@@ -204,8 +205,8 @@ def main(arguments: argparse.Namespace) -> int:
     """Run the study, or what is left of it; write figures and page."""
     size, folders = QUICK if arguments.quick else FULL, study.folders_of(arguments, "warmup")
     tuning = study.sweep(folders, "tuning", {
-        "recipe": RECIPE, "overrides": {**size.overrides, "validations": 1},
-        "axes": {ARM: list(ARMS), RATE: study.rates(RECIPE, size.lr_octaves)}})
+        "recipe": RECIPE, "overrides": {**size.overrides, "validations": 1}, "axes": {
+            ARM: list(ARMS), RATE: study.rates(RECIPE, size.lr_octaves), "seed": [len(size.seeds)]}})
     tuned = {arm: {run.point[RATE]: run.val_loss for run in tuning if run.point[ARM] == arm} for arm in ARMS}
     rates = {arm: min(by_lr, key=by_lr.get) for arm, by_lr in tuned.items()}
     runs = {arm: study.sweep(folders, f"warmup_{arm}", {

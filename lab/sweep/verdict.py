@@ -99,9 +99,10 @@ def elsewhere(by_value: Losses, i: int, choose: Callable = min) -> Any:
     return choose(by_value, key=lambda v: math.fsum(by_value[v][:i] + by_value[v][i + 1:] or by_value[v]))
 
 
-def tuned(by_value: Losses) -> list[float]:
-    """Return, for each seed, its loss at the value that is best by all others."""
-    return [by_value[elsewhere(by_value, i)][i] for i in range(len(next(iter(by_value.values()))))]
+def tuned(by_value: Losses, by: Losses | None = None) -> list[float]:
+    """Return, for each seed, its loss at the value that is best by all others, there or in other losses."""
+    seeds = range(len(next(iter(by_value.values()))))
+    return [by_value[elsewhere(by or by_value, i)][i] for i in seeds]
 
 
 def chosen(runs: Sequence[Run]) -> list[Run]:
