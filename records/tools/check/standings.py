@@ -53,6 +53,7 @@ class Standing:
     number: int | None = None  # among the records of its class; None of an attempt
     ratio: Ratio | None = None  # of its time to equal loss to that of the first of its class
     speed: str = ""  # against the record before it, in words
+    again: "Standing | None" = None  # the later record that takes its place
 
     @property
     def hardware(self) -> str:
@@ -68,13 +69,18 @@ def hardware_of(device: str | None, world_size: int | None) -> str:
 def standings(folder: Path, words: dict[str, str] | None = None) -> list[Standing]:
     """Return the records in a track's folder, those of each class in the order in which they were made.
 
-    words: name of a folder -> what verify says, where that is less than its record.json says. Raises
-    ReadError for a record.json of which a field has another type.
+    One of a closed harness whose script was made a record again, under its name, stands no more. words: name
+    of a folder -> what verify says, where that is less than its record.json says. Raises ReadError for a
+    record.json of which a field has another type.
     """
     found = sorted((Standing(path.parent, read_record(path)) for path in folder.glob("*/record.json")),
                    key=lambda standing: (standing.record["begun"], standing.folder.name))
     last: dict[str, Standing] = {}
-    for standing in found:
+    for i, standing in enumerate(found):
+        standing.again = next((later for later in found[i + 1:] if takes_place(later, standing)), None)
+        if standing.again:
+            standing.speed = f"made again on {standing.again.record['date']}"
+            continue
         before = standing.before = last.get(standing.hardware)
         significance = standing.record["significance"]
         significance["word"] = (words or {}).get(standing.folder.name, significance["word"])
@@ -90,6 +96,16 @@ def standings(folder: Path, words: dict[str, str] | None = None) -> list[Standin
             standing.number = (before.number if before else 0) + 1
             last[standing.hardware] = standing
     return found
+
+
+def takes_place(later: Standing, standing: Standing) -> bool:
+    """Tell whether a record is another one made again: its name, script and files, on an open harness."""
+    if later.record["name"] != standing.record["name"]:
+        return False
+    new, old = ([load_runs(log)[0] for log in sorted((each.folder / "logs").glob("*.txt"))]
+                for each in (later, standing))
+    closed = [{load_harnesses().standing(run) in ("closed", "listed") for run in runs} for runs in (new, old)]
+    return closed == [{False}, {True}] and same_submission(new[0], standing.folder)
 
 
 def read_record(path: Path) -> dict[str, Any]:

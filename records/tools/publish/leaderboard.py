@@ -73,8 +73,11 @@ def table(track: str, records: Path, held: dict[str, str] | None = None) -> str:
     for hardware in dict.fromkeys(each.hardware for each in found if each.number):
         best = [each for each in found if each.number and each.hardware == hardware]
         lines += [f"{cell(hardware)}:", "", *grid(RECORDS, best), ""]
-    if attempts := [each for each in found if not each.number]:
+    if attempts := [each for each in found if not each.number and not each.again]:
         lines += ["Attempts, which beat no record or are not proven:", "", *grid(ATTEMPTS, attempts), ""]
+    if superseded := [cells(each) for each in found if each.again]:
+        links = ", ".join(f"{texts['record']} of {texts['date']}" for texts in superseded)
+        lines += [f"Superseded, made again with the same script on a newer harness: {links}.", ""]
     return "\n".join(lines) if found else ""
 
 

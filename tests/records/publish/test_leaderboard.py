@@ -47,6 +47,20 @@ def test_only_improvements_are_numbered_and_times_are_ratios(root):
     assert "[Slower]" in attempts and "slower than One: +" in attempts and "PROMISING" in attempts
 
 
+def test_a_record_that_was_made_again_is_named_off_the_table(root, monkeypatch):
+    """The table of a new referee had the rows of the old one too, which no race connects with its own."""
+    folder = root / "records" / "tiny"
+    for name in ("One", "Two"):
+        write_record(folder, name)
+    one, two = leaderboard.standings(folder)
+    one.again, one.number = two, None
+    monkeypatch.setattr(leaderboard, "standings", lambda *_: [one, two])
+    text = leaderboard.table("tiny", root / "records")
+    assert text.endswith("\nSuperseded, made again with the same script on a newer harness: "
+                         "[One](records/tiny/2026-01-01_One) of 2026-01-01.\n")
+    assert "[One]" not in text.partition("Superseded")[0] and "\nAttempts, " in text
+
+
 def test_a_record_that_verify_calls_invalid_is_refused(page, record, call):
     """Any folder with a record.json got a row."""
     text = (record / "record.json").read_text()
