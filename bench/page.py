@@ -9,7 +9,7 @@ TITLES = {
     "muon_sharded": "Sharded Muon at 124M",
     "reading_logs": "Checking records",
     "cold_start": "From the command to the first step", "time_to_loss": "Time to nanoGPT's loss",
-    "learned_cost": "Cost of a learned update",
+    "learned_cost": "Cost of a learned update", "record_step": "The step of the laptop record",
     "muon_claims": "Muon's claims", "gpu_attention": "Attention", "gpu_step": "The step",
     "gpu_same_bits": "The same bits again", "gpu_curve": "The loss curve",
 }

@@ -22,7 +22,7 @@ from bench.rounds import Result, conditions, foreign_load  # noqa: E402
 from bench.submission import SubmissionError  # noqa: E402
 
 NAMES = ["gemm_share", "two_ranks", "harness_cost", "stream_rate", "muon_sharded", "cold_start",
-         "reading_logs", "time_to_loss", "muon_claims", "learned_cost"]
+         "reading_logs", "record_step", "time_to_loss", "muon_claims", "learned_cost"]
 
 
 def finite(value):
