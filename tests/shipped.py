@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 from tiny import ROOT
 
-SHA256 = "33509d25c123cdc5aaa9224cbab26a97e573b177df178fadf0d7a62779946078"
+SHA256 = "e7d5b76a3d3325a6244993fc8b723fd62bcd4cbc053bf39358d471683c6860c4"
 
 
 def difference() -> str | None:
