@@ -1,10 +1,11 @@
 """Train a GPT-2 as fast as possible: the submission. Run it with ./run.sh; harness/ is the referee.
 
 The recipe `fineweb` is that of the NanoGPT speedrun of 2024-11-03
-(https://github.com/KellerJordan/modded-nanogpt), `sample` the same model at laptop size.
+(https://github.com/KellerJordan/modded-nanogpt), `sample` the same model at laptop size, `fineweb_350m` and
+`fineweb_1_5b` at GPT-2 medium's and XL's (docs/recipe.md says what of them is public, and what chosen).
     sample   3.932 nats, the mean of 3.9266, 3.9373 and 3.9325 (n = 3, seeds 0, 1 and 2), after 1,400 steps
              on 2 vCPUs of a Xeon with AMX, torch 2.13.0 for CPU
-    fineweb  not run here; its reference ended at 3.28 nats on 8 H100
+    fineweb  not run here, nor the larger two; its reference ended at 3.28 nats on 8 H100
 Shape suffixes: B sequences, T tokens, C channels, H heads, D head dimension, V vocabulary.
 """
 from harness.run import Run, open_run  # first: the referee binds its clock and its loss
@@ -52,6 +53,13 @@ RECIPES = {
         seq_len=256, batch_tokens=2048, micro_batch=2, epochs=2,
         num_iterations=1400, cooldown_iters=1400, val_every=140,
         embed_lr=0.2, head_lr=0.016, adam_betas=(0.8, 0.95), newton_schulz_dtype="float32"),
+    "fineweb_350m": Hyperparameters(
+        n_layer=24, n_head=8, n_embd=1024, micro_batch=32, num_iterations=12_000, cooldown_iters=3429,
+        head_lr=0.0015),
+    # sizes, batch and steps of github.com/KellerJordan/modded-nanogpt/tree/master/records/102024_ScaleUp1B
+    "fineweb_1_5b": Hyperparameters(
+        n_layer=52, n_head=12, n_embd=1536, batch_tokens=491_520, micro_batch=12, num_iterations=20_344,
+        cooldown_iters=5812, head_lr=0.001, muon_lr=0.007),
 }
 
 # ---------------------------------------------------------------------------------------------------

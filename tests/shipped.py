@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 from tiny import ROOT
 
-SHA256 = "e7d5b76a3d3325a6244993fc8b723fd62bcd4cbc053bf39358d471683c6860c4"
+SHA256 = "cac3e7a06fa0f4cc63d18c012153e52302ed8efc7ef4e8e1220387721aeefc90"
 
 
 def difference() -> str | None:
