@@ -69,9 +69,9 @@ def measure(quick: bool) -> Result:
             Row("momentum held by each of 2 ranks, over torch.optim.Muon's",
                 [state["2 ranks"] / state["torch, 1 thread"]], "", "<= 0.51"),
             *[Row(f"seconds a step: {name}", times, "s") for name, times in found.items()]]
-    how = (f"{len(shapes)} matrices of {size.n_layer} layers {size.n_embd} wide, random gradients; all "
-           f"wait asleep while one group steps. Both iterate in {dtype}: torch.optim.Muon casts to bfloat16, which "
-           "a processor without instructions for it emulates; there its cast is made one to float32. Each "
+    how = (f"{len(shapes)} matrices of {size.n_layer} layers {size.n_embd} wide, random gradients; all wait "
+           f"asleep while one group steps. Both iterate in {dtype}. torch.optim.Muon casts to bfloat16, "
+           "which a processor without instructions for it emulates: there its cast is made float32. Each "
            "process of it does all matrices; ours deals them to the ranks, which then gather the updates. "
            "Fewer operations: wide matrices multiply as small squares, large products known to be symmetric "
            "are computed once (docs/recipe.md).")
