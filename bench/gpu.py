@@ -40,7 +40,7 @@ BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTEN
 STATE_STEPS = 20
 ROW = """
 [bench]
-recipe = "fineweb"
+recipe = "{recipe}"
 data = "data/none"
 train_files = "*train*.bin"
 val_files = "*val*.bin"
@@ -220,12 +220,12 @@ def digests(steps: Steps, n: int) -> dict:
     return {"digests": found, "losses": losses, "largest": largest, "seconds": seconds}
 
 
-def add_row(project: Project, data: Path, piece: int, most: int) -> tuple[Path, int]:
+def add_row(project: Project, data: Path, piece: int, most: int, recipe: str = "fineweb") -> tuple[Path, int]:
     """Give the project a track on a folder's shards; return its validation shard and how many tokens."""
     [val, *_] = sorted(data.glob("*val*.bin"))
     val_tokens, own = min(most, check_shard(val) - 1) // piece * piece, data / "vocab.bpe"
     with open(project.folder / "harness" / "tracks.toml", "a") as f:
-        f.write(ROW.format(val_tokens=val_tokens, val_piece=piece,
+        f.write(ROW.format(recipe=recipe, val_tokens=val_tokens, val_piece=piece,
                            vocab_size=len(token_bytes(own)) if own.is_file() else 50257))
     return val, val_tokens
 
@@ -259,13 +259,9 @@ def recipes(data: Path, device: torch.device, quick: bool) -> Result:
     """Return the speed of submissions/frontier.py, in its first stage, and of the 2024 recipe, in turns."""
     scripts = {"2024": "train_gpt2.py", "frontier": "submissions/frontier.py"}
     key, first, last, rounds = ("sample", 2, 4, 2) if quick else ("fineweb", 20, 60, 3)
-    flags = [f"--stop_at_step={last}", f"--val_every={first}"]
+    flags = [*on_one(data, device), f"--stop_at_step={last}", f"--val_every={first}"]
     with Project() as project:
-        if quick:
-            flags += ["--track=sample", f"--device={device.type}", "--nproc_per_node=1"]
-        else:
-            add_row(project, data, 16384, 65_536)
-            flags += on_one(data, device)
+        add_row(project, data, *((256, 1024) if quick else (16384, 65_536)), recipe=key)
         found = interleaved({name: lambda file=file: project.run(f"--script={project.folder / file}", *flags)
                              for name, file in scripts.items()}, rounds)
     rows, speed = [], {}
