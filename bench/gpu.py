@@ -258,7 +258,7 @@ def curve(data: Path, device: torch.device, quick: bool) -> Result:
 def recipes(data: Path, device: torch.device, quick: bool) -> Result:
     """Return the speed of submissions/frontier.py, in its first stage, and of the 2024 recipe, in turns."""
     scripts = {"2024": "train_gpt2.py", "frontier": "submissions/frontier.py"}
-    key, first, last, rounds = ("sample", 2, 4, 2) if quick else ("fineweb", 20, 60, 3)
+    key, first, last, rounds = ("sample", 2, 4, 1) if quick else ("fineweb", 20, 60, 3)
     flags = [*on_one(data, device), f"--stop_at_step={last}", f"--val_every={first}"]
     with Project() as project:
         add_row(project, data, *((256, 1024) if quick else (16384, 65_536)), recipe=key)
