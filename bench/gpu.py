@@ -1,4 +1,4 @@
-"""Measure the 124M recipe on one GPU and write docs/performance_gpu.md. Start it with ./bench/gpu.sh.
+"""Measure the 124M recipes on one GPU and write docs/performance_gpu.md. Start it with ./bench/gpu.sh.
 
 Full batch by accumulation, compiled. --device cpu --quick shows that it runs and measures nothing.
 """
@@ -27,8 +27,10 @@ from bench.page import page  # noqa: E402
 from bench.project import Project  # noqa: E402
 from bench.rounds import Result, Row, interleaved, ratios  # noqa: E402
 from bench.run import run_one  # noqa: E402
+from bench.submission import load  # noqa: E402
 from harness.checkpoint import Snapshot  # noqa: E402
 from harness.environment import process_group  # noqa: E402
+from harness.parameters import active_parameters  # noqa: E402
 from harness.shards import check_shard  # noqa: E402
 from harness.vocabulary import token_bytes  # noqa: E402
 
@@ -38,7 +40,7 @@ BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTEN
 STATE_STEPS = 20
 ROW = """
 [bench]
-recipe = "fineweb"
+recipe = "{recipe}"
 data = "data/none"
 train_files = "*train*.bin"
 val_files = "*val*.bin"
@@ -218,23 +220,32 @@ def digests(steps: Steps, n: int) -> dict:
     return {"digests": found, "losses": losses, "largest": largest, "seconds": seconds}
 
 
+def add_row(project: Project, data: Path, piece: int, most: int, recipe: str = "fineweb") -> tuple[Path, int]:
+    """Give the project a track on a folder's shards; return its validation shard and how many tokens."""
+    [val, *_] = sorted(data.glob("*val*.bin"))
+    val_tokens, own = min(most, check_shard(val) - 1) // piece * piece, data / "vocab.bpe"
+    with open(project.folder / "harness" / "tracks.toml", "a") as f:
+        f.write(ROW.format(recipe=recipe, val_tokens=val_tokens, val_piece=piece,
+                           vocab_size=len(token_bytes(own)) if own.is_file() else 50257))
+    return val, val_tokens
+
+
+def on_one(data: Path, device: torch.device) -> list[str]:
+    """Return the flags of a run of one rank on that track, however few its shards."""
+    return ["--track=bench", f"--data={data}", f"--device={device.type}", "--nproc_per_node=1",
+            "--epochs=1000"]
+
+
 def curve(data: Path, device: torch.device, quick: bool) -> Result:
     """Return a real run through ./run.sh on the data given, in a copy of the project with a row for it."""
-    piece = 64 if quick else 16384
-    [val, *_] = sorted(data.glob("*val*.bin"))
-    val_tokens = min(10_485_760, 4 * piece if quick else check_shard(val) - 1) // piece * piece
     n = 3 if quick else 400
     small = ["--n_layer=1", "--n_embd=64", "--n_head=1", "--seq_len=64", "--batch_tokens=512",
              "--micro_batch=2"]
     with Project() as project:
-        with open(project.folder / "harness" / "tracks.toml", "a") as f:
-            own = data / "vocab.bpe"
-            f.write(ROW.format(val_tokens=val_tokens, val_piece=piece,
-                               vocab_size=len(token_bytes(own)) if own.is_file() else 50257))
-        launch = project.run("--track=bench", f"--data={data}", f"--device={device.type}",
-                             "--nproc_per_node=1",
-                             f"--num_iterations={n}", f"--cooldown_iters={max(1, n // 4)}",
-                             f"--val_every={max(1, n // 16)}", "--epochs=1000", *(small if quick else []))
+        val, val_tokens = add_row(project, data, *((64, 256) if quick else (16384, 10_485_760)))
+        launch = project.run(*on_one(data, device), f"--num_iterations={n}",
+                             f"--cooldown_iters={max(1, n // 4)}", f"--val_every={max(1, n // 16)}",
+                             *(small if quick else []))
     found = launch.curve()
     rows = [Row(f"val_loss after step {at}", [loss], "nats") for _, loss, at in found]
     rows += [Row("training time of these steps", [found[-1][0]], "s"),
@@ -244,7 +255,41 @@ def curve(data: Path, device: torch.device, quick: bool) -> Result:
     return Result(rows, how, {"curve": found, "end": launch.end})
 
 
-PARTS = {"gpu_attention": attention, "gpu_step": step, "gpu_same_bits": same_bits, "gpu_curve": curve}
+def recipes(data: Path, device: torch.device, quick: bool) -> Result:
+    """Return the speed of submissions/frontier.py, in its first stage, and of the 2024 recipe, in turns."""
+    scripts = {"2024": "train_gpt2.py", "frontier": "submissions/frontier.py"}
+    key, first, last, rounds = ("sample", 2, 4, 1) if quick else ("fineweb", 20, 60, 3)
+    flags = [*on_one(data, device), f"--stop_at_step={last}", f"--val_every={first}"]
+    with Project() as project:
+        add_row(project, data, *((256, 1024) if quick else (16384, 65_536)), recipe=key)
+        found = interleaved({name: lambda file=file: project.run(f"--script={project.folder / file}", *flags)
+                             for name, file in scripts.items()}, rounds)
+    rows, speed = [], {}
+    for name, launches in found.items():
+        script = load("GPT", "RECIPES", script=ROOT / scripts[name])
+        with torch.device("meta"):
+            active = active_parameters(script.GPT(script.RECIPES[key]))
+        spans = [[next(val for val in launch.vals if val["step"] == at) for at in (first, last)]
+                 for launch in found[name]]
+        seconds = [(end["train_time_ns"] - begin["train_time_ns"]) / 1e9 for begin, end in spans]
+        speed[name] = [(end["tokens"] - begin["tokens"]) / s for (begin, end), s in zip(spans, seconds)]
+        memory = [launch.end.get("peak_memory_mib", 0) / 1024 for launch in launches]
+        mfu = [6 * active * rate / PEAK_TFLOPS / 1e12 for rate in speed[name]]
+        rows += [Row(f"{name}: ms a step", [1e3 * s / (last - first) for s in seconds], "ms"),
+                 Row("... tokens/s", speed[name], ""),
+                 Row("... MFU, products of weights alone", mfu, f"of {PEAK_TFLOPS} TFLOP/s"),
+                 Row("... most memory allocated", memory, "GiB"),
+                 Row("... warm-up, compiling", [launch.end["warmup_ns"] / 1e9 for launch in launches], "s")]
+    rows.append(Row("tokens/s, frontier over 2024", ratios(speed["frontier"], speed["2024"]), "x"))
+    how = (f"./run.sh, recipe `{key}` of both scripts, one rank, runs in turns that stop at step {last}, "
+           f"measured from the validation at step {first} on. The frontier's first stage has batches of "
+           "131,072 tokens, the 2024 recipe's have 524,288. Operations are 6 a token and active "
+           "parameter, attention left out.")
+    return Result(rows, how, {"tokens_per_s": speed})
+
+
+PARTS = {"gpu_recipes": recipes, "gpu_attention": attention, "gpu_step": step, "gpu_same_bits": same_bits,
+         "gpu_curve": curve}
 
 
 def main() -> None:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The 124M recipe on one NVIDIA GPU, measured: ./bench/gpu.sh --data FOLDER [--python FILE] [flags of bench/gpu.py]
+# The 124M recipes on one NVIDIA GPU, measured: ./bench/gpu.sh --data FOLDER [--python FILE] [flags of bench/gpu.py]
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=python3

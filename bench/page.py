@@ -10,7 +10,8 @@ TITLES = {
     "reading_logs": "Checking records",
     "cold_start": "From the command to the first step", "time_to_loss": "Time to nanoGPT's loss",
     "learned_cost": "Cost of a learned update", "record_step": "The step of the laptop record",
-    "muon_claims": "Muon's claims", "gpu_attention": "Attention", "gpu_step": "The step",
+    "muon_claims": "Muon's claims", "gpu_attention": "Attention",
+    "gpu_recipes": "The frontier beside the 2024 recipe", "gpu_step": "The step",
     "gpu_same_bits": "The same bits again", "gpu_curve": "The loss curve",
 }
 

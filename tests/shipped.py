@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 from tiny import ROOT
 
-SHA256 = "33509d25c123cdc5aaa9224cbab26a97e573b177df178fadf0d7a62779946078"
+SHA256 = "cac3e7a06fa0f4cc63d18c012153e52302ed8efc7ef4e8e1220387721aeefc90"
 
 
 def difference() -> str | None:

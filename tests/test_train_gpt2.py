@@ -9,6 +9,7 @@ from shipped import shipped
 from tiny import ROOT
 
 from harness.parameters import check_optimizers
+from harness.track import load_tracks
 
 script = shipped()
 GPT, RECIPES, Hyperparameters, Muon = script.GPT, script.RECIPES, script.Hyperparameters, script.Muon
@@ -95,6 +96,36 @@ def test_newton_schulz_sends_singular_values_near_one(dtype, shape):
     assert 0.6 < values.min() and values.max() < 1.2
 
 
+def plain_newton_schulz(G):
+    """Five steps as published, each on the whole matrix."""
+    X = G / (G.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(5):
+        A = X @ X.mT
+        X = torch.baddbmm(X, torch.baddbmm(A, A, A, beta=-4.7750, alpha=2.0315), X, beta=3.4445)
+    return X
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (48, 64), (64, 256), (520, 520), (520, 1040)])  # and in bands
+@pytest.mark.parametrize("decades", [0, 6])
+def test_newton_schulz_on_small_squares_is_the_published_one_up_to_rounding(shape, decades):
+    """Singular values over six decades are the hard case: the small ones drown beside the largest squared."""
+    generator = torch.Generator().manual_seed(0)
+    G = torch.randn(2, *shape, generator=generator, dtype=torch.float64)
+    if decades:
+        U, _, V = torch.linalg.svd(G, full_matrices=False)
+        G = U * torch.logspace(0, -decades, min(shape), dtype=torch.float64) @ V
+    exact = plain_newton_schulz(G)
+
+    def off(X):
+        return float((X.double() - exact).norm() / exact.norm())
+
+    assert off(script.newton_schulz(G)) < 1e-11  # 1e-14, or 6e-13 over six decades
+    assert off(script.newton_schulz(G.float())) < (5e-4 if decades else 1e-5)  # 2e-4, 5e-6
+    if min(shape) < 512:  # bfloat16 rounds a wide one's factors too: 0.03 for 0.013; else 0.13 for 0.15
+        published = off(plain_newton_schulz(G.bfloat16()))
+        assert off(script.newton_schulz(G.bfloat16())) < max(0.05, 1.2 * published)
+
+
 def test_muon_refuses_what_is_no_matrix(alone):
     with pytest.raises(ValueError, match="Muon takes matrices"):
         Muon([torch.nn.Parameter(torch.zeros(3))])
@@ -108,6 +139,37 @@ def test_the_fineweb_recipe_has_the_references_parameter_counts():
     assert total == 162_201_600
     assert total - model.wte.weight.numel() == 123_568_128
     assert sum(p.numel() for p in model.blocks.parameters()) == 84_934_656
+
+
+@pytest.mark.parametrize("name, active, embedding", [
+    ("fineweb_350m", 353_501_184, 51_511_296), ("fineweb_1_5b", 1_549_467_648, 77_266_944)])
+def test_the_larger_recipes_fit_their_tracks_and_the_tokens_there_are(name, active, embedding):
+    with torch.device("meta"):
+        model = GPT(RECIPES[name])
+    assert sum(p.numel() for p in model.parameters()) == active + embedding
+    hp, track = RECIPES[name], load_tracks()[name]
+    assert track.recipe == name and active <= track.max_active_parameters
+    shards = int(track.fetch.rsplit(" ", 1)[1])  # of 100 M tokens; the last of the 103 has 55.3 M
+    assert hp.num_iterations * hp.batch_tokens < min(shards * 100_000_000, 10_255_324_043)
+    assert hp.n_embd // hp.n_head == 128 and hp.batch_tokens % (8 * hp.micro_batch * hp.seq_len) == 0
+
+
+def memory_gib(hp, ranks):
+    """Return GiB of weights and gradients, optimizers, a micro-batch, and all, as docs/recipe.md has them."""
+    blocks, V = 12 * hp.n_layer * hp.n_embd**2, hp.vocab_size
+    tables = 2 * V * hp.n_embd
+    parts = (8 * (blocks + tables) + 2 * (blocks + tables // 2),  # float32 twice, bfloat16 for products
+             4 * blocks / ranks + 8 * tables,  # Muon's momentum is dealt to the ranks, Adam's two are not
+             hp.micro_batch * hp.seq_len * (40 * hp.n_layer * hp.n_embd + 6 * V))
+    return [part / 2**30 for part in (*parts, sum(parts))]
+
+
+def test_the_page_shows_the_memory_of_the_large_recipes_as_counted():
+    page = (ROOT / "docs" / "recipe.md").read_text()
+    for name in ("fineweb", "fineweb_350m", "fineweb_1_5b"):
+        one, eight = memory_gib(RECIPES[name], 1), memory_gib(RECIPES[name], 8)
+        row = [*(f"{gib:.1f}" for gib in one[::2]), *(f"{a:.1f}, {b:.1f}" for a, b in zip(one, eight))]
+        assert f"| `{name}` | {row[0]} | {row[3]} | {row[1]} | {row[5]} |" in page
 
 
 def test_the_first_loss_is_the_logarithm_of_the_vocabulary():

@@ -109,3 +109,4 @@ def test_the_gpu_benchmarks_run_on_a_cpu():
     text = run("gpu.py", "--device", "cpu", "--quick", "--data", str(ROOT / "data" / "sample"))
     assert "same bits (exact, deterministic kernels) | 1 (1: yes)" in text
     assert "| val_loss after step 3 |" in text
+    assert "| frontier: ms a step |" in text and "| tokens/s, frontier over 2024 |" in text
