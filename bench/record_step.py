@@ -39,7 +39,7 @@ KINDS = {  # names of torch's operations; what is in none of them is "all else"
 class ProfiledOrders(Orders):
     """What train() takes for its run: it answers how long steps took, or what they were spent on."""
 
-    device = torch.device("cpu")
+    device = "cpu"
 
     def generator(self, step: int) -> torch.Generator:
         """Return a step's random numbers, the same on all ranks."""
