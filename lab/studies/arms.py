@@ -134,9 +134,15 @@ def losses(planned: Mapping[Any, Planned], jobs: int | None) -> dict[Any, float]
         print(f"{len(planned)} runs, {len(waiting)} to make", file=sys.stderr)
         waiting[0].log.parent.mkdir(parents=True, exist_ok=True)
         with ProcessPoolExecutor(jobs or physical_cores(), multiprocessing.get_context("forkserver"),
-                                 leave_with_parent) as pool:
-            for run, words in zip(waiting, pool.map(train, waiting)):
-                print(f"{from_root(run.log)}: {words}", file=sys.stderr, flush=True)
+                                 start_worker) as pool:
+            try:
+                for run, words in zip(waiting, pool.map(train, waiting)):
+                    print(f"{from_root(run.log)}: {words}", file=sys.stderr, flush=True)
+            except BaseException:  # Ctrl-C too: without this the pool would make all runs first
+                pool.shutdown(wait=False, cancel_futures=True)
+                for worker in multiprocessing.active_children():
+                    worker.terminate()
+                raise
     return {key: final(run.log) for key, run in planned.items()}
 
 
@@ -179,11 +185,12 @@ def train(planned: Planned) -> str:
     return f"{runs[0].result.get('val_loss', math.nan):.4f}"
 
 
-def leave_with_parent() -> None:
-    """Let this process leave when the one that wants its runs is gone."""
+def start_worker() -> None:
+    """Let this process hear no Ctrl-C, and leave when the one that wants its runs is gone."""
     def wait() -> None:
         multiprocessing.parent_process().join()
         os._exit(1)
+    os.setsid()
     threading.Thread(target=wait, daemon=True).start()
 
 
