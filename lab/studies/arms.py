@@ -111,6 +111,13 @@ def active(arm: Arm, width: int) -> int:
     return active_parameters(load(arm.script).GPT(recipe_of(arm, width)))
 
 
+def study_command(name: str, words: Sequence[str], asked: Mapping[str, Any]) -> str:
+    """Return the command of a study with the words and flags that it was given."""
+    flags = {key: value if isinstance(value, (list, tuple)) else [value] for key, value in asked.items()}
+    return shlex.join(["python", "-m", "lab", name, *words, *(str(word) for key, values in flags.items()
+                                                              for word in (f"--{key}", *values))])
+
+
 # ---------------------------------------------------------------------------------------------------
 # runs
 

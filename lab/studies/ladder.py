@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from harness.runlog import canonical, sha256
 from lab.studies import study
-from lab.studies.arms import losses, parse_arm, plan, step_ms
+from lab.studies.arms import losses, parse_arm, plan, step_ms, study_command
 from lab.sweep.verdict import interval, Interval, plus_minus
 from records.tools.show.figure import figure_for, PALETTE
 
@@ -113,27 +114,29 @@ def climb(words: Mapping[str, str], size: Size, folders: study.Folders) -> list[
     short = max(1, round(SHORT * size.steps))
     shorter = run({BASE: ""}, {BASE: size.more}, size, folders, short)[BASE]
     a_step = statistics.fmean(a - b for a, b in zip(shorter, found[BASE])) / max(1, size.steps - short)
-    ratios = times(words, size, folders.sweeps / "times.json")
+    ratios = times(words, size, folders.sweeps)
     rungs = [Rung(name, [a - b for a, b in zip(found[name], found[BASE])], ratios[name], a_step * size.steps)
              for name in words if name != BASE]
     return sorted(rungs, key=lambda rung: rung.at_equal_time.middle)
 
 
-def times(words: Mapping[str, str], size: Size, path: Path) -> dict[str, float]:
+def times(words: Mapping[str, str], size: Size, folder: Path) -> dict[str, float]:
     """Return each arm's time of a step over the base's, the median of rounds, measured once and kept."""
-    kept = json.loads(path.read_text()) if path.is_file() else {}
-    if words.keys() - kept.keys():
-        found = step_ms([parse_arm(f"{SCRIPT} {flags}") for flags in words.values()], size.steps)
+    arms = [parse_arm(f"{SCRIPT} {flags}") for flags in words.values()]
+    what = canonical({"words": words, "steps": size.steps, "script": sha256(arms[0].script.read_bytes())})
+    path = folder / f"times_{sha256(what.encode())[:16]}.json"
+    if not path.is_file():
+        found = step_ms(arms, size.steps)
         base = found[list(words).index(BASE)]
-        kept = {name: statistics.median(a / b for a, b in zip(ms, base)) for name, ms in zip(words, found)}
-        path.write_text(json.dumps(kept, indent=1) + "\n")
-    return kept
+        path.write_text(canonical({name: statistics.median(a / b for a, b in zip(ms, base, strict=True))
+                                   for name, ms in zip(words, found)}))
+    return json.loads(path.read_text())
 
 
-def page(rungs: list[Rung], words: Mapping[str, str], size: Size) -> Iterator[str]:
+def page(rungs: list[Rung], words: Mapping[str, str], size: Size, command: str) -> Iterator[str]:
     """Yield the page's lines."""
     yield from (
-        "# The ladder", "", "Written by `python -m lab ladder`; the figure is img/ladder.png.", "",
+        "# The ladder", "", f"Written by `{command}`; the figure is img/ladder.png.", "",
         f"Techniques of `{SCRIPT}` at 2 layers of 128, each switched alone against its recipe `sample`, "
         f"{size.steps} steps of 2,048 tokens, through the harness on track `{size.track}`, one rank; what "
         f"counts steps is scaled from 300. {size.seeds} seeds, {size.more} of what gains with each of those. "
@@ -142,7 +145,9 @@ def page(rungs: list[Rung], words: Mapping[str, str], size: Size) -> Iterator[st
         "base's, one thread, the median of 5 rounds in turns. Equal time: the difference, and what the "
         f"base's last steps are worth ({rungs[0].worth / size.steps:.4f} nats each, from runs of {SHORT:g} "
         "of the steps) times those that a slower step costs.", "",
-        "Rates are not tuned again for an arm: what loses here loses at the base's rates.", "")
+        "Rates are not tuned again for an arm: what loses here loses at the base's rates. The seeds that "
+        f"screened count in what they let through, and of {len(rungs)} intervals one or two miss by chance.",
+        "")
     yield from study.table(
         ("technique", "n", "at equal steps", "step", "at equal time", ""),
         [[rung.name, len(rung.differences), plus_minus(rung.at_equal_steps), f"{rung.ratio:.2f}",
@@ -163,14 +168,16 @@ def figure(rungs: list[Rung], output: Path) -> None:
                       label="equal time, mean" if not y else None)
         axes.axvline(0, color="black", lw=0.6)
         axes.set_xscale("symlog", linthresh=0.02)
+        axes.set_xticks([-0.1, -0.02, 0, 0.02, 0.1, 1], ["-0.1", "-0.02", "0", "0.02", "0.1", "1"])
         axes.set_yticks(range(len(rungs)), [rung.name for rung in reversed(rungs)], fontsize=7)
         axes.set(xlabel="val loss less the base's, nats")
-        axes.legend(fontsize=7)
+        canvas.legend(loc="outside upper right", ncols=2, fontsize=7)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of lab ladder."""
     study.add_study_arguments(parser, "ladder")
+    parser.add_argument("techniques", nargs="*", metavar="NAME", help="as the page names them; default: all")
     parser.add_argument("--steps", type=int, metavar="N", help="of each run; default: 300")
     parser.add_argument("--seeds", type=int, metavar="N", help="to screen; default: 2")
     parser.add_argument("--more", type=int, metavar="N", help="seeds of what gains; default: 4")
@@ -183,9 +190,13 @@ def main(arguments: argparse.Namespace) -> int:
     size = (QUICK if arguments.quick else FULL)._replace(**asked)
     if min(size[:3]) < 1 or size.more < size.seeds:
         raise ValueError("expected --steps and --seeds of at least 1, and --more of at least --seeds")
+    for name in set(arguments.techniques) - ARMS.keys():
+        raise ValueError(f"{name!r}: no such technique; there are {', '.join(map(repr, ARMS))}")
     folders = study.folders_of(arguments, "ladder")
-    words = dict(list(ARMS.items())[:3]) if arguments.quick else ARMS
+    names = arguments.techniques or list(ARMS)[:3 if arguments.quick else None]
+    words = {name: ARMS[name] for name in names}
     rungs = climb(words, size, folders)
     figure(rungs, folders.images / "ladder.png")
-    study.write_page(folders.pages / "ladder.md", page(rungs, words, size))
+    command = study_command("ladder", arguments.techniques, asked)
+    study.write_page(folders.pages / "ladder.md", page(rungs, words, size, command))
     return 0

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lab.studies import study
-from lab.studies.arms import active, losses, parse_arm, plan, recipe_of
+from lab.studies.arms import active, losses, parse_arm, plan, recipe_of, study_command
 from lab.sweep.verdict import finite, interval, Interval, Losses, plus_minus, UNDECIDED
 from lab.sweep.worker import from_root
 from records.tools.show.figure import figure_for, PALETTE
@@ -20,6 +20,8 @@ ASKED = {  # what is compared: arms A and B
     "Muon against AdamW": ("train_gpt2.py", "submissions/adamw_matrices.py"),
     "sampled against full softmax": (FRONTIER, f"{FRONTIER} --stage_candidates=(None,)"),
     "table of pairs against none": (FRONTIER, f"{FRONTIER} --pair_rows=0")}
+VERDICTS = ("A against B", "difference", "slope", "with width")  # heads of tables
+ROWS = ("width", "active parameters", "steps", "A (sd)", "B (sd)", "A - B")
 HOLDS = 0.25  # of the difference, by which an octave of width changes it at most
 
 
@@ -32,7 +34,7 @@ class Size(NamedTuple):
     track: str
 
 
-FULL, QUICK = Size((64, 96, 128), 3, 0.22, "sample"), Size((16, 32), 2, 0.03, "lab")
+FULL, QUICK = Size((64, 96, 128), 3, 0.33, "sample"), Size((16, 32), 2, 0.03, "lab")
 
 
 class Compared(NamedTuple):
@@ -104,10 +106,10 @@ def verdicts(found: dict[str, Compared]) -> Iterator[list]:
                word(differences)]
 
 
-def page(found: dict[str, Compared], size: Size) -> Iterator[str]:
+def page(found: dict[str, Compared], size: Size, command: str) -> Iterator[str]:
     """Yield the page's lines."""
     yield from (
-        "# Does a gain survive size?", "", "Written by `python -m lab scale`; the figure is img/scale.png.",
+        "# Does a gain survive size?", "", f"Written by `{command}`; the figure is img/scale.png.",
         "", f"Each pair of submissions at {len(size.widths)} widths, for {size.tokens_per_param:g} tokens a "
         f"parameter that takes part in products, {size.seeds} seeds, through the harness on track "
         f"`{size.track}`, one rank. What counts steps keeps its share of a run. Heads are as many as in the "
@@ -117,27 +119,26 @@ def page(found: dict[str, Compared], size: Size) -> Iterator[str]:
         "Differences are A's loss less B's in nats, seed by seed (below 0: A is better); intervals 95 %, of "
         "seeds alone. Slope: nats an octave of width. A difference grows or fades where the interval of its "
         f"slope is on one side of 0; it holds where an octave changes it by at most {HOLDS:.0%}.", "")
-    yield from study.table(("A against B", "difference", "slope", "with width"), verdicts(found))
+    yield from study.table(VERDICTS, verdicts(found))
     for name, compared in found.items():
         yield from ("", f"## {name[0].upper()}{name[1:]}", "", f"A: `{compared.arms[0]}`, B: "
                     f"`{compared.arms[1]}`.", "")
-        yield from study.table(("width", "active parameters", "steps", "A (sd)", "B (sd)", "A - B"),
-                               rows(compared))
+        yield from study.table(ROWS, rows(compared))
 
 
 def figure(found: dict[str, Compared], output: Path) -> None:
     """Draw each difference against width: seeds as points, means as a line."""
     with figure_for(output) as canvas:
         canvas.set_size_inches(3.4 * len(found), 3.4)
-        for axes, color, (name, compared) in zip(canvas.subplots(1, len(found), squeeze=False)[0], PALETTE,
-                                                 found.items()):
+        panels = canvas.subplots(1, len(found), squeeze=False)[0]
+        for axes, color, (name, compared) in zip(panels, PALETTE, found.items()):
             for width, values in compared.differences.items():
                 axes.plot([width] * len(values), values, "o", color=color, ms=3, alpha=0.5)
             study.draw_line(axes, compared.differences, color=color, capsize=2)
             axes.axhline(0, color="black", lw=0.6)
             axes.set_xscale("log", base=2)
             axes.set_xticks(list(compared.taken), list(map(str, compared.taken)))
-            axes.set_title(f"{name}: {word(compared.differences)}", fontsize=8)
+            axes.set_title(f"{name}:\n{word(compared.differences)}", fontsize=8)
             axes.set(xlabel="width", ylabel="A - B, nats")
 
 
@@ -149,7 +150,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--widths", type=int, nargs="+", metavar="N", help="default: 64 96 128")
     parser.add_argument("--seeds", type=int, metavar="N", help="of each arm and width; default: 3")
     parser.add_argument("--tokens_per_param", type=float, metavar="X", help=f"default: "
-                        f"{FULL.tokens_per_param:g}; a record of track sample has about three times as many")
+                        f"{FULL.tokens_per_param:g}; a run of 300 steps at width 128 has twice as many")
     parser.add_argument("--track", help="default: sample; lab validates on an eighth of its tokens")
 
 
@@ -165,10 +166,11 @@ def main(arguments: argparse.Namespace) -> int:
     pairs = {"A against B": arguments.arms} if arguments.arms else ASKED
     found = {name: compare(arms, size, folders.sweeps, folders.jobs) for name, arms in pairs.items()}
     if arguments.arms:
-        lines = [line for line in page(found, size) if line.startswith("|")]
-        print("\n".join(lines))
+        print(*study.table(VERDICTS, verdicts(found)), "",
+              *study.table(ROWS, rows(found["A against B"])), sep="\n")
         print(f"logs: {from_root(folders.sweeps)}")
         return 0
     figure(found, folders.images / "scale.png")
-    study.write_page(folders.pages / "scale.md", page(found, size))
+    command = study_command("scale", arguments.arms, asked)
+    study.write_page(folders.pages / "scale.md", page(found, size, command))
     return 0

@@ -62,7 +62,7 @@ def test_runs_are_made_once_and_one_that_failed_is_named(tmp_path, capsys):
     with pytest.raises(ValueError, match=r"no result; what the run said is in .*\.out"):
         arms.losses(broken, 1)
     assert "1000" in broken[0].log.with_suffix(".out").read_text()
-    diverged = {0: arms.plan(arms.parse_arm(f"{FRONTIER} --head=(1e30,0.0,(0.7,0.95))"), 1, "lab", tmp_path,
+    diverged = {0: arms.plan(arms.parse_arm(f"{FRONTIER} --head=(3e38,0.0,(0.7,0.95))"), 1, "lab", tmp_path,
                              16, 2)}
     assert arms.losses(diverged, 1) == {0: math.inf}
 

@@ -3,7 +3,7 @@ import pytest
 
 from lab.__main__ import main
 from lab.studies import ladder
-from lab.studies.arms import active, parse_arm, recipe_of
+from lab.studies.arms import active, parse_arm, recipe_of, step_ms
 
 
 @pytest.mark.parametrize("name", ladder.ARMS)
@@ -11,6 +11,17 @@ def test_each_arm_can_be_built_and_differs_from_the_recipe(name):
     arm, base = (parse_arm(f"{ladder.SCRIPT} {flags}") for flags in (ladder.ARMS[name], ""))
     assert active(arm, 128) >= active(base, 128)
     assert recipe_of(arm) != recipe_of(base)
+
+
+@pytest.mark.slow
+def test_each_arm_trains():
+    arms = [parse_arm(f"{ladder.SCRIPT} --n_embd=16 {flags}") for flags in ladder.ARMS.values()]
+    assert all(len(ms) == 1 for ms in step_ms(arms, steps=300, rounds=1, each=1))
+
+
+def test_a_technique_that_is_not_there_is_refused(capsys):
+    assert main(["ladder", "Moun"]) == 2
+    assert "'Moun': no such technique; there are" in capsys.readouterr().err
 
 
 def test_pairs_that_may_fight_are_of_arms_that_are_there():
