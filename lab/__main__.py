@@ -18,6 +18,8 @@ COMMANDS = {  # command: (module with add_arguments and main, one line)
     "warmup": ("studies.warmup", "study: what does learning-rate warm-up do under sp and mup?"),
     "meta-train": ("studies.meta_train", "train the weights of small_fc, on tiny language models"),
     "hlb": ("studies.hlb", "study: which of hlb-gpt's ideas help at equal tokens?"),
+    "scale": ("studies.scale", "study: does what a submission gains grow, hold or fade with width?"),
+    "ladder": ("studies.ladder", "study: which techniques of the frontier pay at laptop size?"),
     "search": ("studies.search", "study: the best recipe for a budget of FLOPs"),
 }
 
