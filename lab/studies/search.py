@@ -1,7 +1,7 @@
 """lab search: the best recipe for a budget of FLOPs, after the homework "Decoder from Scratch" (CMU 11-667).
 
-GPT-tiny as it was; a random search under a budget, its space cut by closed forms before anything is built;
-the best three again with more seeds; the best of them trained on with eight times the budget.
+GPT-tiny for a tenth of its steps; a random search, its space cut by closed forms before anything is built;
+the best three again with more seeds; the best of them trained with GPT-tiny's FLOPs.
 """
 import argparse
 from collections.abc import Iterator, Sequence
@@ -22,18 +22,17 @@ FINALS = ("gpt_full", "gpt_full_large")  # the homework's own
 
 
 class Size(NamedTuple):
-    """What is run: at full size about 18 minutes on two cores."""
+    """What is run: at full size about 10 minutes of processor time."""
 
     flops: float  # a run of the search
     samples: int
     again: int  # best points with more seeds
     seeds: tuple[int, ...]
-    longer: float  # times the budget, for the best
     tiny: dict[str, Any]  # overrides of GPT-tiny
 
 
-FULL = Size(2e12, 24, 3, (1, 2), 8, {})
-QUICK = Size(2e10, 3, 1, (1,), 2, {"duration.steps": 8, "validations": 2})
+FULL = Size(1.5e11, 16, 3, (1, 2), {"duration.steps": 200})
+QUICK = Size(2e10, 3, 1, (1,), {"duration.steps": 8, "validations": 2})
 
 
 def shapes() -> tuple[int, int, dict[str, list]]:
@@ -76,11 +75,17 @@ def page(folders: Folders, size: Size, tiny: Run, runs: Sequence[Run], best: Seq
                 "Written by `python -m lab search`; the figure is img/search.png. Losses in nats a token of "
                 "the embedded sample's 4,096 ids: no perplexity here compares with one of GPT-2's ids.", "",
                 "## GPT-tiny", "",
-                f"{tiny.parameters:,} parameters, {tiny.tokens:,} tokens, {tiny.flops:.3g} FLOPs: val loss "
-                f"{tiny.val_loss:.4f}, perplexity {perplexity(tiny.val_loss):.1f}.", "",
+                f"{tiny.parameters:,} parameters; {tiny.val[-1].step:,} of the homework's "
+                f"{load_recipe('gpt_tiny').duration.steps:,} steps, {tiny.tokens:,} tokens, "
+                f"{tiny.flops:.3g} FLOPs: val loss {tiny.val_loss:.4f}, perplexity "
+                f"{perplexity(tiny.val_loss):.1f}.", "",
                 "## The homework's final recipes, in closed form", "",
-                *study.table(("recipe", "parameters", "MB", "steps", "tokens", "FLOPs"), [
-                    [recipe.name, f"{costs.parameters(recipe).total:,}",
+                *study.table(("recipe", "heads", "rates", "sequences a step", "parameters", "MB",
+                               "steps", "tokens", "FLOPs"), [
+                    [recipe.name, recipe.model.n_head, f"{recipe.optimizer.lr:g} to "
+                     f"{recipe.schedule.final * recipe.optimizer.lr:g}",
+                     f"{recipe.data.batch_sequences:,}, {recipe.data.micro_batch} a pass",
+                     f"{costs.parameters(recipe).total:,}",
                      f"{costs.parameter_bytes(recipe) / 1e6:.1f}", f"{len(costs.steps(recipe)):,}",
                      f"{costs.total_tokens(recipe):.4g}", f"{costs.total_flops(recipe):.3g}"]
                     for recipe in map(load_recipe, FINALS)]), "",
@@ -97,10 +102,10 @@ def page(folders: Folders, size: Size, tiny: Run, runs: Sequence[Run], best: Seq
     yield from study.table(("point", "n", "mean", "sd"), [
         [", ".join(f"{axis.split('.')[-1]} {value}" for axis, value in found.point.items()), found.n,
          f"{found.mean:.4f}", "-" if found.sd is None else f"{found.sd:.4f}"] for found in best])
-    yield from ("", "## The best of them, trained on", "",
+    yield from ("", "## The best of them, with GPT-tiny's FLOPs", "",
                 f"{last.flops:.3g} FLOPs, {last.tokens:,} tokens, {last.parameters:,} parameters: val loss "
-                f"{last.val_loss:.4f}, perplexity {perplexity(last.val_loss):.1f}; GPT-tiny took "
-                f"{tiny.flops:.3g} FLOPs to {perplexity(tiny.val_loss):.1f}.")
+                f"{last.val_loss:.4f}, perplexity {perplexity(last.val_loss):.1f}; GPT-tiny's is "
+                f"{perplexity(tiny.val_loss):.1f}. One seed each.")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -119,8 +124,8 @@ def main(arguments: argparse.Namespace) -> int:
     again = study.sweep(folders, "again", {**fixed, "method": "list", "points": [
         {**found.point, "seed": seed} for found in ranked(runs)[:size.again] for seed in size.seeds]})
     best = ranked(again)  # without the runs that chose them
-    longer = {**best[0].point, "duration.flops": size.longer * size.flops, "validations": 20}
-    [last] = study.sweep(folders, "best", {**fixed, "overrides": longer, "axes": once})
+    equal = {**best[0].point, "duration.flops": tiny.flops, "validations": 20}
+    [last] = study.sweep(folders, "best", {**fixed, "overrides": equal, "axes": once})
     figure(tiny, runs, last, folders.images / "search.png")
     study.write_page(folders.pages / "search.md", page(folders, size, tiny, runs, best, last))
     return 0
