@@ -50,6 +50,8 @@ def _whole(values: dict[str, Any]) -> dict[str, Any]:
     whole = _whole(load_yaml(FOLDER / f"{name}.yaml"))
     for key, value in values.items():
         sections = isinstance(value, dict) and isinstance(whole.get(key), dict) and key != "duration"
+        if sections and key == "data":
+            _replace_batch(whole[key], {f"data.{name}": inner for name, inner in value.items()})
         whole[key] = whole[key] | value if sections else value
     del whole["from"]
     return whole
@@ -90,9 +92,12 @@ def make_recipe(values: dict[str, Any], overrides: dict[str, Any] | None = None,
     if any(key.startswith("duration.") for key in overrides):
         given = {key: value for key, value in given.items() if not key.startswith("duration")}
     values = {}
-    for key, value in [*given.items(), *overrides.items()]:
-        place, last = _place(values, key)
-        place[last] = value
+    for part in (given, overrides):
+        if part is overrides:
+            _replace_batch(values.get("data"), overrides)
+        for key, value in part.items():
+            place, last = _place(values, key)
+            place[last] = value
     values.setdefault("duration", {"steps": 100})
 
     def complain(key: str, words: str) -> NoReturn:
@@ -100,6 +105,10 @@ def make_recipe(values: dict[str, Any], overrides: dict[str, Any] | None = None,
         raise ValueError(f"{'--override' if given else where or 'recipe'}: {words}")
 
     recipe, fields = _section(Recipe, values, "", complain), 0
+    said = values.get("data", {}).get("batch_tokens", recipe.data.batch_tokens)
+    if recipe.data.batch_sequences and said != recipe.data.batch_tokens:
+        complain("data.batch_sequences", f"data: found batch_tokens {said} and {recipe.data.batch_sequences} "
+                 f"batch_sequences of {recipe.data.seq_len} tokens, expected one of the two")
     for part in PARTS if recipe.model.scale else ():
         for key, value in part(recipe).items():
             place, last = _place(values, key)
@@ -110,6 +119,15 @@ def make_recipe(values: dict[str, Any], overrides: dict[str, Any] | None = None,
         complain("model.scale", "model.scale: it finds nothing to fill here; start from a recipe's file")
     check(recipe)
     return recipe
+
+
+def _replace_batch(data: Any, new: dict[str, Any]) -> None:
+    """Take out of a recipe's data what the new values, by dotted key, say in another way: a step's size."""
+    if isinstance(data, dict):
+        if "data.batch_tokens" in new:
+            data.pop("batch_sequences", None)
+        if new.get("data.batch_sequences") or data.get("batch_sequences") and "data.seq_len" in new:
+            data.pop("batch_tokens", None)
 
 
 def _place(values: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
@@ -190,6 +208,9 @@ def check(recipe: Recipe) -> None:
         stairs = getattr(schedule, name)
         if [u for u, _ in stairs] != sorted({u for u, _ in stairs}):
             raise ValueError(f"schedule.{name}: found {stairs}, expected [[tokens seen, value], ...], rising")
+    if recipe.data.batch_sequences and (schedule.batch_tokens or schedule.seq_len):
+        raise ValueError("data.batch_sequences: a schedule changes a step's tokens or its sequences' length; "
+                         "give data.batch_tokens")
     if schedule.accumulation and (not recipe.duration.tokens or schedule.batch_tokens):
         raise ValueError("schedule.accumulation: a step's tokens are known when it comes; give "
                          "duration.tokens, and no schedule.batch_tokens")
@@ -280,7 +301,7 @@ def smoke(recipe: Recipe) -> Recipe:
         words["mup_base_head_dim"] = words["mup_base_head_dim"] and 32
     model |= {"n_layer": 2, "n_head": 2, "head_dim": None, "n_embd": 64, "vocab_size": None,
               "dtype": "float32", "filter_size": 256 if model["filter_size"] else None}
-    data |= {"track": "lab", "seq_len": 64, "batch_tokens": 512, "micro_batch": 8}
+    data |= {"track": "lab", "seq_len": 64, "batch_tokens": 512, "batch_sequences": None, "micro_batch": 8}
     schedule = values["schedule"]
     for curve in (schedule, *schedule["roles"].values(), *(one["schedule"] for one in values["groups"])):
         if curve and curve["warmup_tokens"]:

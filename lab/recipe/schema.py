@@ -144,8 +144,13 @@ class Data:
     track: str = "lab"
     seq_len: PositiveInt = 128
     batch_tokens: PositiveInt = 4096  # a step
+    batch_sequences: PositiveInt | None = None  # instead: batch_tokens is then as many times seq_len
     micro_batch: PositiveInt | None = None  # sequences of one pass; default: 2^10 tokens or a step
     memory_gb: NotNegative = 40.0  # of the device whose capacity model.scale fills in; 0: a CPU's
+
+    def __post_init__(self) -> None:
+        if self.batch_sequences:
+            object.__setattr__(self, "batch_tokens", self.batch_sequences * self.seq_len)
 
 
 @dataclass(frozen=True, kw_only=True)

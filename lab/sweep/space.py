@@ -118,6 +118,9 @@ def make_space(values: dict[str, Any]) -> Space:
         raise ValueError(f"{', '.join(both)}: found among overrides and axes, expected in one of them")
     resolved = values.get("resolved")
     base = recipes.make_recipe(resolved) if resolved else recipes.load_recipe(name, overrides)
+    sequences = "data.batch_sequences" in axes or base.data.batch_sequences
+    if sequences and "data.batch_tokens" in {*axes, *overrides}:
+        raise ValueError("data.batch_tokens: found beside data.batch_sequences, expected one of the two")
     axes = {str(key): axis_values(str(key), axes[key]) for key in axes}
     points = [{key: _typed(key, value) for key, value in point.items()} for point in points]
     return check(Space(

@@ -75,6 +75,30 @@ def test_a_file_may_say_any_duration(duration):
     assert getattr(found, duration) == 3 and found.steps is None
 
 
+SEQUENCES = {"data": {"batch_sequences": 8, "seq_len": 32}}
+
+
+@pytest.mark.parametrize("overrides, batch", [
+    ({}, (256, 8)), ({"data.seq_len": 64}, (512, 8)), ({"data.batch_sequences": 4}, (128, 4)),
+    ({"data.batch_tokens": 512}, (512, None)), ({"data.batch_tokens": 512, "data.seq_len": 64}, (512, None)),
+    ({"data.batch_sequences": 4, "data.seq_len": 16}, (64, 4))], ids=str)
+def test_a_batch_of_sequences_is_so_many_tokens_until_tokens_are_overridden(overrides, batch):
+    for values in (SEQUENCES, as_dict(make_recipe(SEQUENCES))):
+        found = make_recipe(values, overrides)
+        assert (found.data.batch_tokens, found.data.batch_sequences) == batch
+        assert make_recipe(as_dict(found)) == found
+    assert make_recipe({"data": {"batch_tokens": 512}}, {"data.batch_sequences": 2}).data.batch_tokens == 256
+    assert smoke(make_recipe(SEQUENCES)).data.batch_sequences is None
+
+
+def test_a_recipe_from_another_gives_its_batch_in_either_way(tmp_path):
+    for parent, batch, expected in (("gpt_full", "batch_tokens: 512", (512, None)),
+                                    ("gpt_tiny", "batch_sequences: 2", (256, 2))):
+        (path := tmp_path / "mine.yaml").write_text(f"from: {parent}\ndata: {{{batch}}}\n")
+        data = load_recipe(str(path)).data
+        assert (data.batch_tokens, data.batch_sequences) == expected
+
+
 @pytest.mark.parametrize("overrides, words", [
     ({"optimizer.lrr": 1.0}, "--override: unknown key optimizer.lrr; the closest is optimizer.lr"),
     ({"optimiser.lr": 1.0}, "--override: unknown key optimiser; the closest is optimizer"),
@@ -141,6 +165,10 @@ def test_numbers_are_plain_whatever_the_schemas_types_and_whole_ones_may_be_writ
     ({"duration": None}, "duration: found None, expected keys"),
     ({"schedule": {"seq_len": [[2048, 64], [0, 32]]}}, "expected [[tokens seen, value], ...]"),
     ({"schedule": {"seq_len": [[0, 32]]}, "duration": {"flops": 1e9}}, "duration.flops with a schedule"),
+    ({"data": {"batch_sequences": 8, "batch_tokens": 512}},
+     "my.yaml: data: found batch_tokens 512 and 8 batch_sequences of 128 tokens, expected one of the two"),
+    ({**SEQUENCES, "schedule": {"seq_len": [[0, 16]]}}, "data.batch_sequences: a schedule changes"),
+    ({**SEQUENCES, "schedule": {"batch_tokens": [[0, 64]]}}, "data.batch_sequences: a schedule changes"),
     ({"optimizer": {"lr_factor": {"head": 2.0}}}, "optimizer.lr_factor: no role 'head'; there are embedding"),
     ({"schedule": {"roles": {"head": {}}}}, "schedule.roles: no role 'head'"),
     ({"schedule": {"warmup_tokens": 5, "warmup_frac": .1}}, "found warmup_tokens and warmup_frac"),

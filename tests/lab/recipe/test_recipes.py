@@ -121,8 +121,14 @@ def test_widths_of_cerebras_over_their_base(name, m):
 
 @pytest.mark.parametrize("name, flops, steps_of_1e17, megabytes", [
     ("gpt_full", 9.95e16, 126_482, 64.1), ("gpt_full_large", 9.62e16, 13_084, 76.7)])
-def test_the_two_final_runs_of_the_homework_cost_what_it_says(name, flops, steps_of_1e17, megabytes):
+def test_the_two_final_runs_of_the_homework_are_and_cost_what_it_says(name, flops, steps_of_1e17, megabytes):
+    """They had 4 heads and a fifth of its rates."""
     recipe = load_recipe(name)
+    assert recipe.model.n_head == 8
+    rates = [recipe.optimizer.lr * factor(recipe.schedule, at, 1000) for at in (100, 1000)]
+    assert rates == pytest.approx([5e-3, 5e-4])
+    passes = 4 if name == "gpt_full_large" else 1
+    assert (recipe.data.batch_sequences, recipe.data.micro_batch) == (passes * 256, 256)
     assert costs.total_flops(recipe) == pytest.approx(flops, rel=1e-3)
     assert len(costs.steps(replace(recipe, duration__flops=1e17))) == steps_of_1e17
     assert round(costs.parameter_bytes(recipe) / 1e6, 1) == megabytes

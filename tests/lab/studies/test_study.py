@@ -8,8 +8,10 @@ import pytest
 from lab.studies import search, transfer, warmup
 from lab.__main__ import main
 from lab.parametrization import multipliers, table
+from lab.recipe import costs
 from lab.recipe.load import load_recipe, replace
 from lab.sweep.results import Run
+from lab.sweep.space import load_space, points, recipe_of
 from lab.train import train_recipe
 
 
@@ -122,6 +124,24 @@ def test_the_homeworks_space_admits_20_of_80_shapes_all_of_one_width():
     total, fit, counts = search.shapes()
     assert (total, fit) == (80, 20)
     assert {row.value: row.admissible for row in counts["model.n_embd"]} == {64: 0, 128: 0, 256: 20, 512: 0}
+
+
+def test_the_homeworks_space_has_its_batches_in_sequences_its_heads_and_its_rates():
+    """It had two batch sizes, in tokens, so that longer sequences came with fewer of them."""
+    space = load_space(search.SPACES / "homework.yaml")
+    assert {axis: len(values) for axis, values in space.axes.items()} == {
+        "model.n_embd": 4, "model.n_layer": 4, "data.seq_len": 5, "model.n_head": 3,
+        "data.batch_sequences": 5, "optimizer.lr": 5}
+    assert space.axes["data.batch_sequences"] == [32, 64, 128, 256, 512]
+    assert space.axes["model.n_head"] == [2, 4, 8]
+    chosen = [recipe_of(space, point) for point in points(space)]
+    assert len(chosen) == 40
+    for recipe in chosen:
+        lowest = recipe.optimizer.lr * recipe.schedule.final
+        assert any(math.isclose(lowest, rate) for rate in (1e-3, 5e-4, 1e-4, 5e-5, 1e-5))
+        assert recipe.data.batch_tokens == recipe.data.batch_sequences * recipe.data.seq_len
+        step = recipe.data.batch_tokens * costs.flops_per_token(recipe)
+        assert 1e17 - step < costs.total_flops(recipe) <= 1e17
 
 
 @pytest.mark.slow

@@ -55,6 +55,16 @@ def test_a_step_that_does_not_divide_is_refused_with_its_reason():
     assert "batch_tokens=500" in odd.refusals[1]
 
 
+def test_a_batch_of_sequences_is_an_axis_whose_tokens_follow_the_length_in_either_order():
+    axes = {"data.seq_len": [32, 64], "data.batch_sequences": [4, 8]}
+    for order in (axes, dict(reversed(axes.items()))):
+        own = space(axes=order, overrides={"duration.tokens": 2048})
+        found = {(point["data.seq_len"], point["data.batch_sequences"]):
+                 recipe_of(own, point).data.batch_tokens for point in points(own)}
+        assert found == {(T, n): T * n for T in (32, 64) for n in (4, 8)}
+        assert make_space(json.loads(canonical(as_json(own)))) == own
+
+
 @pytest.mark.parametrize("name, cost", [
     ("parameters", lambda recipe: costs.parameters(recipe).total), ("parameter_bytes", costs.parameter_bytes),
     ("memory_bytes", memory_bytes), ("flops", costs.total_flops)])
@@ -100,6 +110,8 @@ def test_spaced_values_have_three_significant_digits():
     ({"axes": {"optimizer.lr": {"log": [0, 1, 3]}}}, "lo > 0"),
     ({"axes": {"seed": [-1]}}, "expected at least 0"),
     ({"axes": {"data.seq_len": [64]}}, "among overrides and axes"),
+    ({"axes": {"data.batch_sequences": [4]}}, "data.batch_tokens: found beside data.batch_sequences"),
+    ({"recipe": "gpt_full", "overrides": {}, "axes": {"data.batch_tokens": [4]}}, "expected one of the two"),
     ({"constraints": {"flops": "x"}}, "expected the most, or [least, most]"),
     ({"constraints": {"flop": 1}}, "unknown constraint flop; the closest is flops"),
     ({"constraints": {"flops": [2, 1]}}, "expected the most, or [least, most]"),
