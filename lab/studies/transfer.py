@@ -168,7 +168,10 @@ def page(size: Size, grids: dict[str, list[Run]], claims: Sequence[Claim], found
                 f"{len(size.seeds)} seeds; base width {size.widths[0]}. Losses in nats a token of the "
                 "embedded sample. Intervals are 95 %, of seeds only; a claim is supported where all of its "
                 "interval lies where it says. "
-                "sp is tuned over one rate, of which all groups are fixed multiples.", "", "## Claims", "")
+                "sp is tuned over one rate, of which all groups are fixed multiples.", "",
+                "What is chosen is measured on other seeds: each one at the rate that the others chose, the "
+                "searched point on none of the search's. The page before this one measured both on seeds "
+                "that had chosen them.", "", "## Claims", "")
     yield from study.table(verdict.CLAIMS, claims)
     for name, runs in grids.items():
         yield from ("", f"## Final loss by learning rate: {name}", "")

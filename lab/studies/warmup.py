@@ -169,7 +169,8 @@ def page(tuned: dict[str, dict[float, float]], rates: dict[str, float], runs: di
                 "Intervals are 95 %, of seeds only.", "",
                 "## Claims of the original study", "")
     yield from study.table(verdict.CLAIMS, claims)
-    yield from ("", "What is chosen on one seed is measured on the others.", "", "## Each arm's numbers", "")
+    yield from ("", "What is chosen, a rate or a warm-up, is measured on other seeds. The page before this "
+                "tuned the rates on one of the seeds that it measured.", "", "## Each arm's numbers", "")
     for name, of in (("sensitivity: worst minus best warm-up", sensitivity), ("sd over warm-ups", deviation),
                      ("penalty of no warm-up: none minus the best above 0", penalty)):
         numbers.append([name, *(verdict.plus_minus(verdict.interval(of(losses)))
