@@ -15,6 +15,8 @@ from lab.sweep.sweep import run_sweep
 from lab.sweep.verdict import finite, Losses
 from lab.sweep.worker import from_root
 
+RING = {"marker": "o", "ms": 11, "mfc": "none", "ls": ""}
+
 
 class Folders(NamedTuple):
     """Folders of a study: its sweeps, its figures, its page; and how many runs go at a time."""
@@ -76,15 +78,23 @@ def best(by_value: Losses) -> float:
 
 
 def draw_line(axes: Any, by_value: Losses, place: Callable = float, **look: Any) -> dict[float, float]:
-    """Draw means and sd over seeds at the places of their values; return the means.
+    """Draw means and sd over seeds at the places of their values, a ring around the lowest; return the means.
 
     Values at which a run diverged are left out.
     """
     means = {value: statistics.fmean(found) for value, found in by_value.items() if finite(found)}
     sds = [statistics.stdev(by_value[value]) if len(by_value[value]) > 1 else 0.0 for value in means]
     if means:
-        axes.errorbar(list(map(place, means)), list(means.values()), sds, marker="o", **look)
+        axes.errorbar(list(map(place, means)), list(means.values()), sds, marker="o", ms=4, **look)
+        lowest = min(means, key=means.get)
+        axes.plot(place(lowest), means[lowest], color=look["color"], **RING)
     return means
+
+
+def legend(axes: Any) -> None:
+    """Write a legend of the lines drawn, and of the rings."""
+    axes.plot([], [], color="black", label="lowest mean", **RING)
+    axes.legend(fontsize=8, title="mean and sd over seeds", title_fontsize=8)
 
 
 def cell(values: Sequence[float], bold: bool = False) -> str:

@@ -141,24 +141,22 @@ def differences(proxy: Recipe, target: Recipe) -> list[str]:
 
 
 def figure(grids: dict[str, list[Run]], widths: Sequence[int], output: Path) -> None:
-    """Draw loss against learning rate, a panel a grid and kind; a ring marks each width's lowest mean."""
+    """Draw loss against learning rate, a panel a grid and kind."""
     with figure_for(output) as canvas:
         canvas.set_size_inches(8, 3.2 * len(grids))
         panels = canvas.subplots(len(grids), 2, sharex="row", sharey="row", squeeze=False)
         for row, (name, runs) in zip(panels, grids.items()):
             for axes, kind in zip(row, ("sp", "mup")):
                 for color, width in zip(PALETTE, widths):
-                    means = study.draw_line(axes, losses(runs, kind, width), ms=4, color=color,
-                                            label=f"width {width}", capsize=2)
-                    for lowest in sorted(means, key=means.get)[:1]:
-                        axes.plot([lowest], [means[lowest]], "o", ms=11, mfc="none", color=color)
+                    study.draw_line(axes, losses(runs, kind, width), color=color, capsize=2,
+                                    label=f"width {width}")
                 axes.set_title(f"{name}, {kind}", fontsize=10)
                 rates = sorted({run.point["optimizer.lr"] for run in runs})
                 axes.set(xscale="log", xlabel="learning rate")
                 axes.set_xticks(rates, [f"{lr:.2g}" for lr in rates])
                 axes.minorticks_off()
             row[0].set_ylabel("final val loss, nats")
-            row[0].legend(fontsize=8)
+            study.legend(row[0])
 
 
 def page(size: Size, grids: dict[str, list[Run]], claims: Sequence[Claim], found: list, target: Sequence[str]
@@ -170,7 +168,10 @@ def page(size: Size, grids: dict[str, list[Run]], claims: Sequence[Claim], found
                 f"{len(size.seeds)} seeds; base width {size.widths[0]}. Losses in nats a token of the "
                 "embedded sample. Intervals are 95 %, of seeds only; a claim is supported where all of its "
                 "interval lies where it says. "
-                "sp is tuned over one rate, of which all groups are fixed multiples.", "", "## Claims", "")
+                "sp is tuned over one rate, of which all groups are fixed multiples.", "",
+                "What is chosen is measured on other seeds: each one at the rate that the others chose, the "
+                "searched point on none of the search's. The page before this one measured both on seeds "
+                "that had chosen them.", "", "## Claims", "")
     yield from study.table(verdict.CLAIMS, claims)
     for name, runs in grids.items():
         yield from ("", f"## Final loss by learning rate: {name}", "")

@@ -9,7 +9,9 @@ import math
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+import numpy as np
 
 from lab.studies import study
 from lab.sweep import verdict
@@ -93,67 +95,61 @@ def claims(sp: Losses, mup: Losses) -> list[Claim]:
                   next(word for word in words if word in each))]
 
 
-def mean_curve(runs: Sequence[Run], warmup: float) -> tuple[list[int], list[float]]:
-    """Return tokens and mean validation loss over seeds of one warm-up, without the one before training."""
+def mean_curve(runs: Sequence[Run], warmup: float) -> dict[int, float]:
+    """Return the mean validation loss over seeds of one warm-up by tokens, without that before training."""
     of_one = [run for run in runs if run.point[WARMUP] == warmup]
     points: dict[int, list[float]] = {}
     for run in of_one:
         for val in run.val:
             points.setdefault(val.tokens, []).append(val.val_loss)
-    whole = {tokens: values for tokens, values in points.items() if len(values) == len(of_one) and tokens}
-    return list(whole), [statistics.fmean(values) for values in whole.values()]
+    return {tokens: statistics.fmean(values) for tokens, values in points.items()
+            if len(values) == len(of_one) and tokens}
 
 
 def curves(runs: dict[str, list[Run]], output: Path) -> None:
-    """Draw validation loss and perplexity of each arm, coloured by distance from its best warm-up."""
+    """Draw each arm's validation loss, and how far it is above that of the arm's best warm-up."""
     import matplotlib
+    map_ = matplotlib.colormaps["viridis_r"]
     with figure_for(output) as canvas:
-        canvas.set_size_inches(9, 7)
+        canvas.set_size_inches(10, 7)
         panels = canvas.subplots(2, len(runs), sharex=True, sharey="row", squeeze=False)
-        map_ = matplotlib.colormaps["viridis_r"]
-        for column, (arm, of_arm) in enumerate(runs.items()):
+        for (above, below), (arm, of_arm) in zip(panels.T, runs.items()):
             by_warmup = verdict.losses(of_arm, WARMUP)
             best = study.best(by_warmup)
-            shades = colours(list(by_warmup), best)
-            for row, (name, value_of) in enumerate((("val loss", float), ("val perplexity", perplexity))):
-                axes = panels[row][column]
-                for warmup, shade in shades.items():
-                    tokens, values = mean_curve(of_arm, warmup)
-                    axes.plot(tokens, list(map(value_of, values)), color=map_(shade), lw=1.6,
-                              label=f"{warmup:.0%}" + (" best" if warmup == best else ""))
-                if row:
-                    axes.set_yscale("log")
-                    axes.yaxis.set_major_formatter("{x:g}")
-                    axes.yaxis.set_minor_formatter("{x:g}")
-                    axes.tick_params(axis="y", which="both", labelsize=7)
-                axes.set_title(f"{arm}: {name}", fontsize=10)
-                axes.set_xlabel("tokens")
-            panels[0][column].legend(fontsize=7, title="warm-up", ncols=2)
-        bar = canvas.colorbar(matplotlib.cm.ScalarMappable(cmap=map_), ax=panels, ticks=[0, 1], shrink=0.6)
+            of_best = mean_curve(of_arm, best)
+            for warmup, shade in colours(list(by_warmup), best).items():
+                curve = mean_curve(of_arm, warmup)
+                thousands = [tokens / 1e3 for tokens in curve]
+                look = {"color": map_(shade), "ls": "--" if warmup > best else "-", "lw": 1.6}
+                above.plot(thousands, list(curve.values()), **look,
+                           label=f"{warmup:.0%}" + (", best" if warmup == best else ""))
+                below.plot(thousands, [loss - of_best[tokens] for tokens, loss in curve.items()], **look)
+            above.set_title(arm, fontsize=11)
+            above.legend(fontsize=8, ncols=2, title="warm-up; dashed: longer than the best", title_fontsize=8)
+            below.set_xlabel("thousand tokens")
+        panels[0][0].set_ylabel("val loss, nats")
+        panels[1][0].set_ylabel("val loss above the best warm-up's, nats")
+        axis = panels[0][-1].secondary_yaxis("right", functions=(np.exp, lambda y: np.log(np.maximum(y, 1))))
+        axis.set(ylabel="val perplexity", yticks=[150, 200, 250, 300, 400, 500, 700, 1000, 1500, 2000, 4000])
+        bar = canvas.colorbar(matplotlib.cm.ScalarMappable(cmap=map_), ax=panels[1], ticks=[0, 1])
         bar.ax.set_yticklabels(["farthest", "best"])
-        bar.set_label("rank of the distance from the arm's best warm-up")
+        bar.set_label("distance from the best warm-up, by rank")
 
 
 def comparison(runs: dict[str, list[Run]], output: Path) -> None:
-    """Draw both arms' losses over tokens, and beside it their final losses against warm-up."""
-    dashes: list[Any] = ["-", (0, (1, 1)), (0, (3, 1)), (0, (5, 1, 1, 1)), (0, (5, 3)), (0, (1, 3)),
-                         (0, (8, 2, 1, 2))]
+    """Draw both arms' final losses against warm-up."""
     with figure_for(output) as canvas:
-        canvas.set_size_inches(10, 4.5)
-        left, right = canvas.subplots(1, 2)
+        canvas.set_size_inches(7, 4.5)
+        axes = canvas.subplots()
         for color, (arm, of_arm) in zip(PALETTE, runs.items()):
             by_warmup = verdict.losses(of_arm, WARMUP)
             places = list(by_warmup)
-            for dash, warmup in zip(dashes, by_warmup):
-                tokens, values = mean_curve(of_arm, warmup)
-                left.plot(tokens, values, ls=dash, color=color, lw=1.2, label=f"{arm}, {warmup:.0%}")
-            study.draw_line(right, by_warmup, places.index, color=color, capsize=3, label=arm)
-            right.set_xticks(range(len(by_warmup)), [f"{w:.0%}" for w in by_warmup])
-        left.set(xlabel="tokens", ylabel="val loss, nats", title="colour: parametrization, dash: warm-up")
-        right.set(xlabel="warm-up, share of the tokens", ylabel="final val loss, nats",
-                  title="mean and sd over seeds")
-        left.legend(fontsize=6.5, ncols=2)
-        right.legend(fontsize=9)
+            study.draw_line(axes, by_warmup, places.index, color=color, capsize=3,
+                            label=f"{arm}, lr {of_arm[0].recipe['optimizer']['lr']:.3g}")
+            axes.set_xticks(range(len(places)), [f"{w:.0%}" for w in places])
+        axes.set(xlabel="warm-up, share of the tokens (evenly spaced, not to scale)",
+                 ylabel="final val loss, nats")
+        study.legend(axes)
 
 
 def page(tuned: dict[str, dict[float, float]], rates: dict[str, float], runs: dict[str, list[Run]],
@@ -173,7 +169,8 @@ def page(tuned: dict[str, dict[float, float]], rates: dict[str, float], runs: di
                 "Intervals are 95 %, of seeds only.", "",
                 "## Claims of the original study", "")
     yield from study.table(verdict.CLAIMS, claims)
-    yield from ("", "What is chosen on one seed is measured on the others.", "", "## Each arm's numbers", "")
+    yield from ("", "What is chosen, a rate or a warm-up, is measured on other seeds. The page before this "
+                "tuned the rates on one of the seeds that it measured.", "", "## Each arm's numbers", "")
     for name, of in (("sensitivity: worst minus best warm-up", sensitivity), ("sd over warm-ups", deviation),
                      ("penalty of no warm-up: none minus the best above 0", penalty)):
         numbers.append([name, *(verdict.plus_minus(verdict.interval(of(losses)))
