@@ -101,13 +101,13 @@ class Hyperparameters:
 RECIPES = {
     "fineweb": Hyperparameters(),
     "sample": Hyperparameters(
-        vocab_size=4096, n_layer=2, n_head=1, n_embd=128, dtype="float32", softcap=None, lambdas=False,
-        again=False, rotary=1.0, value_layers=(), long_layers=(), paired_layers=(), xsa_layers=(), skip=None,
-        cache_layer=None, smear=False, gate_layers=(), pair_rows=20_480, pair_signs=0, embed_std=1.0,
-        out_init=0.0, seq_len=256, batch_tokens=2048, batch_stages=(), micro_batch=2, stage_lr=(1.0,),
-        stage_windows=(None, None), stage_max_doc=(None, None), stage_mtp=(((1, 1),),),
-        stage_candidates=(1024,), num_iterations=300, extension=0, cooldown_frac=1.0, lr_floor=0.0,
-        untie_step=0, tail=None, val_every=60, adam_every=1, embed=(0.2, 0.0, (0.7, 0.95)),
+        vocab_size=4096, end_of_text=4095, n_layer=2, n_head=1, n_embd=128, dtype="float32", softcap=None,
+        lambdas=False, again=False, rotary=1.0, value_layers=(), long_layers=(), paired_layers=(),
+        xsa_layers=(), skip=None, cache_layer=None, smear=False, gate_layers=(), pair_rows=20_480,
+        pair_signs=0, embed_std=1.0, out_init=0.0, seq_len=256, batch_tokens=2048, batch_stages=(),
+        micro_batch=2, stage_lr=(1.0,), stage_windows=(None, None), stage_max_doc=(None, None),
+        stage_mtp=(((1, 1),),), stage_candidates=(1024,), num_iterations=300, extension=0, cooldown_frac=1.0,
+        lr_floor=0.0, untie_step=0, tail=None, val_every=60, adam_every=1, embed=(0.2, 0.0, (0.7, 0.95)),
         head=(0.016, 0.0, (0.7, 0.95)), tables=(0.2, 0.0, (0.7, 0.95)), matrices=(0.006, 0.0, (0.7, 0.95))),
 }
 

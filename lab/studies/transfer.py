@@ -166,7 +166,7 @@ def page(size: Size, grids: dict[str, list[Run]], claims: Sequence[Claim], found
                 "Written by `python -m lab transfer`; the figure is img/transfer.png.", "",
                 f"Recipes `{RECIPES['AdamW']}` and `{RECIPES['Muon']}`, {size.steps} steps, "
                 f"{' and '.join(map(str, size.seeds.values()))} seeds; base width {size.widths[0]}. "
-                "Losses in nats a token of the embedded sample. Intervals are 95 %, of seeds only; a claim is "
+                "Losses in nats a token of the sample. Intervals are 95 %, of seeds only; a claim is "
                 "supported where all of its interval lies where it says. sp is tuned over one rate, of which "
                 "all groups are fixed multiples.", "",
                 "What is chosen is measured on other seeds: each one at the rate that the others chose, the "
