@@ -33,7 +33,10 @@ def step_flops(size: Any) -> int:
 
 
 def newton_schulz_flops(size: Any) -> int:
-    """Return the operations of one Muon step: five times X X^T, A A and B X for each matrix of the blocks."""
+    """Return the operations of Newton-Schulz as published: five times X X^T, A A and B X for each matrix.
+
+    train_gpt2.py takes fewer for wide ones.
+    """
     return sum(5 * (4 * m * m * n + 2 * m**3) for m, n in map(sorted, block_shapes(size)))
 
 

@@ -270,7 +270,7 @@ def recipes(data: Path, device: torch.device, quick: bool) -> Result:
         with torch.device("meta"):
             active = active_parameters(script.GPT(script.RECIPES[key]))
         spans = [[next(val for val in launch.vals if val["step"] == at) for at in (first, last)]
-                 for launch in found[name]]
+                 for launch in launches]
         seconds = [(end["train_time_ns"] - begin["train_time_ns"]) / 1e9 for begin, end in spans]
         speed[name] = [(end["tokens"] - begin["tokens"]) / s for (begin, end), s in zip(spans, seconds)]
         memory = [launch.end.get("peak_memory_mib", 0) / 1024 for launch in launches]

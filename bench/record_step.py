@@ -22,7 +22,7 @@ from harness.reduce import REDUCERS
 SCRIPT = ROOT / "submissions" / "sampled_pairs.py"
 BEFORE = ROOT / "records" / "sample" / "2026-11-22_BigramTable"
 TINY = {"n_layer": 1, "n_embd": 32, "seq_len": 16, "batch_tokens": 128}
-PRODUCTS = ("mm", "bmm", "addmm", "baddbmm")
+PRODUCTS = ("mm", "bmm", "addmm", "baddbmm", "baddbmm_")
 KINDS = {  # names of torch's operations; what is in none of them is "all else"
     "matrix products": tuple(f"aten::{name}" for name in PRODUCTS),
     "attention in one operation": ("aten::_scaled_dot_product_flash_attention_for_cpu",
@@ -113,7 +113,8 @@ def measure(quick: bool) -> Result:
     for name, seen in operations.items():
         words = {"record": "sampled_pairs.py", "before": "BigramTable"}[name]
         rows += [Row(f"{words}: {kind}", [share], "% of a step") for kind, share in shares(seen).items()]
-        us, flops = (sum(seen.get(f"aten::{op}", (0, 0))[i] for op in PRODUCTS) for i in (0, 1))
+        counted = [seen[f"aten::{op}"] for op in PRODUCTS if seen.get(f"aten::{op}", (0, 0))[1]]
+        us, flops = map(sum, zip(*counted))  # the profiler counts no operations of baddbmm_
         rows.append(Row(f"{words}: matrix products over the GEMM peak of the same ranks",
                         [2 * flops / us / 1e3 / peak for peak in found["peak"]], ""))
     how = (f"Two groups of two ranks of one thread train `submissions/sampled_pairs.py` and the script of "

@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 from tiny import ROOT
 
-SHA256 = "cac3e7a06fa0f4cc63d18c012153e52302ed8efc7ef4e8e1220387721aeefc90"
+SHA256 = "eefbe4d1ffbb69f0994b0bc60bbfeea70c70cce677471cda7da2222fe8d744cd"
 
 
 def difference() -> str | None:

@@ -2,6 +2,7 @@
 import dataclasses
 import importlib.util
 import sys
+from pathlib import Path
 from types import ModuleType
 
 from torch import nn
@@ -20,7 +21,9 @@ def submission(recipe: Recipe) -> nn.Module:
     Of its hyperparameters those change that a recipe has too (SIZES). Raises ValueError, in one line, where
     there is no script, none with RECIPES and GPT(hp), or a duration counts parameters that it does not have.
     """
-    module = load()
+    if not SCRIPT.is_file():
+        raise ValueError(f"model.kind submission: there is no {SCRIPT.name}; take kind speedrun or gpt2")
+    module = load(SCRIPT)
     try:
         hp = next(iter(module.RECIPES.values()))
         sizes = {**dataclasses.asdict(recipe.model), "vocab_size": costs.vocab_size(recipe),
@@ -37,15 +40,15 @@ def submission(recipe: Recipe) -> nn.Module:
     return model
 
 
-def load() -> ModuleType:
-    """Return the submission as a module; its name is that of the file, under which a log carries it."""
-    if not SCRIPT.is_file():
-        raise ValueError(f"model.kind submission: there is no {SCRIPT.name}; take kind speedrun or gpt2")
-    spec = importlib.util.spec_from_file_location(SCRIPT.stem, SCRIPT)
+def load(script: Path) -> ModuleType:
+    """Return a submission as a module; its name is that of the file, under which a log carries it."""
+    if not script.is_file() or script.suffix != ".py":
+        raise ValueError(f"there is no script {script.name}; expected a submission")
+    spec = importlib.util.spec_from_file_location(script.stem, script)
     assert spec and spec.loader
-    module = sys.modules[SCRIPT.stem] = importlib.util.module_from_spec(spec)
+    module = sys.modules[script.stem] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise ValueError(f"model.kind submission: {SCRIPT.name}: {type(error).__name__}: {error}") from error
+        raise ValueError(f"{script.name}: {type(error).__name__}: {error}") from error
     return module

@@ -56,7 +56,7 @@ def newton_schulz(G: Tensor, steps: int = 5) -> Tensor:
     # wide: the factors of the steps are polynomials in X X^T, small squares that commute, and their product Q
     # meets X once. What is small beside the largest singular value loses digits: Q of more than three steps
     # diverges in bfloat16, and is off by 2e-4 in float32 where singular values fall over six decades
-    for span in (3, steps - 3) if X.dtype is torch.bfloat16 else (steps,):
+    for span in (3, steps - 3) if X.dtype is torch.bfloat16 and steps > 3 else (steps,):
         A, Q = symmetric(X, X.mT), None
         for left in reversed(range(span)):
             P = symmetric(A, A, A, b, c)

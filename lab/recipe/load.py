@@ -104,6 +104,8 @@ def make_recipe(values: dict[str, Any], overrides: dict[str, Any] | None = None,
         given = any(name == key or name.startswith(f"{key}.") for name in overrides)
         raise ValueError(f"{'--override' if given else where or 'recipe'}: {words}")
 
+    if overrides.get("data.batch_sequences", 0) is None and "batch_tokens" not in values["data"]:
+        complain("data.batch_sequences", "data.batch_sequences null: give data.batch_tokens in its place")
     recipe, fields = _section(Recipe, values, "", complain), 0
     said = values.get("data", {}).get("batch_tokens", recipe.data.batch_tokens)
     if recipe.data.batch_sequences and said != recipe.data.batch_tokens:

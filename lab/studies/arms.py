@@ -1,11 +1,11 @@
 """Arms: a submission with some hyperparameters changed, run over seeds and widths through the harness.
 
-An arm is written as ./run.sh takes it: "submissions/frontier.py --pair_rows=0 --stage_candidates=(None,)".
+An arm is written as a command: "submissions/frontier.py --pair_rows=0 --stage_candidates=(None,)"; beyond
+what ./run.sh takes, a tuple may have another length.
 """
 import ast
 import dataclasses
 import difflib
-import importlib.util
 import math
 import multiprocessing
 import os
@@ -14,9 +14,11 @@ import statistics
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -25,10 +27,11 @@ from typing import Any, NamedTuple
 from harness.environment import process_group
 from harness.front.cores import physical_cores
 from harness.parameters import active_parameters
-from harness.plan import parse_flags
+from harness.plan import parse_flags, typed
 from harness.reduce import ExactReducer
 from harness.run import open_run
 from harness.runlog import canonical, ROOT, sha256
+from lab.models.submission import load
 from lab.sweep.worker import from_root
 from records.tools.read.log import Log, read_log
 
@@ -60,30 +63,32 @@ def parse_arm(text: str) -> Arm:
     script, *flags = shlex.split(text) or [""]
     if not (path := ROOT / script).is_file():
         raise ValueError(f"{script!r}: no such file; an arm is a script and its flags, in one pair of quotes")
-    arm = Arm(path, {name: literal(value) for name, value in parse_flags(flags).items()})
-    fields = [field.name for field in dataclasses.fields(load(path).RECIPES[RECIPE])]
-    for name in arm.overrides.keys() - set(fields):
-        close = difflib.get_close_matches(name, fields, 1, 0)
+    recipe = getattr(loaded(path), "RECIPES", {}).get(RECIPE)
+    if not dataclasses.is_dataclass(recipe):
+        raise ValueError(f"{script}: no recipe {RECIPE!r} in its RECIPES; an arm is a submission")
+    kinds = {field.name: str(field.type) for field in dataclasses.fields(recipe)}
+    overrides = parse_flags(flags)
+    for name in overrides.keys() - kinds.keys():
+        close = difflib.get_close_matches(name, list(kinds), 1, 0)
         raise ValueError(f"{script}: unknown flag --{name}; the closest is --{close[0]}")
-    return arm
+    return Arm(path, {name: value_of(name, text, getattr(recipe, name), kinds[name])
+                      for name, text in overrides.items()})
 
 
-def literal(text: str) -> Any:
-    """Return the value of a Python literal; the text itself where it is none."""
+def value_of(name: str, text: str, like: Any, kind: str) -> Any:
+    """Return a flag's value as ./run.sh does, a tuple of any length or None where the recipe has one."""
+    if like is not None and not isinstance(like, tuple):
+        return typed(name, text, like, kind)
     try:
-        return ast.literal_eval(text)
+        return ast.literal_eval(text.capitalize() if text.lower() in ("true", "false", "none") else text)
     except (ValueError, SyntaxError):
-        return text
+        raise ValueError(f"--{name} {text}: expected {kind}") from None
 
 
 @cache
-def load(script: Path) -> ModuleType:
-    """Return a submission as a module, under the name of its file."""
-    spec = importlib.util.spec_from_file_location(script.stem, script)
-    assert spec and spec.loader
-    module = sys.modules[script.stem] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def loaded(script: Path) -> ModuleType:
+    """Return a submission as a module, the same each time."""
+    return load(script)
 
 
 def recipe_of(arm: Arm, width: int | None = None, steps: int | None = None) -> Any:
@@ -92,8 +97,8 @@ def recipe_of(arm: Arm, width: int | None = None, steps: int | None = None) -> A
     Heads stay as many as the recipe has, so their size grows with the width; learning rates stay. What counts
     steps keeps its share of the run. One validation, at the end.
     """
-    hp = dataclasses.replace(load(arm.script).RECIPES[RECIPE], **arm.overrides)
-    steps = steps or hp.num_iterations
+    hp = dataclasses.replace(loaded(arm.script).RECIPES[RECIPE], **arm.overrides)
+    steps = hp.num_iterations if steps is None else steps
 
     def at(step: int) -> int:
         return step and max(1, round(step * steps / hp.num_iterations))
@@ -103,12 +108,13 @@ def recipe_of(arm: Arm, width: int | None = None, steps: int | None = None) -> A
             moved[name] = tuple(at(one) if i in places else one for i, one in enumerate(value))
     if stages := getattr(hp, "batch_stages", None):
         moved["batch_stages"] = tuple((at(first), tokens) for first, tokens in stages)
-    return dataclasses.replace(hp, n_embd=width or hp.n_embd, num_iterations=steps, val_every=steps, **moved)
+    width = hp.n_embd if width is None else width
+    return dataclasses.replace(hp, n_embd=width, num_iterations=steps, val_every=steps, **moved)
 
 
 def active(arm: Arm, width: int) -> int:
     """Return how many parameters of an arm's model take part in products."""
-    return active_parameters(load(arm.script).GPT(recipe_of(arm, width)))
+    return active_parameters(loaded(arm.script).GPT(recipe_of(arm, width)))
 
 
 def study_command(name: str, words: Sequence[str], asked: Mapping[str, Any]) -> str:
@@ -124,7 +130,7 @@ def study_command(name: str, words: Sequence[str], asked: Mapping[str, Any]) -> 
 
 def plan(arm: Arm, seed: int, track: str, folder: Path, width: int | None = None,
          steps: int | None = None) -> Planned:
-    """Return the run of an arm; its log's name follows from all that decides the losses."""
+    """Return the run of an arm; its log's name follows from script, recipe, seed and track."""
     hp = dataclasses.asdict(recipe_of(arm, width, steps))
     what = {"script": sha256(arm.script.read_bytes()), "hp": hp, "seed": seed, "track": track}
     name = f"{arm.script.stem}_{sha256(canonical(what).encode())[:16]}.txt"
@@ -145,6 +151,8 @@ def losses(planned: Mapping[Any, Planned], jobs: int | None) -> dict[Any, float]
             try:
                 for run, words in zip(waiting, pool.map(train, waiting)):
                     print(f"{from_root(run.log)}: {words}", file=sys.stderr, flush=True)
+            except BrokenProcessPool:
+                raise ValueError("a run's process died, as without memory; take fewer --jobs") from None
             except BaseException:  # Ctrl-C too: without this the pool would make all runs first
                 pool.shutdown(wait=False, cancel_futures=True)
                 for worker in multiprocessing.active_children():
@@ -169,11 +177,12 @@ def final(path: Path) -> float:
 
 def train(planned: Planned) -> str:
     """Make one run in this process; put its log in place; return its loss in words."""
-    flags = [f"--track={planned.track}", f"--seed={planned.seed}", "--device=cpu", "--weights=false"]
+    flags = [f"--track={planned.track}", f"--seed={planned.seed}", "--device=cpu", "--weights=false",
+             "--note=an arm of a study: its recipe is not the script's own"]
     runs: list[Any] = []
     with open(planned.log.with_suffix(".out"), "w", buffering=1) as out, redirect_stdout(out), \
             redirect_stderr(out):
-        module = load(planned.script)
+        module = loaded(planned.script)
         recipes = dict.fromkeys((RECIPE, "lab"), type(module.RECIPES[RECIPE])(**planned.hp))
 
         @contextmanager
@@ -184,8 +193,8 @@ def train(planned: Planned) -> str:
         module.open_run = opened
         try:
             module.main()
-        except (Exception, SystemExit) as error:  # a stranger's script may raise anything
-            print(f"{type(error).__name__}: {error}", file=out)
+        except (Exception, SystemExit):  # a stranger's script may raise anything
+            traceback.print_exc(file=out)
     if not runs or not runs[0].log_path:
         return "no log"
     os.replace(runs[0].log_path, planned.log)
@@ -256,8 +265,8 @@ def step_ms(arms: Sequence[Arm], steps: int, rounds: int = 5, each: int = 4) -> 
     with process_group("cpu"):
         for _ in range(rounds):
             for arm, times in zip(arms, found):
-                timed, module = Timed(recipe_of(arm, None, steps), each), load(arm.script)
-                module.open_run = contextmanager(lambda *_, timed=timed: iter([timed]))
+                timed, module = Timed(recipe_of(arm, None, steps), each), loaded(arm.script)
+                module.open_run = lambda *_, timed=timed: nullcontext(timed)
                 module.main()
                 times.append(statistics.median(timed.cpu_ns) / 1e6)
     return found

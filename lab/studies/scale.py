@@ -54,6 +54,9 @@ class Compared(NamedTuple):
 def compare(arms: Sequence[str], size: Size, folder: Path, jobs: int | None) -> Compared:
     """Run both arms at all widths and seeds, or what is left of them; return their losses."""
     parsed, taken, planned = [parse_arm(text) for text in arms], {}, {}
+    if len(batches := {recipe_of(arm).batch_tokens for arm in parsed}) > 1:
+        raise ValueError(f"the arms take {sorted(batches)} tokens a step, expected the same: both run as "
+                         f"many steps")
     for width in size.widths:
         batch, n = recipe_of(parsed[0]).batch_tokens, active(parsed[0], width)
         taken[width] = n, max(1, round(size.tokens_per_param * n / batch))
@@ -111,7 +114,7 @@ def page(found: dict[str, Compared], size: Size, command: str) -> Iterator[str]:
     yield from (
         "# Does a gain survive size?", "", f"Written by `{command}`; the figure is img/scale.png.",
         "", f"Each pair of submissions at {len(size.widths)} widths, for {size.tokens_per_param:g} tokens a "
-        f"parameter that takes part in products, {size.seeds} seeds, through the harness on track "
+        f"parameter of A that takes part in products, {size.seeds} seeds, through the harness on track "
         f"`{size.track}`, one rank. What counts steps keeps its share of a run. Heads are as many as in the "
         "recipe, so one head is as wide as the model. **Learning rates are the recipe's at every width, "
         "tuned at 128 and for longer runs**: a difference may change because one side's rates fit a width "
@@ -160,7 +163,7 @@ def main(arguments: argparse.Namespace) -> int:
         raise ValueError(f"found {len(arguments.arms)} arms, expected two or none; one pair of quotes each")
     asked = {name: value for name in Size._fields if (value := getattr(arguments, name)) is not None}
     size = (QUICK if arguments.quick else FULL)._replace(**asked)
-    if len(set(size.widths)) < 2 or size.seeds < 1 or size.tokens_per_param <= 0:
+    if len(set(size.widths)) < 2 or min(size.widths) < 1 or size.seeds < 1 or size.tokens_per_param <= 0:
         raise ValueError("expected at least two --widths, one of --seeds, --tokens_per_param above 0")
     folders = study.folders_of(arguments, "scale")
     pairs = {"A against B": arguments.arms} if arguments.arms else ASKED
@@ -171,6 +174,6 @@ def main(arguments: argparse.Namespace) -> int:
         print(f"logs: {from_root(folders.sweeps)}")
         return 0
     figure(found, folders.images / "scale.png")
-    command = study_command("scale", arguments.arms, asked)
+    command = study_command("scale", (), asked)
     study.write_page(folders.pages / "scale.md", page(found, size, command))
     return 0

@@ -77,18 +77,19 @@ def best(by_value: Losses) -> float:
     return min(by_value, key=lambda value: math.fsum(by_value[value]))
 
 
-def draw_line(axes: Any, by_value: Losses, place: Callable = float, **look: Any) -> dict[float, float]:
-    """Draw means and sd over seeds at the places of their values, a ring around the lowest; return the means.
+def draw_line(axes: Any, by_value: Losses, place: Callable = float, ring: bool = False, **look: Any) -> None:
+    """Draw means and sd over seeds at the places of their values, with a ring around the lowest if asked.
 
     Values at which a run diverged are left out.
     """
     means = {value: statistics.fmean(found) for value, found in by_value.items() if finite(found)}
     sds = [statistics.stdev(by_value[value]) if len(by_value[value]) > 1 else 0.0 for value in means]
     if means:
-        axes.errorbar(list(map(place, means)), list(means.values()), sds, marker="o", ms=4, **look)
+        axes.errorbar(list(map(place, means)), list(means.values()), sds,
+                      **{"marker": "o", "ms": 4, **look})
+    if means and ring:
         lowest = min(means, key=means.get)
         axes.plot(place(lowest), means[lowest], color=look["color"], **RING)
-    return means
 
 
 def legend(axes: Any) -> None:

@@ -148,7 +148,7 @@ def figure(grids: dict[str, list[Run]], widths: Sequence[int], output: Path) -> 
         for row, (name, runs) in zip(panels, grids.items()):
             for axes, kind in zip(row, ("sp", "mup")):
                 for color, width in zip(PALETTE, widths):
-                    study.draw_line(axes, losses(runs, kind, width), color=color, capsize=2,
+                    study.draw_line(axes, losses(runs, kind, width), ring=True, color=color, capsize=2,
                                     label=f"width {width}")
                 axes.set_title(f"{name}, {kind}", fontsize=10)
                 rates = sorted({run.point["optimizer.lr"] for run in runs})
@@ -170,8 +170,7 @@ def page(size: Size, grids: dict[str, list[Run]], claims: Sequence[Claim], found
                 "supported where all of its interval lies where it says. sp is tuned over one rate, of which "
                 "all groups are fixed multiples.", "",
                 "What is chosen is measured on other seeds: each one at the rate that the others chose, the "
-                "searched point on none of the search's. Before December 2026 both were measured on seeds "
-                "that had chosen them; no verdict has changed with that.", "", "## Claims", "")
+                "searched point on none of the search's.", "", "## Claims", "")
     yield from study.table(verdict.CLAIMS, claims)
     for name, runs in grids.items():
         yield from ("", f"## Final loss by learning rate: {name}", "")

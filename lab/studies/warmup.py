@@ -144,7 +144,7 @@ def comparison(runs: dict[str, list[Run]], output: Path) -> None:
         for color, (arm, of_arm) in zip(PALETTE, runs.items()):
             by_warmup = verdict.losses(of_arm, WARMUP)
             places = list(by_warmup)
-            study.draw_line(axes, by_warmup, places.index, color=color, capsize=3,
+            study.draw_line(axes, by_warmup, places.index, ring=True, color=color, capsize=3,
                             label=f"{arm}, lr {of_arm[0].recipe['optimizer']['lr']:.3g}")
             axes.set_xticks(range(len(places)), [f"{w:.0%}" for w in places])
         axes.set(xlabel="warm-up, share of the tokens (evenly spaced, not to scale)",
@@ -169,8 +169,8 @@ def page(tuned: dict[str, dict[float, float]], rates: dict[str, float], runs: di
                 "Intervals are 95 %, of seeds only.", "",
                 "## Claims of the original study", "")
     yield from study.table(verdict.CLAIMS, claims)
-    yield from ("", "What is chosen, a rate or a warm-up, is measured on other seeds. The page before this "
-                "tuned the rates on one of the seeds that it measured.", "", "## Each arm's numbers", "")
+    yield from ("", "What is chosen, a rate or a warm-up, is measured on other seeds.", "",
+                "## Each arm's numbers", "")
     for name, of in (("sensitivity: worst minus best warm-up", sensitivity), ("sd over warm-ups", deviation),
                      ("penalty of no warm-up: none minus the best above 0", penalty)):
         numbers.append([name, *(verdict.plus_minus(verdict.interval(of(losses)))

@@ -69,12 +69,15 @@ def hardware_of(device: str | None, world_size: int | None) -> str:
 def standings(folder: Path, words: dict[str, str] | None = None) -> list[Standing]:
     """Return the records in a track's folder, those of each class in the order in which they were made.
 
-    One of a closed harness whose script was made a record again, under its name, stands no more. words: name
+    One of a closed harness that was proven again there, with its name and code, stands no more. words: name
     of a folder -> what verify says, where that is less than its record.json says. Raises ReadError for a
     record.json of which a field has another type.
     """
     found = sorted((Standing(path.parent, read_record(path)) for path in folder.glob("*/record.json")),
                    key=lambda standing: (standing.record["begun"], standing.folder.name))
+    for standing in found:
+        significance = standing.record["significance"]
+        significance["word"] = (words or {}).get(standing.folder.name, significance["word"])
     last: dict[str, Standing] = {}
     for i, standing in enumerate(found):
         standing.again = next((later for later in found[i + 1:] if takes_place(later, standing)), None)
@@ -82,9 +85,7 @@ def standings(folder: Path, words: dict[str, str] | None = None) -> list[Standin
             standing.speed = f"made again on {standing.again.record['date']}"
             continue
         before = standing.before = last.get(standing.hardware)
-        significance = standing.record["significance"]
-        significance["word"] = (words or {}).get(standing.folder.name, significance["word"])
-        proven = significance["word"] == "PROVEN"
+        proven = standing.record["significance"]["word"] == "PROVEN"
         faster, standing.speed = True, "the first"
         if before:
             faster, standing.speed, standing.ratio = compare(standing, before)
@@ -99,8 +100,9 @@ def standings(folder: Path, words: dict[str, str] | None = None) -> list[Standin
 
 
 def takes_place(later: Standing, standing: Standing) -> bool:
-    """Tell whether a record is another one made again: its name, script and files, on an open harness."""
-    if later.record["name"] != standing.record["name"]:
+    """Tell whether a record is another one proven again: its name, hardware and code, on an open harness."""
+    same = (later.record["name"], later.hardware) == (standing.record["name"], standing.hardware)
+    if not same or later.record["significance"]["word"] != "PROVEN":
         return False
     new, old = ([load_runs(log)[0] for log in sorted((each.folder / "logs").glob("*.txt"))]
                 for each in (later, standing))
