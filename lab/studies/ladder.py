@@ -13,7 +13,6 @@ from lab.sweep.verdict import interval, Interval, plus_minus
 from records.tools.show.figure import figure_for, PALETTE
 
 SCRIPT = "submissions/frontier.py"
-BETAS = "--embed=(0.2,0.0,(0.8,0.95)) --head=(0.016,0.0,(0.8,0.95)) --tables=(0.2,0.0,(0.8,0.95))"
 GATES = "--gate_layers=(0,)"
 MUON = "--momentum=(0.85,0.95,70,12)"
 ARMS = {  # name -> what changes in recipe `sample`, whose steps these count
@@ -25,15 +24,8 @@ ARMS = {  # name -> what changes in recipe `sample`, whose steps these count
     "Muon": f"--matrices=(0.023,1.5,None) {MUON}",
     "average of the last third": "--tail=(200,0.02,0.65)",
     "XSA in the last layer": f"--xsa_layers=(1,) {GATES}",
-    "rates end at a tenth": "--lr_floor=0.1",
-    "constant for a fifth, then falling": "--cooldown_frac=0.8",
-    "beta1 0.8": f"{BETAS} --matrices=(0.006,0.0,(0.8,0.95))",
     "full softmax": "--stage_candidates=(None,)",
-    "768 candidates": "--stage_candidates=(768,)",
-    "2,048 candidates": "--stage_candidates=(2048,)",
     "embedding and pairs before each block": f"--again=True {GATES}",
-    "value tables in both layers": "--value_layers=(0,1)",
-    "projections back not from 0": "--out_init=0.5",
     "half of each head turns": "--rotary=0.5",
     "key offset, gates on heads": f"--rotary=0.5 --long_layers=(1,) {GATES}",
     "two heads": "--n_head=2",
@@ -41,11 +33,8 @@ ARMS = {  # name -> what changes in recipe `sample`, whose steps these count
     "softcap": "--softcap=(23,5,7.5)",
     "pair signs": "--pair_signs=8192",
     "no pairs": "--pair_rows=0",
-    "embedding starts at 0.5": "--embed_std=0.5",
     "Adam every second step": "--adam_every=2",
-    "decay of head and matrices": "--head=(0.016,0.75,(0.7,0.95)) --matrices=(0.006,1.5,(0.7,0.95))",
     "Muon, two-speed": f"--matrices=(0.023,1.5,None) {MUON} --two_speed=(100,0.85,0.98,0.4385)",
-    "Muon without decay": f"--matrices=(0.023,0.0,None) {MUON}",
     "tied for two thirds": "--untie_step=200 --embed_std=0.02 --embed=(0.016,0.0,(0.7,0.95))",
 }
 TOGETHER = (  # pairs that may fight
