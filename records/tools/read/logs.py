@@ -22,7 +22,7 @@ def locate(word: str) -> Path:
     """Return the file or folder that a word of the command line names: a path, a run, or a record.
 
     A run of records/runs is named by -1 (the last), -2, ..., @latest, or the beginning of its id; a record
-    by its folder's name, with or without its date. Raises ArgumentTypeError for a word that names several, or
+    by its folder's name, with its date or, the last one that a track has so, without. Raises ArgumentTypeError for a word that names several, or
     none and is no path either.
     """
     if os.path.lexists(word) or not re.fullmatch(r"-\d{1,9}|@latest|\w[\w.-]{0,200}", word):
@@ -37,7 +37,8 @@ def locate(word: str) -> Path:
         return runs[-place]
     folders = sorted(file.parent for file in records.glob("*/*/record.json"))
     found = [run for run in runs if run.name.startswith(word)]
-    found += [folder for folder in folders if word in (folder.name, folder.name.partition("_")[2])]
+    named = [folder for folder in folders if word in (folder.name, folder.name.partition("_")[2])]
+    found += named[-1:] if len({folder.parent for folder in named}) == 1 else named
     if len(found) > 1:
         raise ArgumentTypeError(f"{word}: {len(found)} runs or records have that name or begin so, like "
                                 f"{found[0].name} and {found[1].name}; name one whole, or its folder")

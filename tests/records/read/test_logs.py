@@ -38,6 +38,16 @@ def test_a_record_is_named_by_its_folder_with_or_without_its_date(runs):
         assert locate(word) == runs[0].parents[1] / "tiny" / "2026-01-01_Muon"
 
 
+def test_a_record_that_was_made_again_is_named_by_its_date_and_the_last_without(runs):
+    """README's checkout and rerun of a record, by name, were refused once it was made again."""
+    folder = runs[0].parents[1] / "tiny"
+    for date in ("2026-02-01", "2025-12-31"):
+        (folder / f"{date}_Muon").mkdir()
+        (folder / f"{date}_Muon" / "record.json").touch()
+    assert locate("Muon") == folder / "2026-02-01_Muon"
+    assert locate("2026-01-01_Muon") == folder / "2026-01-01_Muon"
+
+
 def test_a_record_stands_for_its_first_log_where_a_command_takes_one(record, tmp_path, call, refused):
     """The help of show and extract takes the name of a record; they called it a directory."""
     first = sorted((record / "logs").glob("*.txt"))[0]
