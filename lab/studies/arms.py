@@ -34,6 +34,7 @@ from harness.runlog import canonical, ROOT, sha256
 from lab.models.submission import load
 from lab.sweep.worker import from_root
 from records.tools.read.log import Log, read_log
+from records.tools.read.tracks import own_row
 
 RECIPE = "sample"  # of a submission, by the name in its RECIPES
 STEPS = ("extension", "untie_step", "cooldown_iters", "warmup_iters")  # fields that count steps
@@ -140,8 +141,11 @@ def plan(arm: Arm, seed: int, track: str, folder: Path, width: int | None = None
 def losses(planned: Mapping[Any, Planned], jobs: int | None) -> dict[Any, float]:
     """Make the runs that have no log with a result yet; return final losses by key, inf where one diverged.
 
-    Raises ValueError where a run failed: a study with holes would choose by what happened to work.
+    Raises ValueError where there is no such track, or a run failed: a study with holes would choose by what
+    happened to work.
     """
+    for track in {run.track for run in planned.values()}:
+        own_row(track)
     waiting = list({run.log: run for run in planned.values() if not made(run.log)}.values())
     if waiting:
         print(f"{len(planned)} runs, {len(waiting)} to make", file=sys.stderr)

@@ -163,7 +163,7 @@ def main(arguments: argparse.Namespace) -> int:
         raise ValueError(f"found {len(arguments.arms)} arms, expected two or none; one pair of quotes each")
     asked = {name: value for name in Size._fields if (value := getattr(arguments, name)) is not None}
     size = (QUICK if arguments.quick else FULL)._replace(**asked)
-    if len(set(size.widths)) < 2 or min(size.widths) < 1 or size.seeds < 1 or size.tokens_per_param <= 0:
+    if len(set(size.widths)) < 2 or min(size.widths) < 1 or size.seeds < 1 or not size.tokens_per_param > 0:
         raise ValueError("expected at least two --widths, one of --seeds, --tokens_per_param above 0")
     folders = study.folders_of(arguments, "scale")
     pairs = {"A against B": arguments.arms} if arguments.arms else ASKED

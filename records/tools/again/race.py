@@ -42,6 +42,8 @@ def main(arguments: argparse.Namespace) -> int:
         raise ReadError(f"-n {arguments.n}: expected at least 2 pairs, for a spread")
     if not 2 <= len(arguments.sides) <= len(SIDES):
         raise ReadError(f"{len(arguments.sides)} sides: expected 2 to {len(SIDES)}")
+    if arguments.nproc_per_node is not None and arguments.nproc_per_node < 1:
+        raise ReadError(f"--nproc_per_node {arguments.nproc_per_node}: expected at least 1 rank")
     codes = dict(zip(SIDES, map(launches.load, arguments.sides)))
     declared = declare(codes, arguments)
     default = launches.ROOT / "records/runs/races" / "_".join(code.digest[:8] for code in codes.values())

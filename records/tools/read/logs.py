@@ -22,8 +22,8 @@ def locate(word: str) -> Path:
     """Return the file or folder that a word of the command line names: a path, a run, or a record.
 
     A run of records/runs is named by -1 (the last), -2, ..., @latest, or the beginning of its id; a record
-    by its folder's name, with its date or, the last one that a track has so, without. Raises ArgumentTypeError for a word that names several, or
-    none and is no path either.
+    by its folder's name, with its date or, the last one that a track has so, without. Raises
+    ArgumentTypeError for a word that names several, or none and is no path either.
     """
     if os.path.lexists(word) or not re.fullmatch(r"-\d{1,9}|@latest|\w[\w.-]{0,200}", word):
         return Path(word)

@@ -97,7 +97,9 @@ def test_an_interrupted_run_stops_the_race_and_a_failed_one_decides_it(sides, ca
 def test_other_arguments_are_another_race_and_one_pair_or_side_is_too_few(sides, call, refused):
     call(*sides)
     assert "declares another race (its seeds differ)" in refused(*sides, "--seed0", "5")
-    assert "-n 1: expected at least 2 pairs" in refused(*COMMANDS["race"][1].split()[3:], "-n", "1")
+    words = COMMANDS["race"][1].split()[3:]
+    assert "-n 1: expected at least 2 pairs" in refused(*words, "-n", "1")
+    assert "--nproc_per_node 0: expected at least 1 rank" in refused(*words, "--nproc_per_node", "0")
     assert "1 sides: expected 2 to 8" in refused("race", sides[1])
 
 
