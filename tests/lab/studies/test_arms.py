@@ -9,15 +9,19 @@ FRONTIER = "submissions/frontier.py"
 
 
 def test_an_arm_is_a_script_with_flags_as_run_sh_takes_them():
-    arm = arms.parse_arm(f"{FRONTIER} --stage_candidates=(None,) --pair_rows 0 --dtype=bfloat16 --smear=True")
+    arm = arms.parse_arm(f"{FRONTIER} --stage_candidates=(None,) --pair_rows 0 --dtype=bfloat16 "
+                         "--smear=false --tail=none")
     assert arm.script.name == "frontier.py"
-    assert arm.overrides == {"stage_candidates": (None,), "pair_rows": 0, "dtype": "bfloat16", "smear": True}
+    assert arm.overrides == {"stage_candidates": (None,), "pair_rows": 0, "dtype": "bfloat16", "smear": False,
+                             "tail": None}
 
 
 @pytest.mark.parametrize("words, error", [
     ("", "no such file"), ("submissions/none.py", "no such file"),
     (f"{FRONTIER} --pair_row=0", "unknown flag --pair_row; the closest is --pair_rows"),
-    (f"{FRONTIER} pair_rows=0", "where a flag was expected")])
+    (f"{FRONTIER} pair_rows=0", "where a flag was expected"), (f"{FRONTIER} --n_head=three", "expected int"),
+    (f"{FRONTIER} --softcap=some", "--softcap some: expected"), ("README.md", "no script README.md"),
+    ("bench/rounds.py", "no recipe 'sample' in its RECIPES")])
 def test_an_arm_that_cannot_be_run_is_refused_in_one_line(words, error):
     with pytest.raises(ValueError, match=error):
         arms.parse_arm(words)
