@@ -36,7 +36,9 @@ def test_slopes_are_those_of_least_squares():
 
 
 @pytest.mark.parametrize("words, error", [
-    (["train_gpt2.py"], "found 1 arms, expected two or none"), (["--widths", "64"], "at least two --widths")])
+    (["train_gpt2.py"], "found 1 arms, expected two or none"), (["--widths", "64"], "at least two --widths"),
+    ([scale.FRONTIER, f"{scale.FRONTIER} --batch_tokens=4096"], "the arms take [2048, 4096] tokens a step"),
+    (["--track", "nosuch"], "track nosuch is not in this checkout")])
 def test_what_cannot_be_compared_is_refused(words, error, capsys):
     assert main(["scale", *words]) == 2 and error in capsys.readouterr().err
 
