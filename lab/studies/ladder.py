@@ -15,7 +15,7 @@ from records.tools.show.figure import figure_for, PALETTE
 SCRIPT = "submissions/frontier.py"
 GATES = "--gate_layers=(0,)"
 MUON = "--momentum=(0.85,0.95,70,12)"
-ARMS = {  # name -> what changes in recipe `sample`, whose steps these count
+ARMS = {  # name -> what changes in recipe `sample`, whose steps these count; its one head has no pair
     "value table in the last layer": "--value_layers=(1,)",
     "65,536 rows of pairs": "--pair_rows=65536",
     "learned factors on the residual stream": "--lambdas=True",
@@ -28,8 +28,6 @@ ARMS = {  # name -> what changes in recipe `sample`, whose steps these count
     "embedding and pairs before each block": f"--again=True {GATES}",
     "half of each head turns": "--rotary=0.5",
     "key offset, gates on heads": f"--rotary=0.5 --long_layers=(1,) {GATES}",
-    "two heads": "--n_head=2",
-    "two heads, paired": "--n_head=2 --paired_layers=(0,1)",
     "softcap": "--softcap=(23,5,7.5)",
     "pair signs": "--pair_signs=8192",
     "no pairs": "--pair_rows=0",
