@@ -23,7 +23,10 @@ def submission(recipe: Recipe) -> nn.Module:
     """
     if not SCRIPT.is_file():
         raise ValueError(f"model.kind submission: there is no {SCRIPT.name}; take kind speedrun or gpt2")
-    module = load(SCRIPT)
+    try:
+        module = load(SCRIPT)
+    except ValueError as error:
+        raise ValueError(f"model.kind submission: {error}") from error
     try:
         hp = next(iter(module.RECIPES.values()))
         sizes = {**dataclasses.asdict(recipe.model), "vocab_size": costs.vocab_size(recipe),

@@ -85,8 +85,10 @@ def test_every_shipped_record_finds_its_harness_in_its_log_and_the_row_that_it_w
     assert launches.harness_digest(code.base) == manifest["code"]["harness"]
     row = tomllib.loads(code.base["harness/tracks.toml"].decode())[code.track]
     assert row["target"] == manifest["track_row"]["target"]
-    for name in (record.parent.name, record.parent.name.partition("_")[2]):
-        assert launches.find_log(locate(name)).path.resolve() == code.log.path
+    name = record.parent.name
+    assert launches.find_log(locate(name)).path.resolve() == code.log.path
+    *_, last = sorted(record.parents[1].glob(f"*_{name.partition('_')[2]}"))
+    assert locate(name.partition("_")[2]).resolve() == last
 
 
 def test_this_checkouts_launcher_starts_the_harness_of_a_shipped_record(project):
