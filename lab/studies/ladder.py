@@ -1,6 +1,7 @@
 """lab ladder: which techniques of submissions/frontier.py pay at laptop size, at equal steps and time?"""
 import argparse
 import json
+import math
 import statistics
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -59,7 +60,7 @@ class Rung(NamedTuple):
 
     name: str
     differences: list[float]
-    ratio: float
+    ratios: list[float]  # a round each
     worth: float  # nats that the base loses in a run shorter by all of its steps, at its end's slope
 
     @property
@@ -69,8 +70,10 @@ class Rung(NamedTuple):
 
     @property
     def at_equal_time(self) -> Interval:
-        """The same, where the arm takes as many fewer steps as its step takes longer."""
-        return Interval(*(end + self.worth * (1 - 1 / self.ratio) for end in self.at_equal_steps))
+        """The same, where the arm takes as many fewer steps as its step takes longer; both noises in it."""
+        loss, cost = self.at_equal_steps, interval([self.worth * (1 - 1 / ratio) for ratio in self.ratios])
+        middle, half = loss.middle + cost.middle, math.hypot(loss.high - loss.middle, cost.high - cost.middle)
+        return Interval(middle, middle - half, middle + half)
 
     @property
     def word(self) -> str:
@@ -107,15 +110,15 @@ def climb(words: Mapping[str, str], size: Size, folders: study.Folders) -> list[
     return sorted(rungs, key=lambda rung: rung.at_equal_time.middle)
 
 
-def times(words: Mapping[str, str], size: Size, folder: Path) -> dict[str, float]:
-    """Return each arm's time of a step over the base's, the median of rounds, measured once and kept."""
+def times(words: Mapping[str, str], size: Size, folder: Path) -> dict[str, list[float]]:
+    """Return each arm's time of a step over the base's, a round each, measured once and kept."""
     arms = [parse_arm(f"{SCRIPT} {flags}") for flags in words.values()]
     what = canonical({"words": words, "steps": size.steps, "script": sha256(arms[0].script.read_bytes())})
     path = folder / f"times_{sha256(what.encode())[:16]}.json"
     if not path.is_file():
         found = step_ms(arms, size.steps)
         base = found[list(words).index(BASE)]
-        path.write_text(canonical({name: statistics.median(a / b for a, b in zip(ms, base, strict=True))
+        path.write_text(canonical({name: [a / b for a, b in zip(ms, base, strict=True)]
                                    for name, ms in zip(words, found)}))
     return json.loads(path.read_text())
 
@@ -135,11 +138,12 @@ def page(rungs: list[Rung], words: Mapping[str, str], size: Size, command: str) 
         "Rates are not tuned again for an arm: what loses here loses at the base's rates. The seeds that "
         f"screened count in what they let through, and of {len(rungs)} intervals about "
         f"{0.05 * len(rungs):.1f} miss by chance. Equal time takes the loss for a straight line of the "
-        "steps, too kind to arms far slower or faster; its interval has no noise of the times.", "")
+        "steps, too kind to arms far slower or faster.", "")
     yield from study.table(
         ("technique", "n", "at equal steps", "step", "at equal time", ""),
-        [[rung.name, len(rung.differences), plus_minus(rung.at_equal_steps), f"{rung.ratio:.2f}",
-          plus_minus(rung.at_equal_time), rung.word] for rung in rungs])
+        [[rung.name, len(rung.differences), plus_minus(rung.at_equal_steps),
+          f"{statistics.median(rung.ratios):.2f}", plus_minus(rung.at_equal_time), rung.word]
+         for rung in rungs])
     yield from ("", "## What is switched", "")
     yield from study.table(("technique", "flags"), [[name, f"`{flags}`"] for name, flags in words.items()])
 
