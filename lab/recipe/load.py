@@ -92,12 +92,13 @@ def make_recipe(values: dict[str, Any], overrides: dict[str, Any] | None = None,
     if any(key.startswith("duration.") for key in overrides):
         given = {key: value for key, value in given.items() if not key.startswith("duration")}
     values = {}
-    for part in (given, overrides):
-        if part is overrides:
-            _replace_batch(values.get("data"), overrides)
-        for key, value in part.items():
-            place, last = _place(values, key)
-            place[last] = value
+    for key, value in given.items():
+        place, last = _place(values, key)
+        place[last] = value
+    _replace_batch(values.get("data"), overrides)
+    for key, value in overrides.items():
+        place, last = _place(values, key)
+        place[last] = value
     values.setdefault("duration", {"steps": 100})
 
     def complain(key: str, words: str) -> NoReturn:

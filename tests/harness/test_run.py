@@ -115,7 +115,7 @@ def test_bad_input_is_one_line_with_exit_code_2_and_leaves_nothing(project):
         (["num_iterations=3"], "flags are --name value"),
         (["--track=speedway"],
          "no such track; there are fineweb, fineweb_350m, fineweb_1_5b, sample, lab, lab_wikitext, "
-             "lab_fineweb, lab_fineweb_edu, tiny"),
+         "lab_fineweb, lab_fineweb_edu, tiny"),
         (["--device=tpu"], "--device tpu: expected cpu"), (["--device_batch_size=2"], "leave the flag out"),
         (["--stop_at_step=0"], "--stop_at_step 0: expected at least 1"),
         (["--seed=-1"], "--seed -1: expected at least 0"),

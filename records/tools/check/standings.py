@@ -106,7 +106,8 @@ def takes_place(later: Standing, standing: Standing) -> bool:
         return False
     new, old = ([load_runs(log)[0] for log in sorted((each.folder / "logs").glob("*.txt"))]
                 for each in (later, standing))
-    closed = [{load_harnesses().standing(run) in ("closed", "listed") for run in runs} for runs in (new, old)]
+    harnesses = load_harnesses()
+    closed = [{harnesses.standing(run) in ("closed", "listed") for run in runs} for runs in (new, old)]
     return closed == [{False}, {True}] and same_submission(new[0], standing.folder)
 
 
