@@ -130,8 +130,9 @@ def page(rungs: list[Rung], words: Mapping[str, str], size: Size, command: str) 
         f"Techniques of `{SCRIPT}` at 2 layers of 128, each switched alone against its recipe `sample`, "
         f"{size.steps} steps of 2,048 tokens, through the harness on track `{size.track}`, one rank; what "
         f"counts steps is scaled from 300. {size.seeds} seeds, {size.more} of what gains with each of those. "
-        "Differences in nats, seed by seed (below 0: better than the base), intervals 95 %, of seeds alone: "
-        "**of two seeds they are wide**, 12.7 standard errors each way. Step: processor time over the "
+        "Differences in nats, seed by seed (below 0: better than the base), intervals 95 %, of seeds, at "
+        "equal time of the rounds too: **of two seeds they are wide**, 12.7 standard errors each way. Step: "
+        "processor time over the "
         "base's, one thread, the median of 5 rounds in turns. Equal time: the difference, and what the "
         f"base's last steps are worth ({rungs[0].worth / size.steps:.4f} nats each, from runs of {SHORT:g} "
         "of the steps) times those that a slower step costs.", "",
