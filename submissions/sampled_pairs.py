@@ -149,7 +149,7 @@ def sample(y_N: Tensor, noise_V: Tensor, weight_V: Tensor, K: int) -> tuple[Tens
 
     The other ids are drawn by priority sampling (Duffield et al. 2007, https://doi.org/10.1145/1314690.1314696):
     those of the smallest noise / weight, each corrected by the logarithm of its chance to lie below that of
-    the first that is left out: the sum of exponentials is unbiased. NaN where K or more ids are targets.
+    the first that is left out: the sum of exponentials is unbiased. NaN where more than K ids are targets.
     """
     V, K = len(noise_V), min(K, len(noise_V))
     present_V = torch.zeros(V, dtype=torch.bool, device=y_N.device).index_fill_(0, y_N, True)
@@ -254,7 +254,7 @@ class Adam:
     def __init__(self, params: list[Tensor], lr: float, betas: tuple[float, float]):
         self.params, self.lr, self.betas = params, lr, betas
         self.first, self.second = ([torch.zeros_like(p.detach()) for p in params] for _ in range(2))
-        self.steps = [torch.zeros(()) for _ in params]
+        self.steps = [p.new_zeros(()) for p in params]
 
     def parameters(self) -> list[Tensor]:
         return self.params

@@ -59,18 +59,25 @@ def test_a_race_is_against_the_script_of_a_record_and_not_on_a_closed_harness(fo
     assert told(folder)[2] == ("Three", None, "raced against Two on a closed harness")
 
 
-@pytest.mark.parametrize("older, script, more, stands", [
-    (True, "One", {}, [("One", None, "made again on 2026-01-01"), ("Two", 1, "the first"),
-                       ("One", None, "not raced against Two")]),
-    (True, "Other", {}, None), (False, "One", {}, None),
-    (True, "One", {"significance": {"word": "NOT SHOWN"}}, None)])
+@pytest.mark.parametrize("older, script, more, gpus, stands", [
+    (True, "One", {}, [], [("One", None, "made again on 2026-01-01"), ("Two", 1, "the first"),
+                           ("One", None, "not raced against Two")]),
+    (True, "One", {"device": "Other CPU"}, [], [("One", None, "made again on 2026-01-01"),
+                                                ("Two", 1, "the first"), ("One", 1, "the first")]),
+    (True, "One", {"device": "1 x H100"}, ["H100"], [("One", 1, "the first"), ("Two", 2, "faster than One"),
+                                                     ("One", 1, "the first")]),
+    (True, "Other", {}, [], None), (False, "One", {}, [], None),
+    (True, "One", {"significance": {"word": "NOT SHOWN"}}, [], None)])
 def test_a_record_of_a_closed_harness_that_is_proven_again_stands_no_more(
-        folder, root, older, script, more, stands):
-    """Records of two harnesses stood in one table, whose times no race connects."""
+        folder, root, older, script, more, gpus, stands):
+    """Records of two harnesses, or of two CPUs, stood in one table, whose times no race connects."""
     def logs(of, script, old):
         run = sound(1)
         run.script = script_of(script)
-        run.files = OLD_HARNESS if old else run.files
+        if old:
+            run.files = OLD_HARNESS
+        else:
+            change("sys.gpus", gpus)(run)
         write(of / "logs", run)
     one = (folder / "2026-01-01_One").rename(folder / "aside")
     again = write_record(folder, "One", **more).parent.rename(folder / "2026-02-01_One")
