@@ -37,7 +37,7 @@ class Hyperparameters:
     candidates: int = 832  # of the sampled softmax
     # schedule: learning rates fall linearly to 0 from the first step on
     num_iterations: int = 320
-    val_every: int = 160
+    val_every: int = 320
     # Adam
     table_lr: float = 0.2
     head_lr: float = 0.013
@@ -48,7 +48,7 @@ class Hyperparameters:
 RECIPES = {
     "sample": Hyperparameters(
         vocab_size=4096, n_layer=1, n_embd=128, seq_len=256, batch_tokens=2048, epochs=1, num_iterations=320,
-        val_every=160),
+        val_every=320),
 }
 
 # ---------------------------------------------------------------------------------------------------

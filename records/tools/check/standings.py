@@ -69,7 +69,7 @@ def hardware_of(device: str | None, world_size: int | None) -> str:
 def standings(folder: Path, words: dict[str, str] | None = None) -> list[Standing]:
     """Return the records in a track's folder, those of each class in the order in which they were made.
 
-    One of a closed harness that was proven again, with its name and code, stands no more. words: name
+    One of a closed harness that was made again, with its name and code, stands no more. words: name
     of a folder -> what verify says, where that is less than its record.json says. Raises ReadError for a
     record.json of which a field has another type.
     """
@@ -100,12 +100,12 @@ def standings(folder: Path, words: dict[str, str] | None = None) -> list[Standin
 
 
 def takes_place(later: Standing, standing: Standing) -> bool:
-    """Tell whether a record is another one proven again: its name, hardware and code, on an open harness.
+    """Tell whether a record is another one made again: its name and code, on an open harness, no less proven.
 
     Any CPU will do for another: only a race tells how fast it is. GPUs stay what they are.
     """
-    if (later.record["name"] != standing.record["name"]
-            or later.record["significance"]["word"] != "PROVEN"):
+    if later.record["name"] != standing.record["name"] or later.record["significance"]["word"] not in (
+            "PROVEN", standing.record["significance"]["word"]):
         return False
     new, old = ([load_runs(log)[0] for log in sorted((each.folder / "logs").glob("*.txt"))]
                 for each in (later, standing))

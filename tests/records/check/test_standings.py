@@ -88,6 +88,21 @@ def test_a_record_of_a_closed_harness_that_is_proven_again_stands_no_more(
                                        ("One", None, "not raced against Two")])
 
 
+def test_an_attempt_made_again_stands_no_more_either(folder, root):
+    """Muon's four seeds were PROMISING, and again; both stood below the table."""
+    for day, files in (("2026-01-01", OLD_HARNESS), ("2026-02-01", None)):
+        weak = write_record(folder, "Weak", "Two", significance={"word": "PROMISING"}).parent
+        weak = weak.rename(folder / f"{day}_Weak") if day > "2026-01-01" else weak
+        run = sound(1)
+        run.script, run.files = script_of("Weak"), files or run.files
+        write(weak / "logs", run)
+        if day == "2026-01-01":
+            weak.rename(folder / "aside")
+    (folder / "aside").rename(folder / "2026-01-01_Weak")
+    assert [each[2] for each in told(folder) if each[0] == "Weak"] == [
+        "made again on 2026-01-01", "faster than Two"]
+
+
 def test_each_class_of_hardware_has_records_of_its_own(folder):
     write_record(folder, "Weak", device="2 x H100", significance={"word": "NOT SHOWN"})
     for name, device, ranks in (("GPU", "2 x H100", 1), ("Ranks", "Tiny CPU", 2), ("More", "2 x H100", 1)):
