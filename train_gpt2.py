@@ -66,36 +66,43 @@ RECIPES = {
 # Muon
 
 
+def multiply(A: Tensor, B: Tensor, C: Tensor | None = None, beta: float = 1.0, alpha: float = 1.0) -> Tensor:
+    """Return A B, or beta C + alpha A B, of matrices or of batches of them."""
+    if C is None:
+        return A @ B
+    return (torch.addmm if A.ndim == 2 else torch.baddbmm)(C, A, B, beta=beta, alpha=alpha)
+
+
 def symmetric(A: Tensor, B: Tensor, C: Tensor | None = None, beta: float = 1.0, alpha: float = 1.0) -> Tensor:
-    """Return the batch A B, or beta C + alpha A B, of which each matrix is known to be symmetric.
+    """Return what multiply does, of which each matrix is known to be symmetric.
 
     Large ones come in bands of 256 rows from the diagonal on; what is below it is copied, not computed.
     """
-    def band(i: int, j: int) -> Tensor:
-        a, b = A[:, i:j], B[:, :, i:]
-        return a @ b if C is None else torch.baddbmm(C[:, i:j, i:], a, b, beta=beta, alpha=alpha)
     n = A.size(-2)
     if n < 512:
-        return band(0, n)
-    D = A.new_empty(len(A), n, n)
+        return multiply(A, B, C, beta, alpha)
+    D = A.new_empty(*A.shape[:-1], n)
     for i in range(0, n, 256):  # narrower bands multiply slower
-        D[:, i:i + 256, i:] = band(i, i + 256)
-        D[:, i + 256:, i:i + 256] = D[:, i:i + 256, i + 256:].mT
+        band = None if C is None else C[..., i:i + 256, i:]
+        D[..., i:i + 256, i:] = multiply(A[..., i:i + 256, :], B[..., i:], band, beta, alpha)
+        D[..., i + 256:, i:i + 256] = D[..., i:i + 256, i + 256:].mT
     return D
 
 
 def newton_schulz(G: Tensor, steps: int = 5) -> Tensor:
-    """Return roughly U V^T, where G = U S V^T, for a batch of matrices (n, short side, long side).
+    """Return roughly U V^T, where G = U S V^T, for a matrix (short side, long side) or a batch of them.
 
     Five steps of a quintic whose coefficients maximise the slope at 0 send the singular values into about
     [0.7, 1.2] rather than to 1, which serves as well (https://kellerjordan.github.io/posts/muon).
     """
+    if G.ndim == 3 and G.size(-2) >= 512 and G.device.type == "cpu":  # whose batches copy what is sliced
+        return torch.stack([newton_schulz(one, steps) for one in G])
     a, b, c = 3.4445, -4.7750, 2.0315
     X = G / (G.norm(dim=(-2, -1), keepdim=True) + 1e-7)  # the spectral norm is at most the Frobenius norm
     if 2 * X.size(-2) > X.size(-1):
         for _ in range(steps):
             A = symmetric(X, X.mT)
-            X = torch.baddbmm(X, symmetric(A, A, A, b, c), X, beta=a)  # a X + (b A + c A A) X
+            X = multiply(symmetric(A, A, A, b, c), X, X, beta=a)  # a X + (b A + c A A) X
         return X
     # wide: the factors of the steps are polynomials in X X^T, small squares that commute, and their product Q
     # meets X once. What is small beside the largest singular value loses digits: Q of more than three steps
@@ -295,9 +302,28 @@ def lr_factor(step: int, hp: Hyperparameters) -> float:
     return min(1.0, (hp.num_iterations - step) / hp.cooldown_iters)
 
 
+class SoftmaxCrossEntropy(torch.autograd.Function):
+    """Cross-entropy of logits (N, V), summed; its backward pass, used once, writes into the softmax kept."""
+
+    @staticmethod
+    def forward(ctx, logits_NV: Tensor, y_N: Tensor) -> Tensor:
+        p_NV = logits_NV.softmax(-1)
+        ctx.save_for_backward(p_NV, y_N)
+        return -p_NV.gather(-1, y_N[:, None]).clamp_min(torch.finfo(p_NV.dtype).tiny).log().sum()
+
+    @staticmethod
+    def backward(ctx, g: Tensor) -> tuple[Tensor, None]:
+        p_NV, y_N = ctx.saved_tensors
+        p_NV.scatter_add_(-1, y_N[:, None], p_NV.new_full((len(y_N), 1), -1.0))
+        return p_NV.mul_(g), None
+
+
 def loss_sum(logits_BTV: Tensor, y_BT: Tensor) -> Tensor:
     """Return the float32 cross-entropy, summed: the harness divides it once, by the global token count."""
-    return F.cross_entropy(logits_BTV.flatten(0, 1).float(), y_BT.flatten(), reduction="sum")
+    logits_NV, y_N = logits_BTV.flatten(0, 1).float(), y_BT.flatten()
+    if logits_NV.device.type == "cpu":  # a compiler fuses torch's own; without one this is faster
+        return SoftmaxCrossEntropy.apply(logits_NV, y_N)
+    return F.cross_entropy(logits_NV, y_N, reduction="sum")
 
 
 def train(hp: Hyperparameters, model: nn.Module, optimizers: list, run: Run) -> None:

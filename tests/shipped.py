@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 from tiny import ROOT
 
-SHA256 = "eefbe4d1ffbb69f0994b0bc60bbfeea70c70cce677471cda7da2222fe8d744cd"
+SHA256 = "ebf353a40efb040d2e5bac0d5fb5b6257a51235db058dab7ed1a6e50c6ae954e"
 
 
 def difference() -> str | None:
