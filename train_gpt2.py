@@ -119,14 +119,14 @@ def newton_schulz(G: Tensor, steps: int = 5) -> Tensor:
 
 
 def muon_update(grads: list[Tensor], buffers: list[Tensor], momentum: float, dtype: torch.dtype) -> Tensor:
-    """Return the orthogonalised Nesterov momentum of n gradients of one shape, (n, short side, long side).
+    """Return the orthogonalised Nesterov momentum of n gradients of one shape, (n, rows, columns).
 
     Updates the momentum buffers; dtype is that of the Newton-Schulz iteration and of the result.
     """
     for grad, buffer in zip(grads, buffers):
         buffer.mul_(momentum).add_(grad)
-    G = torch.stack([grad.add(buffer, alpha=momentum) for grad, buffer in zip(grads, buffers)])
-    return newton_schulz((G if G.size(-2) <= G.size(-1) else G.mT).to(dtype))
+    G = torch.stack([grad.add(buffer, alpha=momentum).to(dtype) for grad, buffer in zip(grads, buffers)])
+    return newton_schulz(G) if G.size(-2) <= G.size(-1) else newton_schulz(G.mT).mT
 
 
 class Muon(torch.optim.Optimizer):
@@ -164,7 +164,7 @@ class Muon(torch.optim.Optimizer):
         for first, index, params in self.batches:
             group, owned = self.param_groups[index], self.owned(first, params)
             slots = -(-len(params) // self.world_size)
-            update = params[0].new_zeros(slots, *sorted(params[0].shape), dtype=group["dtype"])
+            update = params[0].new_zeros(slots, *params[0].shape, dtype=group["dtype"])
             for p in owned:
                 if p not in self.state:
                     self.state[p]["momentum_buffer"] = torch.zeros_like(p)
@@ -180,8 +180,7 @@ class Muon(torch.optim.Optimizer):
             lr, slots = self.param_groups[index]["lr"], len(updates) // self.world_size
             for i, p in enumerate(params):
                 update = updates[(first + i) % self.world_size * slots + i // self.world_size]
-                scale = max(1, p.size(0) / p.size(1)) ** 0.5
-                p.add_(update if p.size(0) <= p.size(1) else update.mT, alpha=-lr * scale)
+                p.add_(update, alpha=-lr * max(1, p.size(0) / p.size(1)) ** 0.5)
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Take over the momenta of the matrices that this rank updates; those of the others are dropped."""

@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 from tiny import ROOT
 
-SHA256 = "ebf353a40efb040d2e5bac0d5fb5b6257a51235db058dab7ed1a6e50c6ae954e"
+SHA256 = "139e37f71a145ec0c50cfd1abb528c99168f900a60d2e9c63876ecbf9626f36d"
 
 
 def difference() -> str | None:
