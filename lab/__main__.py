@@ -35,20 +35,24 @@ def main(argv: list[str]) -> int:
     name, line = COMMANDS[arguments.command]
     try:
         module = importlib.import_module(f"lab.{name}")
+        own = argparse.ArgumentParser(prog=f"python -m lab {arguments.command}", description=line,
+                                      formatter_class=argparse.RawDescriptionHelpFormatter)
+        module.add_arguments(own)
+        code = module.main(own.parse_args(rest))
+        sys.stdout.flush()  # a full disk shows here, not behind the exit code
+        return code
+    except BrokenPipeError:
+        sys.stderr.close()  # `| head` has seen enough
+        return 2
     except ModuleNotFoundError as error:
-        package = error.name.partition(".")[0]
-        print(f"lab: {package} is missing; python -m pip install -r lab/requirements.txt", file=sys.stderr)
-        return 2
-    own = argparse.ArgumentParser(prog=f"python -m lab {arguments.command}", description=line,
-                                  formatter_class=argparse.RawDescriptionHelpFormatter)
-    module.add_arguments(own)
-    try:
-        return module.main(own.parse_args(rest))
+        words = f": {error.name.partition('.')[0]} is missing; python -m pip install -r lab/requirements.txt"
+        code = 2
     except (ValueError, OSError, MemoryError) as error:
-        print(f"lab {arguments.command}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+        words, code = f" {arguments.command}: {error}", 2
+    except KeyboardInterrupt:  # torch alone takes seconds to import
+        words, code = f" {arguments.command}: interrupted", 130
+    print(f"lab{words}", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":
