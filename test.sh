@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The whole test suite on CPU, without network. -m slow: the longer tests, which CI runs too; -m long: those of minutes,
-# by hand. Other arguments go to pytest.
+# The whole test suite on CPU, without network. -m 'slow and not long': the longer tests, which CI runs too; -m long: those
+# of minutes, by hand. Other arguments go to pytest.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 python=$("$root/run.sh" --environment "$root"/{data,records,lab,tests}/requirements.txt)

@@ -11,6 +11,7 @@ from bench.mutate import copy_checkout
 SCRIPTS = {path.parent.name: record_script(path.parent)
            for path in sorted((ROOT / "records").glob("*/*/record.json"))}
 SCRIPTS |= {path.stem: path.read_text() for path in sorted((ROOT / "submissions").glob("*.py"))}
+ONCE = {text: name for name, text in SCRIPTS.items()}.values()  # records are made again with the same script
 HELP = """
 import sys
 from importlib import import_module
@@ -43,7 +44,7 @@ def python(folder: Path, *words: str, timeout: float) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", ONCE)
 def test_with_any_script_all_tests_collect_and_every_command_answers(name, tmp_path):
     folder = checkout(tmp_path, SCRIPTS[name])
     collected = python(folder, "-m", "pytest", "--collect-only", timeout=120)

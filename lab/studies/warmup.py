@@ -35,7 +35,7 @@ class Size(NamedTuple):
 
 
 FULL = Size({}, FRACTIONS, (-3, -2, -1, 0, 1), (0, 1, 2))
-QUICK = Size({"model.n_embd": 128, "duration.steps": 20, "validations": 2}, (0.0, 0.1, 0.6), (-1, 0), (0,))
+QUICK = Size({"model.n_embd": 32, "duration.steps": 10, "validations": 2}, (0.0, 0.1, 0.6), (-1, 0), (0,))
 
 
 def colours(warmups: Sequence[float], best: float) -> dict[float, float]:

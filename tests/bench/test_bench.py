@@ -99,7 +99,8 @@ def test_the_stream_benchmark_runs_and_prints_its_page(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "stream_rate"])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.long] * (name == "muon_claims"))
+                                  for name in NAMES if name != "stream_rate"])
 def test_each_benchmark_runs(name):
     assert "## How each was measured" in run("run.py", "--quick", "--only", name)
 

@@ -146,8 +146,10 @@ def test_the_homeworks_space_has_its_batches_in_sequences_its_heads_and_its_rate
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name, figures", [
-    ("transfer", ["transfer.png"]), ("warmup", ["warmup.png", "warmup_curves.png"]),
-    ("search", ["search.png"]), ("optimizers", ["optimizers.png"]), ("hlb", ["hlb.png"])])
+    ("warmup", ["warmup.png", "warmup_curves.png"]), ("search", ["search.png"]),
+    pytest.param("transfer", ["transfer.png"], marks=pytest.mark.long),
+    pytest.param("optimizers", ["optimizers.png"], marks=pytest.mark.long),
+    pytest.param("hlb", ["hlb.png"], marks=pytest.mark.long)])
 def test_each_study_runs_at_toy_size_and_goes_on_where_it_was(name, figures, tmp_path, capsys):
     assert main([name, "--quick", "--out", str(tmp_path)]) == 0
     page = (tmp_path / f"{name}.md").read_text()
@@ -159,7 +161,7 @@ def test_each_study_runs_at_toy_size_and_goes_on_where_it_was(name, figures, tmp
     assert (tmp_path / f"{name}.md").read_text() == page
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_rate_that_serves_the_narrow_model_serves_the_wide_one_under_mup_only(capsys):
     """The small grid of learning-rate transfer, on real text: 48 is the base width, 192 is wide."""
     def loss(width: int, kind: str, lr: float) -> float:

@@ -27,8 +27,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-each_shipped_record = pytest.mark.parametrize(
-    "record", sorted((ROOT / "records").glob("*/*/record.json")), ids=lambda path: path.parent.name)
+RECORDS = sorted((ROOT / "records").glob("*/*/record.json"))
 
 
 def refused(path: Path) -> str:
@@ -78,7 +77,7 @@ def test_the_row_is_this_checkouts_and_its_rules_must_be_the_logs(root, tmp_path
     assert "another than this checkout's: target is 5.2, this checkout says 5.0" in refused(log)
 
 
-@each_shipped_record
+@pytest.mark.parametrize("record", RECORDS, ids=lambda path: path.parent.name)
 def test_every_shipped_record_finds_its_harness_in_its_log_and_the_row_that_it_was_held_to(record):
     code = launches.load(record.parent)
     manifest = code.log.manifest
@@ -108,7 +107,7 @@ def test_this_checkouts_launcher_starts_the_harness_of_a_shipped_record(project)
 
 
 @pytest.mark.slow
-@each_shipped_record
+@pytest.mark.parametrize("record", RECORDS[::2], ids=lambda path: path.parent.name)  # of each harness
 def test_a_shipped_record_runs_again_from_its_log(record, tmp_path):
     """Two steps; before the first, the loss is that of the record to the bit where weights start at zero."""
     code = launches.load(record.parent)
