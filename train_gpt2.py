@@ -301,28 +301,9 @@ def lr_factor(step: int, hp: Hyperparameters) -> float:
     return min(1.0, (hp.num_iterations - step) / hp.cooldown_iters)
 
 
-class SoftmaxCrossEntropy(torch.autograd.Function):
-    """Cross-entropy of logits (N, V), summed; its backward pass, used once, writes into the softmax kept."""
-
-    @staticmethod
-    def forward(ctx, logits_NV: Tensor, y_N: Tensor) -> Tensor:
-        p_NV = logits_NV.softmax(-1)
-        ctx.save_for_backward(p_NV, y_N)
-        return -p_NV.gather(-1, y_N[:, None]).clamp_min(torch.finfo(p_NV.dtype).tiny).log().sum()
-
-    @staticmethod
-    def backward(ctx, g: Tensor) -> tuple[Tensor, None]:
-        p_NV, y_N = ctx.saved_tensors
-        p_NV.scatter_add_(-1, y_N[:, None], p_NV.new_full((len(y_N), 1), -1.0))
-        return p_NV.mul_(g), None
-
-
 def loss_sum(logits_BTV: Tensor, y_BT: Tensor) -> Tensor:
     """Return the float32 cross-entropy, summed: the harness divides it once, by the global token count."""
-    logits_NV, y_N = logits_BTV.flatten(0, 1).float(), y_BT.flatten()
-    if logits_NV.device.type == "cpu":  # a compiler fuses torch's own; without one this is faster
-        return SoftmaxCrossEntropy.apply(logits_NV, y_N)
-    return F.cross_entropy(logits_NV, y_N, reduction="sum")
+    return F.cross_entropy(logits_BTV.flatten(0, 1).float(), y_BT.flatten(), reduction="sum")
 
 
 def train(hp: Hyperparameters, model: nn.Module, optimizers: list, run: Run) -> None:

@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 from tiny import ROOT
 
-SHA256 = "139e37f71a145ec0c50cfd1abb528c99168f900a60d2e9c63876ecbf9626f36d"
+SHA256 = "411ec3b6d2217b4a7e2116f0117d6280e12d5497e7072431b227bdc4b29a6029"
 
 
 def difference() -> str | None:
