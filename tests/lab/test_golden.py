@@ -37,6 +37,7 @@ class Scalars(Loop):
 
 @pytest.mark.parametrize("name, overrides, steps", [
     ("sample", {}, 8), ("fineweb", FINEWEB, 10), pytest.param("sample", {}, 50, marks=pytest.mark.slow),
+    pytest.param("sample", {}, 200, marks=pytest.mark.long),
     pytest.param("fineweb", FINEWEB, 40, marks=pytest.mark.slow)])
 def test_the_speedrun_model_and_muon_follow_a_golden_curve(name, overrides, steps, alone, monkeypatch):
     """To 1e-9, as tests/test_golden.py argues; weights are drawn as the submission draws its own."""

@@ -107,7 +107,9 @@ def test_this_checkouts_launcher_starts_the_harness_of_a_shipped_record(project)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("record", RECORDS[::2], ids=lambda path: path.parent.name)  # of each harness
+@pytest.mark.parametrize(  # CI takes every second: of each harness
+    "record", [pytest.param(path, marks=[pytest.mark.long] * (i % 2)) for i, path in enumerate(RECORDS)],
+    ids=[path.parent.name for path in RECORDS])
 def test_a_shipped_record_runs_again_from_its_log(record, tmp_path):
     """Two steps; before the first, the loss is that of the record to the bit where weights start at zero."""
     code = launches.load(record.parent)

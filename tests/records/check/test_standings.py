@@ -90,15 +90,11 @@ def test_a_record_of_a_closed_harness_that_is_proven_again_stands_no_more(
 
 def test_an_attempt_made_again_stands_no_more_either(folder, root):
     """Muon's four seeds were PROMISING, and again; both stood below the table."""
-    for day, files in (("2026-01-01", OLD_HARNESS), ("2026-02-01", None)):
+    for name, change_of in (("first", {"files": OLD_HARNESS}), ("second", {})):
         weak = write_record(folder, "Weak", "Two", significance={"word": "PROMISING"}).parent
-        weak = weak.rename(folder / f"{day}_Weak") if day > "2026-01-01" else weak
         run = sound(1)
-        run.script, run.files = script_of("Weak"), files or run.files
-        write(weak / "logs", run)
-        if day == "2026-01-01":
-            weak.rename(folder / "aside")
-    (folder / "aside").rename(folder / "2026-01-01_Weak")
+        vars(run).update(change_of, script=script_of("Weak"))
+        write(weak.rename(folder / name) / "logs", run)
     assert [each[2] for each in told(folder) if each[0] == "Weak"] == [
         "made again on 2026-01-01", "faster than Two"]
 
